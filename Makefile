@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: help demo test lint format types docs build clean
+
+help: ## Show this list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
+
+# The environment, made anew only when what it is made of changes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox tenant.
+	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
+
+test: $(READY) ## Run all tests that need no outside service.
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style, formatting, types and the import rules.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(READY) ## Build the documentation into site/.
+	$(BIN)/mkdocs build --strict
+
+build: $(READY) ## Build the wheel and the source distribution into dist/.
+	$(BIN)/python -m build
+
+clean: ## Remove everything that the other commands made.
+	rm -rf $(VENV) .demo build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,148 @@
+"""What an answer means. Pure: an answer goes in, the error that it stands for comes out."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+from pydantic import ValidationError
+
+from airflow_provider_nexthink.client.models import ErrorResponse
+from airflow_provider_nexthink.exceptions import (
+    NexthinkApiError,
+    NexthinkAuthenticationError,
+    NexthinkBatchSizeError,
+    NexthinkError,
+    NexthinkInvalidRequestError,
+    NexthinkNotFoundError,
+    NexthinkPermissionError,
+    NexthinkRateLimitError,
+    NexthinkRequestError,
+    NexthinkSettingsError,
+    NexthinkUnavailableError,
+)
+
+_BY_CODE: dict[str, type[NexthinkApiError]] = {
+    "BATCH_SIZE_EXCEEDED": NexthinkBatchSizeError,
+    "INVALID_REQUEST": NexthinkInvalidRequestError,
+}
+
+_BY_STATUS: dict[int, type[NexthinkApiError]] = {
+    401: NexthinkAuthenticationError,
+    403: NexthinkPermissionError,
+    404: NexthinkNotFoundError,
+    408: NexthinkUnavailableError,
+    429: NexthinkRateLimitError,
+}
+
+_CURES: dict[int, str] = {
+    400: "The request was refused as it stands; sending it again changes nothing.",
+    401: "A new token was refused too: check that the API credential is still active in Nexthink.",
+    403: "Tick the permission of this API on the API credential in Nexthink.",
+    404: "Check the instance, the region and, where one is set, the base_url of the connection.",
+    429: "Nexthink asks for fewer requests; try again later.",
+}
+
+_SHOWN_CHARACTERS = 300
+
+
+def error_of(
+    response: httpx.Response, *, now: datetime, cures: Mapping[int, str] | None = None
+) -> NexthinkApiError | None:
+    """Return the error that an answer stands for, or None for a success (2xx).
+
+    :param response: the answer, already read.
+    :param now: the time, for a ``Retry-After`` that is a date.
+    :param cures: by status, what a person can do about it, where the caller knows better.
+    """
+    if response.is_success:
+        return None
+    body = _error_body(response)
+    status = response.status_code
+    known = _BY_CODE.get(str(body.code)) if status == httpx.codes.BAD_REQUEST else _BY_STATUS.get(status)
+    by_class = NexthinkUnavailableError if status >= 500 else NexthinkRequestError
+    return (known or by_class)(
+        _message(response, body, {**_CURES, **(cures or {})}),
+        status=status,
+        code=str(body.code) if body.code is not None else None,
+        request_id=response.headers.get("x-request-id") or response.request.headers.get("x-request-id"),
+        trace_id=response.headers.get("x-trace-id"),
+        retry_after=parse_retry_after(response.headers.get("retry-after"), now),
+    )
+
+
+def no_answer(error: httpx.RequestError, url: httpx.URL, request_id: str | None) -> NexthinkError:
+    """Return the error for a request that got no answer.
+
+    :param error: what httpx says.
+    :param url: where the request went; its query, which may be signed, is not shown.
+    :param request_id: the ``x-request-id`` of the request.
+    """
+    host = f"{url.scheme}://{url.netloc.decode('ascii', 'replace').rpartition('@')[2]}"
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+        return NexthinkSettingsError(
+            f"The certificate of {host} is not signed by an authority this machine knows. Behind a proxy that "
+            "inspects TLS, set the connection's extra 'verify' to the path of its CA bundle."
+        )
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return NexthinkSettingsError(f"The request to {host} could not be made: {type(error).__name__}.")
+    return NexthinkUnavailableError(
+        f"No answer from {host}{url.path}: {type(error).__name__}{_hint(error)}.", request_id=request_id
+    )
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Read a ``Retry-After`` header: seconds, an HTTP date, or an ISO date and time.
+
+    NQL documents it as "the date and time" to wait for; RFC 9110 knows seconds and the HTTP date.
+
+    :param value: the header, or None.
+    :param now: the time, with its zone.
+    :return: seconds from now, never below 0; None where it is missing or unreadable.
+    """
+    text = (value or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        return float(text)
+    for parse in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = parse(text)
+        except ValueError:
+            continue
+        return max(0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds())
+    return None
+
+
+def _error_body(response: httpx.Response) -> ErrorResponse:
+    """Read Nexthink's error body; what proxies and gateways answer has none."""
+    try:
+        return ErrorResponse.model_validate_json(response.content)
+    except ValidationError:
+        return ErrorResponse()
+
+
+def _message(response: httpx.Response, body: ErrorResponse, cures: Mapping[int, str]) -> str:
+    request = response.request
+    where = f"{request.method} {request.url.copy_with(query=None, fragment=None)}"
+    said = " ".join(str(part) for part in (body.code, body.message) if part)[:_SHOWN_CHARACTERS]
+    if response.is_redirect:
+        cure = "Redirects are not followed: check the base_url, or the proxy in between."
+    else:
+        cure = cures.get(response.status_code, "")
+    return " ".join(
+        part for part in (f"{where} answered {response.status_code}{f' {said}' if said else ''}.", cure) if part
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _hint(error: httpx.RequestError) -> str:
+    """Say what httpx knows of the failure. Its texts name neither headers nor bodies nor addresses."""
+    return f" ({str(error)[:_SHOWN_CHARACTERS]})" if str(error) else ""

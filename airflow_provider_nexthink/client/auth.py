@@ -1,0 +1,100 @@
+"""OAuth2 client credentials: one token, fetched once, shared by all threads, renewed in good time.
+
+Sign-in as Nexthink documents it ("Getting an authentication token"): HTTP Basic with the client id and
+secret, a form with the grant type and the scope; a token is good for 15 minutes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+
+import httpx
+from pydantic import SecretStr, ValidationError
+
+from airflow_provider_nexthink.client.models import TokenResponse
+from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError
+
+GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
+
+RENEW_SECONDS_BEFORE_END = 60.0
+
+
+class TokenProvider:
+    """Fetches a token when one is needed and keeps it until shortly before its end.
+
+    :param settings: where to sign in, and as whom.
+    :param fetch: sends the token request and returns the answer, with the re-sends of a transport.
+    :param on_secret: told every value that must not show in a log, as soon as it is known.
+    :param clock: seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        settings: NexthinkSettings,
+        fetch: Callable[[httpx.Request], httpx.Response],
+        *,
+        on_secret: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._fetch = fetch
+        self._on_secret = on_secret
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token: SecretStr | None = None
+        self._renew_at = 0.0
+
+    def token(self, *, rejected: SecretStr | None = None) -> SecretStr:
+        """Return a token that is good for some time to come.
+
+        Threads that ask at once wait for the one that fetches.
+
+        :param rejected: a token that was answered 401, and so is not to be used again.
+        :raises NexthinkAuthenticationError: if the credentials are refused.
+        :raises NexthinkRetryableError: if the token address does not answer.
+        """
+        with self._lock:
+            if self._token is None or self._token == rejected or self._clock() >= self._renew_at:
+                self._token = self._new_token()
+            return self._token
+
+    def _new_token(self) -> SecretStr:
+        asked_at = self._clock()
+        request = httpx.Request("POST", self._settings.token_url, data=GRANT, headers={"Accept": "application/json"})
+        basic = httpx.BasicAuth(self._settings.client_id, self._settings.client_secret.get_secret_value())
+        request = next(basic.auth_flow(request))
+        self._on_secret(request.headers["Authorization"].removeprefix("Basic "))
+        response = self._fetch(request)
+        try:
+            answer = TokenResponse.model_validate_json(response.content)
+        except ValidationError:
+            raise NexthinkAuthenticationError(
+                f"{self._settings.token_url} answered {response.status_code}, but not with a token. Check "
+                "the token URL: something else seems to live there.",
+                status=response.status_code,
+            ) from None
+        self._on_secret(answer.access_token.get_secret_value())
+        # A token with a very short life is used for half of it rather than never.
+        margin = min(RENEW_SECONDS_BEFORE_END, answer.expires_in / 2)
+        self._renew_at = asked_at + answer.expires_in - margin
+        return answer.access_token
+
+
+class BearerAuth(httpx.Auth):
+    """Signs a request; after a 401, once more with a new token."""
+
+    def __init__(self, tokens: TokenProvider) -> None:
+        self._tokens = tokens
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Called by httpx around each request."""
+        token = self._tokens.token()
+        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        response = yield request
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            token = self._tokens.token(rejected=token)
+            request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+            yield request

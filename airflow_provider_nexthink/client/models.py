@@ -1,0 +1,63 @@
+"""What crosses the wire, as pydantic models: read from the bytes of an answer, checked on the way.
+
+The fields and their words are those of the Data Management API 1.0.0 and the NQL API 1.2.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class _Answer(BaseModel):
+    # Errors about an answer must not repeat it: it may hold a token or a signed address.
+    model_config = ConfigDict(hide_input_in_errors=True, frozen=True)
+
+
+class TokenResponse(_Answer):
+    """A token, and for how many seconds it is good."""
+
+    access_token: SecretStr = Field(min_length=1)
+    expires_in: float = 900.0
+
+
+class ErrorResponse(_Answer):
+    """The error body: Data management's ``code`` is text, NQL's is a number."""
+
+    code: str | int | None = None
+    message: str | None = None
+
+
+class DeviceStatus(_Answer):
+    """What Nexthink says of one device of the request."""
+
+    uid: str
+    name: str
+    status: Literal["SCHEDULED", "INVALID", "FAILED"]
+
+
+class DeletionResponse(_Answer):
+    """The answer to a deletion request: one entry for each device, in the order of the request."""
+
+    devices: list[DeviceStatus]
+
+
+class ExecuteResponse(_Answer):
+    """The rows of a query that was executed at once."""
+
+    data: list[dict[str, Any]]
+
+
+class ExportResponse(_Answer):
+    """The id under which an export is followed."""
+
+    exportId: str = Field(min_length=1)  # noqa: N815 - Nexthink's spelling
+
+
+class StatusResponse(_Answer):
+    """How far an export is; the address of its file is signed, and so a secret."""
+
+    status: Literal["SUBMITTED", "IN_PROGRESS", "ERROR", "COMPLETED"]
+    resultsFileUrl: SecretStr | None = None  # noqa: N815
+    errorDescription: str | None = None  # noqa: N815

@@ -1,0 +1,326 @@
+"""The NQL API: run a saved query at once, or export its result and fetch the file.
+
+Facts of the NQL API 1.2.0. Every value is text, as it stands in Nexthink: a device may be named ``NA``,
+``00123`` or ``1E10``, and must keep that name.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import itertools
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from airflow_provider_nexthink.backoff import full_jitter
+from airflow_provider_nexthink.client.models import ExecuteResponse, ExportResponse, StatusResponse
+from airflow_provider_nexthink.client.query_id import check_query_id
+from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.exceptions import (
+    NexthinkExportError,
+    NexthinkInputError,
+    NexthinkTruncatedError,
+)
+
+log = logging.getLogger(__name__)
+
+Compression = Literal["NONE", "GZIP", "ZSTD"]
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_DOWNLOAD_TRIES = 3
+
+EXECUTE_ROWS = 1000
+"""About so many rows are all that a query executed at once gives, as users report."""
+
+MAX_POLL_SECONDS = 60.0
+"""Waits between two looks whether an export is ready grow to this."""
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class NqlRows(list[dict[str, str]]):
+    """The rows of a result, each ``{column: text}``.
+
+    :param rows: the rows.
+    :param columns: the names of the columns, also where there is no row; empty where Nexthink told none.
+    :param truncated: whether the licence's maximum cut the result off.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[dict[str, str]] | list[dict[str, str]],
+        columns: list[str],
+        truncated: bool = False,
+    ) -> None:
+        super().__init__(rows)
+        self.columns = columns
+        self.truncated = truncated
+
+
+def execute(transport: Transport, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
+    """Run a saved query at once; for small results (about 1,000 rows), with times in UTC.
+
+    :param transport: signed in to the tenant.
+    :param query_id: the id of the saved query.
+    :param parameters: values for the query's ``where`` clause, as text.
+    :raises NexthinkError: if Nexthink refuses, or does not answer.
+    """
+    response = transport.send(
+        "POST",
+        "/api/v2/nql/execute",
+        replay=True,
+        json=_query(query_id, parameters),
+        headers={"Accept": "application/json", "x-utc-times": "true"},
+        cures=_cures(query_id),
+    )
+    # Numbers are kept as the text they came as: no float in between rounds or reformats them.
+    answer = _read(
+        lambda: ExecuteResponse.model_validate(
+            json.loads(response.content, parse_float=str, parse_int=str, parse_constant=str)
+        ),
+        response,
+    )
+    rows = [{column: _text(value) for column, value in row.items()} for row in answer.data]
+    if len(rows) >= EXECUTE_ROWS:
+        log.warning("%s gave %d rows, which may not be all of them: export it instead.", query_id, len(rows))
+    return NqlRows(rows, columns=list(dict.fromkeys(column for row in rows for column in row)))
+
+
+def start_export(
+    transport: Transport,
+    query_id: str,
+    parameters: Mapping[str, str] | None = None,
+    compression: Compression = "GZIP",
+) -> str:
+    """Start the export of a saved query's result.
+
+    :param transport: signed in to the tenant.
+    :param query_id: the id of the saved query.
+    :param parameters: values for the query's ``where`` clause, as text.
+    :param compression: of the result file.
+    :return: the id of the export.
+    :raises NexthinkError: if Nexthink refuses, or does not answer.
+    """
+    response = transport.send(
+        "POST",
+        "/api/v1/nql/export",
+        replay=True,
+        json={**_query(query_id, parameters), "compression": compression},
+        cures=_cures(query_id),
+    )
+    return _read(lambda: ExportResponse.model_validate_json(response.content), response).exportId
+
+
+def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse, bool]:
+    """Ask how far an export is.
+
+    :param transport: signed in to the tenant.
+    :param export_id: what :func:`start_export` returned.
+    :return: the answer, and whether it says that the result was cut off (206).
+    :raises NexthinkExportError: if the export ended in an error.
+    :raises NexthinkError: if Nexthink refuses, or does not answer.
+    """
+    response = transport.send(
+        "GET",
+        f"/api/v1/nql/status/{quote(export_id, safe='')}",
+        replay=True,
+        cures={404: f"Nexthink does not know the export {export_id} (any more)."},
+    )
+    answer = _read(lambda: StatusResponse.model_validate_json(response.content), response)
+    if answer.status == "ERROR":
+        raise NexthinkExportError(
+            f"Nexthink could not export the result (export {export_id}): "
+            f"{answer.errorDescription or 'no reason given'}.",
+            request_id=response.headers.get("x-request-id"),
+        )
+    return answer, response.status_code == httpx.codes.PARTIAL_CONTENT
+
+
+def wait_for_export(transport: Transport, export_id: str, *, poll_interval: float, timeout: float) -> None:
+    """Wait until the file of an export is there.
+
+    :param transport: signed in to the tenant.
+    :param export_id: what :func:`start_export` returned.
+    :param poll_interval: seconds before the second look; each further wait is half as long again, to a minute.
+    :param timeout: seconds after which to give up.
+    :raises NexthinkExportError: if the export fails or takes longer than that.
+    """
+    end = transport.clock.monotonic() + timeout
+    while export_status(transport, export_id)[0].status != "COMPLETED":
+        if transport.clock.monotonic() + poll_interval > end:
+            raise NexthinkExportError(
+                f"The export {export_id} was not ready after {timeout:.0f} s. Narrow the query, or raise the timeout."
+            )
+        transport.clock.sleep(poll_interval)
+        poll_interval = min(poll_interval * 1.5, max(MAX_POLL_SECONDS, poll_interval))
+
+
+def fetch_export(transport: Transport, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
+    """Fetch the file of an export that is ready.
+
+    The address of the file is asked for anew at each try: it is good for 15 minutes only.
+
+    :param transport: signed in to the tenant.
+    :param export_id: what :func:`start_export` returned.
+    :param allow_truncated: whether to take a result that the licence's maximum cut off.
+    :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+    :raises NexthinkExportError: if the file cannot be fetched or read.
+    """
+    attempt = 1
+    while True:
+        try:
+            return _fetch_once(transport, export_id, allow_truncated)
+        except NexthinkExportError as error:
+            if attempt >= _DOWNLOAD_TRIES:
+                raise
+            log.info("%s Trying again.", error)
+            transport.clock.sleep(full_jitter(attempt, transport.clock.rng))
+        attempt += 1
+
+
+def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool) -> NqlRows:
+    answer, truncated = export_status(transport, export_id)
+    if truncated and not allow_truncated:
+        raise NexthinkTruncatedError(
+            f"The result of export {export_id} was cut off at the maximum of the tenant's licence: devices are "
+            "missing from it. Narrow the query, or set allow_truncated=True where a part will do.",
+            status=httpx.codes.PARTIAL_CONTENT,
+        )
+    if answer.resultsFileUrl is None:
+        raise NexthinkExportError(f"The export {export_id} names no file.")
+    with transport.download(answer.resultsFileUrl) as chunks:
+        columns, rows = read_csv(chunks)
+    return NqlRows(rows, columns, truncated)
+
+
+def read_csv(chunks: Iterator[bytes]) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a result file as it comes: plain, gzip or zstd by its first bytes, UTF-8 with or without BOM.
+
+    :param chunks: the bytes of the file.
+    :return: the columns and the rows, every value as text. A file of no bytes has neither.
+    :raises NexthinkExportError: if it is cut off, damaged or no such file.
+    """
+    try:
+        file = io.BufferedReader(_Stream(_decompressed(chunks)))
+        lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        columns = next(lines, [])
+        if len(set(columns)) != len(columns):
+            raise NexthinkExportError(f"The result file has a column twice: {', '.join(columns)}.")
+        rows = []
+        for cells in lines:
+            if not cells:  # a blank line
+                continue
+            if len(cells) != len(columns):
+                raise NexthinkExportError(
+                    f"Line {lines.line_num} of the result file has {len(cells)} values for {len(columns)} columns."
+                )
+            rows.append(dict(zip(columns, cells, strict=True)))
+    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise NexthinkExportError(f"The result file cannot be read: {type(error).__name__}: {error}.") from None
+    return columns, rows
+
+
+class _Stream(io.RawIOBase):
+    """Bytes that come in pieces, as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = chunk
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress what its first bytes say is compressed; a file that ends too early is an error."""
+    start = b""
+    while len(start) < len(_ZSTD) and (chunk := next(chunks, b"")):
+        start += chunk
+    everything = itertools.chain([start], chunks)
+    if start.startswith(_GZIP):
+        new_decoder: Callable[[], Any] = functools.partial(zlib.decompressobj, wbits=zlib.MAX_WBITS | 16)
+    elif start.startswith(_ZSTD):
+        new_decoder = _zstd_decoder
+    else:
+        yield from everything
+        return
+    decoder = new_decoder()
+    for chunk in everything:
+        rest = chunk
+        while rest:
+            if decoder.eof:  # what follows is another frame of the same file
+                decoder = new_decoder()
+            yield decoder.decompress(rest)
+            rest = decoder.unused_data
+    if not decoder.eof:
+        raise EOFError("it ends too early")
+
+
+def _zstd_decoder() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise NexthinkExportError(
+            "The result file is compressed with zstd: install airflow-provider-nexthink[zstd], or choose "
+            "compression='GZIP'."
+        ) from None
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+def _query(query_id: str, parameters: Mapping[str, str] | None) -> dict[str, object]:
+    query: dict[str, object] = {"queryId": check_query_id(query_id)}
+    if parameters:
+        query["parameters"] = {name: _parameter(name, value) for name, value in parameters.items()}
+    return query
+
+
+def _parameter(name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a number.")
+    return str(value)
+
+
+def _cures(query_id: str) -> dict[int, str]:
+    return {
+        403: "Tick the permission 'NQL API' on the API credential in Nexthink.",
+        404: f"Nexthink has no saved query {query_id}: create it there (NQL API queries) under exactly this id.",
+    }
+
+
+def _read(read: Callable[[], _Answer], response: httpx.Response) -> _Answer:
+    try:
+        return read()
+    except ValueError:  # pydantic's and json's errors are ones
+        raise NexthinkExportError(
+            f"{response.request.url.copy_with(query=None)} answered {response.status_code} with a body that is not "
+            "as the NQL API documents it.",
+            status=response.status_code,
+            request_id=response.headers.get("x-request-id"),
+        ) from None
+
+
+def _text(value: object) -> str:
+    """Return a JSON value as the text that a CSV of it would hold."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,192 @@
+"""Where a tenant is, and how to sign in to it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import httpx
+from pydantic import SecretStr
+
+from airflow_provider_nexthink.exceptions import NexthinkSettingsError
+
+REGIONS = ("us", "eu", "pac", "meta")
+"""Nexthink's cloud regions (API documentation, "API host")."""
+
+TOKEN_PATH = "/oauth2/default/v1/token"  # noqa: S105 - a path, not a password
+
+_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.IGNORECASE)
+# The addresses that people copy: of the browser, of the API, of the sign-in page.
+_TENANT_HOST = re.compile(
+    r"(?P<instance>[a-z0-9-]+?)(-login)?(\.api)?\.(?P<region>[a-z]+)\.nexthink\.cloud", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class NexthinkSettings:
+    """One tenant and one API credential of it. Make it with :meth:`resolve`.
+
+    :param instance: the tenant's name, for people: in logs and in the summary.
+    :param base_url: the API host, no slash at the end.
+    :param token_url: where the token is fetched.
+    :param client_id: the API credential's client id.
+    :param client_secret: its secret.
+    :param timeout: seconds to wait for a connection, and between two bytes of an answer.
+    :param verify: True for the usual certificate authorities, the path of a CA bundle, or False.
+    :param proxy: address of a proxy, or None for what the environment says. May hold a password.
+    """
+
+    instance: str
+    base_url: str
+    token_url: str
+    client_id: str
+    client_secret: SecretStr
+    timeout: float = 30.0
+    verify: bool | str = True
+    proxy: SecretStr | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        instance: str | None,
+        client_id: str | None,
+        client_secret: str | None,
+        region: str | None = None,
+        base_url: str | None = None,
+        token_url: str | None = None,
+        timeout: float | str | None = None,
+        verify: bool | str | None = None,
+        proxy: str | None = None,
+    ) -> NexthinkSettings:
+        """Turn what a person filled in into settings, or say what is wrong with it.
+
+        :param instance: the tenant's name, or an address of it as copied from a browser.
+        :param client_id: the API credential's client id.
+        :param client_secret: its secret.
+        :param region: one of ``REGIONS``; not needed where an address names it.
+        :param base_url: another API host than the one that follows from instance and region.
+        :param token_url: another token address than the one that follows from instance and region.
+        :param timeout: seconds, as a number or text.
+        :param verify: a boolean, its text, or the path of a CA bundle.
+        :param proxy: address of a proxy.
+        :raises NexthinkSettingsError: if something is missing or cannot be right.
+        """
+        if not client_id or not client_secret:
+            missing = "client id (login)" if not client_id else "client secret (password)"
+            raise NexthinkSettingsError(f"The Nexthink connection has no {missing}.")
+        name, region = _read_instance(instance, region)
+        if not (base_url and token_url):
+            region = _checked_region(name, region, base_url)
+        host = f"https://{name}.api.{region}.nexthink.cloud"
+        login = f"https://{name}-login.{region}.nexthink.cloud{TOKEN_PATH}"
+        checked_base_url = checked_url(base_url or host, "base_url")
+        return cls(
+            instance=name or httpx.URL(checked_base_url).host,
+            base_url=checked_base_url,
+            token_url=checked_url(token_url or login, "token_url"),
+            client_id=client_id,
+            client_secret=SecretStr(client_secret),
+            timeout=_checked_timeout(timeout),
+            verify=_checked_verify(verify),
+            proxy=SecretStr(proxy) if proxy else None,
+        )
+
+
+def checked_url(url: str, option: str) -> str:
+    """Return the address without a slash at its end, if secrets may be sent there.
+
+    :param url: the address.
+    :param option: what the address is called where a person set it.
+    :raises NexthinkSettingsError: if it is no http(s) address, holds a password or a query, or is plain
+        http to another machine.
+    """
+    try:
+        parsed = httpx.URL(url.strip())
+    except (httpx.InvalidURL, TypeError):
+        raise NexthinkSettingsError(f"{option} is not an address.") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise NexthinkSettingsError(f"{option} must be an address that starts with https://.")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise NexthinkSettingsError(f"{option} must be a plain address, without user, password or '?'.")
+    if not is_private_enough(parsed):
+        raise NexthinkSettingsError(
+            f"{option} is {parsed}: plain http would show the client secret and the token to everyone on "
+            "the way. Use https (http is accepted for this machine's own loopback addresses only)."
+        )
+    return str(parsed).rstrip("/")
+
+
+def is_private_enough(url: httpx.URL) -> bool:
+    """Tell whether a secret may travel to this address: https, or plain http on this very machine."""
+    return url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_instance(instance: str | None, region: str | None) -> tuple[str, str | None]:
+    """Take the tenant's name, and the region where a copied address names it."""
+    text = (instance or "").strip().removeprefix("https://").split("/")[0]
+    address = _TENANT_HOST.fullmatch(text)
+    if address is None:
+        if text and not _INSTANCE.fullmatch(text):
+            raise NexthinkSettingsError(
+                f"The host {instance!r} is no Nexthink instance: it takes the tenant's name, such as 'acme', or "
+                "its address, such as 'https://acme.eu.nexthink.cloud'. Another API host goes into the extra "
+                "'base_url'."
+            )
+        return text, region or None
+    if region and region.strip().lower() != address["region"].lower():
+        raise NexthinkSettingsError(
+            f"The host {text!r} names the region {address['region']!r}, the extra 'region' says {region!r}. "
+            "Remove the one that is wrong."
+        )
+    return address["instance"], address["region"]
+
+
+def _checked_region(name: str, region: str | None, base_url: str | None) -> str:
+    """Return the region that the addresses are made of."""
+    if not name:
+        only = " The extra 'base_url' alone is not enough: set 'token_url' too." if base_url else ""
+        raise NexthinkSettingsError(
+            f"The Nexthink connection has no instance (host): the tenant's name, such as 'acme'.{only}"
+        )
+    region = (region or "").strip().lower()
+    if region not in REGIONS:
+        what = f"an unknown region {region!r}" if region else "no region"
+        raise NexthinkSettingsError(
+            f"The Nexthink connection has {what}: set the extra 'region' to one of {', '.join(REGIONS)}, or "
+            "set both 'base_url' and 'token_url'."
+        )
+    return region
+
+
+def _checked_timeout(timeout: float | str | None) -> float:
+    if timeout is None or timeout == "":
+        return NexthinkSettings.timeout
+    try:
+        seconds = float(timeout)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise NexthinkSettingsError(f"timeout is {timeout!r}: it takes a number of seconds above 0.")
+    return seconds
+
+
+def _checked_verify(verify: bool | str | None) -> bool | str:
+    """Read a boolean, its text as it comes from a URI, or the path of a CA bundle."""
+    if verify is None or verify == "":
+        return True
+    if isinstance(verify, bool):
+        return verify
+    if not isinstance(verify, str):
+        raise NexthinkSettingsError(f"verify is {verify!r}: it takes true, false or the path of a CA bundle.")
+    return {"true": True, "false": False}.get(verify.strip().lower(), verify)

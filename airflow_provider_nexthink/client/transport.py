@@ -1,0 +1,223 @@
+"""The one place that talks to the network: one ``httpx.Client``, shared by all threads of a task."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from airflow_provider_nexthink.backoff import wait_before_resend
+from airflow_provider_nexthink.client.answers import error_of, no_answer
+from airflow_provider_nexthink.client.auth import BearerAuth, TokenProvider
+from airflow_provider_nexthink.client.settings import NexthinkSettings, is_private_enough
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import (
+    NexthinkAuthenticationError,
+    NexthinkExportError,
+    NexthinkFinalError,
+    NexthinkInputError,
+    NexthinkRateLimitError,
+    NexthinkRetryableError,
+    NexthinkSettingsError,
+    NexthinkSignInError,
+)
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+log = logging.getLogger(__name__)
+
+
+class Transport:
+    """Sends requests to one tenant and turns each answer that is no success into an error.
+
+    Safe to share between threads. The bearer token goes to the API host and nowhere else; redirects
+    are not followed.
+
+    :param settings: the tenant and the credential.
+    :param on_secret: told every value that must not show in a log, as soon as it is known.
+    :param clock: time and chance.
+    :param http_transport: what carries the requests, for tests; by default the network.
+    """
+
+    def __init__(
+        self,
+        settings: NexthinkSettings,
+        *,
+        on_secret: Callable[[str], None] = lambda _: None,
+        clock: Clock | None = None,
+        http_transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock or Clock()
+        self._on_secret = on_secret
+        self._http = httpx.Client(
+            timeout=settings.timeout,
+            verify=_ssl_context(settings.verify),
+            proxy=settings.proxy.get_secret_value() if settings.proxy else None,
+            follow_redirects=False,
+            transport=http_transport,
+            headers={"User-Agent": "airflow-provider-nexthink"},
+        )
+        tokens = TokenProvider(settings, self._fetch_token, on_secret=on_secret, clock=self.clock.monotonic)
+        self.sign_in = tokens.token
+        self._auth = BearerAuth(tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send_once(
+        self,
+        method: str,
+        path: str,
+        *,
+        request_id: str | None = None,
+        cures: Mapping[int, str] | None = None,
+        **parts: Any,
+    ) -> httpx.Response:
+        """Send a request once (and once more with a new token after a 401).
+
+        :param method: the HTTP method.
+        :param path: the path on the API host, from its first slash.
+        :param request_id: the ``x-request-id`` to send; a new one where it is None.
+        :param cures: by status, what a person can do about it.
+        :param parts: ``json``, ``params``, ``headers`` and so on, as httpx names them.
+        :return: the answer, a success (2xx).
+        :raises NexthinkError: for every other answer, and for none.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
+        headers = {"x-request-id": request_id or str(uuid.uuid4()), **(parts.pop("headers", None) or {})}
+        request = self._http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
+        try:
+            response = self._http.send(request, auth=self._auth)
+        except httpx.RequestError as error:
+            raise no_answer(error, request.url, headers["x-request-id"]) from None
+        if refusal := error_of(response, now=self.clock.now(), cures=cures):
+            raise refusal
+        return response
+
+    def send(self, method: str, path: str, *, replay: bool, **parts: Any) -> httpx.Response:
+        """Send a request, and again while that makes sense, with growing pauses.
+
+        :param method: the HTTP method.
+        :param path: the path on the API host.
+        :param replay: whether to send again after an answer that leaves open whether the request was
+            carried out. A 429 says that it was not, and is always sent again.
+        :param parts: as :meth:`send_once` takes them.
+        :return: the answer, a success (2xx).
+        :raises NexthinkError: for the last answer, where none was a success.
+        """
+        request_id = parts.pop("request_id", None) or str(uuid.uuid4())
+        return self._persist(
+            lambda: self.send_once(method, path, request_id=request_id, **parts),
+            lambda error: replay or isinstance(error, NexthinkRateLimitError),
+        )
+
+    @contextmanager
+    def download(self, url: SecretStr) -> Iterator[Iterator[bytes]]:
+        """Open a result file by its signed address: without the token, and without a trace in a log.
+
+        :param url: the signed address.
+        :return: a context manager that gives the bytes of the file as they come.
+        :raises NexthinkExportError: if the file cannot be fetched.
+        """
+        try:
+            address = httpx.URL(url.get_secret_value())
+        except httpx.InvalidURL:
+            raise NexthinkExportError("The export names a result file at an address that is none.") from None
+        if not is_private_enough(address):
+            raise NexthinkExportError("The address of the result file is not https: it was not fetched.")
+        self._on_secret(url.get_secret_value())
+        with _unlogged(address):
+            try:
+                with self._http.stream("GET", address) as response:
+                    if not response.is_success:
+                        raise NexthinkExportError(
+                            f"The result file could not be fetched: the object storage at {address.host} "
+                            f"answered {response.status_code}. Its address is good for 15 minutes only.",
+                            status=response.status_code,
+                        )
+                    yield response.iter_bytes()
+            except httpx.HTTPError as error:
+                raise NexthinkExportError(
+                    f"The result file could not be fetched from {address.host}: {type(error).__name__}."
+                ) from None
+
+    def _fetch_token(self, request: httpx.Request) -> httpx.Response:
+        """Send the token request, which is known to time out now and then, with a few tries."""
+
+        def once() -> httpx.Response:
+            try:
+                response = self._http.send(request, auth=None)
+            except httpx.RequestError as error:
+                raise no_answer(error, request.url, None) from None
+            if refusal := error_of(response, now=self.clock.now()):
+                raise refusal
+            return response
+
+        try:
+            return self._persist(once, lambda _: True)
+        except NexthinkRetryableError as error:
+            raise NexthinkSignInError(f"No token could be fetched. {error}") from None
+        except NexthinkFinalError as error:
+            raise NexthinkAuthenticationError(
+                f"Nexthink gave no token for this client id and secret: {self.settings.token_url} answered "
+                f"{getattr(error, 'status', None)}. Check the connection's client id (login), client secret "
+                "(password), instance and region, and that the API credential is still active in Nexthink.",
+                status=getattr(error, "status", None),
+            ) from None
+
+    def _persist(
+        self, once: Callable[[], httpx.Response], may_repeat: Callable[[NexthinkRetryableError], bool]
+    ) -> httpx.Response:
+        attempt = 1
+        while True:
+            try:
+                return once()
+            except NexthinkRetryableError as error:
+                retry_after = getattr(error, "retry_after", None)
+                wait = wait_before_resend(attempt, retry_after, self.clock.rng)
+                if wait is None or isinstance(error, NexthinkSignInError) or not may_repeat(error):
+                    raise
+                log.info("%s Trying again in %.1f s.", error, wait)
+                self.clock.sleep(wait)
+            attempt += 1
+
+
+def _ssl_context(verify: bool | str) -> ssl.SSLContext | bool:
+    if isinstance(verify, bool):
+        if not verify:
+            log.warning("Certificates are not checked (verify=false): anyone on the way can read the secret.")
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        raise NexthinkSettingsError(f"The CA bundle {verify!r} (verify) cannot be read: {error}.") from None
+
+
+@contextmanager
+def _unlogged(url: httpx.URL) -> Iterator[None]:
+    """Keep httpx, which logs the address of every request, from logging this one."""
+    httpx_log = logging.getLogger("httpx")
+
+    def drop(record: logging.LogRecord) -> bool:
+        return url not in (record.args if isinstance(record.args, tuple) else ())
+
+    httpx_log.addFilter(drop)
+    try:
+        yield
+    finally:
+        httpx_log.removeFilter(drop)

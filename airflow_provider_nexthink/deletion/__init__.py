@@ -1,0 +1,1 @@
+"""The domain: device rows, plan, guards, run and outcome. Knows no Airflow and no HTTP."""

@@ -1,0 +1,158 @@
+"""The options of a deletion run, checked.
+
+Pure Python without heavy imports: the operators check what a Dag file says while it is parsed.
+Options may come as text, from a Jinja template or from the form of a run by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
+from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+MAX_BATCH_SIZE = 100
+"""The API takes no more devices in one request (Data Management API 1.0.0)."""
+
+MAX_CONCURRENCY = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletionOptions:
+    """How a list of devices is to be deleted. Make it with :meth:`checked`.
+
+    :param uid_column: which column holds the uid; None to find it by its name.
+    :param name_column: which column holds the name; None to find it by its name.
+    :param columns: the names of the columns, for rows that do not name them themselves.
+    :param exclude: globs on the name, whatever its case, and uids that are never sent.
+    :param max_devices: how many devices may be sent at the most; None for no limit.
+    :param dry_run: plan only, send nothing.
+    :param batch_size: devices in one request, 1 to 100.
+    :param max_concurrency: requests under way at once.
+    """
+
+    uid_column: str | None = None
+    name_column: str | None = None
+    columns: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    max_devices: int | None = 1000
+    dry_run: bool = False
+    batch_size: int = MAX_BATCH_SIZE
+    max_concurrency: int = 4
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        uid_column: str | None = None,
+        name_column: str | None = None,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        max_devices: int | str | None = 1000,
+        dry_run: bool | str = False,
+        batch_size: int | str = MAX_BATCH_SIZE,
+        max_concurrency: int | str = 4,
+    ) -> DeletionOptions:
+        """Return the options, if each of them can take effect.
+
+        :raises NexthinkInputError: if one of them cannot; says which, and what it takes.
+        """
+        return cls(
+            uid_column=check_column("uid_column", uid_column),
+            name_column=check_column("name_column", name_column),
+            columns=check_columns(columns),
+            exclude=check_exclude(exclude),
+            max_devices=check_max_devices(max_devices),
+            dry_run=check_dry_run(dry_run),
+            batch_size=check_number("batch_size", batch_size, MAX_BATCH_SIZE),
+            max_concurrency=check_number("max_concurrency", max_concurrency, MAX_CONCURRENCY),
+        )
+
+
+def check_column(option: str, value: object) -> str | None:
+    """Return the name of a column, or None for "find it"."""
+    if value is None or value == "None":
+        return None
+    if isinstance(value, str) and value.strip():
+        return value
+    raise NexthinkInputError(f"{option} is {value!r}: it takes the name of a column.")
+
+
+def check_columns(value: object) -> tuple[str, ...] | None:
+    """Return the names of all columns, or None where the rows name them themselves."""
+    return None if value is None else _texts("columns", value, "the names of the columns")
+
+
+def check_exclude(value: object) -> tuple[str, ...]:
+    """Return the exclusions; an empty one could never match, and so is an error."""
+    return _texts("exclude", value, "globs on the name and uids")
+
+
+def check_fail_on(value: object) -> frozenset[Status]:
+    """Return the statuses that fail a run."""
+    words = _texts("fail_on", value, "statuses")
+    unknown = [word for word in words if word not in Status.__members__]
+    if unknown:
+        raise NexthinkInputError(f"fail_on names {unknown[0]!r}: it takes {', '.join(Status)}.")
+    return frozenset(Status(word) for word in words)
+
+
+def check_max_devices(value: object) -> int | None:
+    """Return the limit; None, also as text, for no limit."""
+    if value is None or value == "None":
+        return None
+    number = _whole_number(value)
+    if number is None or number < 0:
+        raise NexthinkInputError(f"max_devices is {value!r}: it takes a whole number, or None for no limit.")
+    return number
+
+
+def check_dry_run(value: object) -> bool:
+    """Return whether to plan only. Text is read strictly: what is neither yes nor no is an error."""
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    word = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if word not in known:
+        raise NexthinkInputError(f"dry_run is {value!r}: it takes True or False.")
+    return known[word]
+
+
+def check_number(option: str, value: object, maximum: int) -> int:
+    """Return a whole number from 1 to ``maximum``."""
+    number = _whole_number(value)
+    if number is None or not 1 <= number <= maximum:
+        raise NexthinkInputError(f"{option} is {value!r}: it takes a whole number from 1 to {maximum}.")
+    return number
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> str:
+    """Return one of a few words."""
+    if value not in choices:
+        raise NexthinkInputError(f"{option} is {value!r}: it takes one of {', '.join(map(repr, choices))}.")
+    return str(value)
+
+
+def _whole_number(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", value, re.ASCII):
+        return int(value)
+    return None
+
+
+def _texts(option: str, value: object, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise NexthinkInputError(
+            f"{option} is {value!r:.100}: it takes a list of {what}, such as {option}=['...', '...']."
+        )
+    texts = tuple(value)
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise NexthinkInputError(f"{option} holds {text!r:.100}: each entry must be text, and not blank.")
+    return texts

@@ -1,0 +1,184 @@
+"""The outcome: a table with one row for every row of the input, and a summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_nexthink.deletion.plan import Plan
+from airflow_provider_nexthink.deletion.words import (
+    COLUMNS,
+    DEFAULT_FAIL_ON,
+    NEEDS_A_PERSON,
+    UNSETTLED,
+    Status,
+)
+from airflow_provider_nexthink.exceptions import (
+    NexthinkDevicesError,
+    NexthinkDevicesRefusedError,
+    NexthinkDevicesUnsettledError,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN_ROWS = 5
+
+
+class Outcomes:
+    """What became of each row so far, column by column.
+
+    A row starts as the plan has it, or as NOT_SENT; a run settles it.
+
+    :param plan: the plan of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        size = len(plan.uids)
+        self.uid = plan.uids
+        self.name = plan.names
+        self.status: list[Status] = [status or Status.NOT_SENT for status in plan.statuses]
+        self.reason = list(plan.reasons)
+        self.batch: list[int | None] = [None] * size
+        self.request_id: list[str | None] = [None] * size
+        self.trace_id: list[str | None] = [None] * size
+        self.attempts = [0] * size
+        self.submitted_at: list[str | None] = [None] * size
+
+    def __len__(self) -> int:
+        return len(self.uid)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the table as ``{column: values}``, plain JSON values only."""
+        columns = {column: getattr(self, column) for column in COLUMNS}
+        return {**columns, "status": [status.value for status in self.status]}
+
+    def rows(self, positions: Collection[int] | None = None) -> list[dict[str, Any]]:
+        """Return the table, or these rows of it, as ``[{column: value}, ...]``.
+
+        :param positions: which rows; None for all.
+        """
+        columns = [self.columns()[column] for column in COLUMNS]
+        if positions is None:
+            return [dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)]
+        return [{name: values[at] for name, values in zip(COLUMNS, columns, strict=True)} for at in positions]
+
+
+@dataclass
+class Tally:
+    """What a run counts as it goes."""
+
+    batches: int = 0
+    requests: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True)
+class DeletionResult:
+    """What became of each device of a list.
+
+    :param outcomes: the outcome of every row, in the order of the input.
+    :param error: what stopped the run before its end, or None.
+    :param tally: how many batches and requests it took.
+    :param dry_run: whether nothing was to be sent.
+    :param uid_column: where the uids were found; None for an empty list.
+    :param name_column: where the names were found; None for an empty list.
+    :param instance: the tenant.
+    :param started_at: when the run began.
+    :param finished_at: when it ended.
+    """
+
+    outcomes: Outcomes
+    error: BaseException | None
+    tally: Tally
+    dry_run: bool
+    uid_column: str | None
+    name_column: str | None
+    instance: str
+    started_at: datetime
+    finished_at: datetime
+    duration_seconds: float = field(default=0.0)
+
+    @cached_property
+    def table(self) -> list[dict[str, Any]]:
+        """The outcome table: one ``{column: value}`` for every row of the input, in its order."""
+        return self.outcomes.rows()
+
+    @cached_property
+    def unscheduled(self) -> list[dict[str, Any]]:
+        """The rows of the table that need a person: INVALID, REJECTED, FAILED, UNKNOWN, NOT_SENT."""
+        return self.outcomes.rows(self._positions(NEEDS_A_PERSON))
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many rows ended with each status, every status named."""
+        counter = Counter(self.outcomes.status)
+        return {status.value: counter[status] for status in Status}
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The run in numbers; plain JSON values. Durations are seconds, times ISO 8601 in UTC."""
+        return {
+            "requested": len(self.outcomes),
+            **self.counts,
+            "batches": self.tally.batches,
+            "requests": self.tally.requests,
+            "retries": self.tally.retries,
+            "duration_seconds": round(self.duration_seconds, 3),
+            "dry_run": self.dry_run,
+            "uid_column": self.uid_column,
+            "name_column": self.name_column,
+            "instance": self.instance,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat(),
+        }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the outcome table as a DataFrame; missing values are NA, text stays text."""
+        import pandas as pd
+
+        numbers = ("batch", "attempts")
+        return pd.DataFrame(
+            {
+                column: pd.array(values, dtype="Int64" if column in numbers else "string")
+                for column, values in self.outcomes.columns().items()
+            }
+        )
+
+    def raise_for_status(self, fail_on: Collection[str] = DEFAULT_FAIL_ON) -> None:
+        """Raise what stopped the run; or, if rows ended with one of these statuses, say so.
+
+        :param fail_on: the statuses that are not acceptable.
+        :raises NexthinkDevicesUnsettledError: if sending some of them again may settle them.
+        :raises NexthinkDevicesRefusedError: if they cannot be sent as they stand.
+        """
+        if self.error is not None:
+            raise self.error
+        counts = {status: count for status, count in self.counts.items() if count and status in fail_on}
+        if counts:
+            raise self._verdict(counts)
+
+    def _verdict(self, counts: dict[str, int]) -> NexthinkDevicesError:
+        positions = self._positions(counts)
+        numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
+        first = "; ".join(
+            f"{self.outcomes.name[at]} ({self.outcomes.uid[at]}): {self.outcomes.status[at]}"
+            f"{f', {reason}' if (reason := self.outcomes.reason[at]) else ''}"
+            for at in positions[:_SHOWN_ROWS]
+        )
+        more = f"; and {len(positions) - _SHOWN_ROWS} more" if len(positions) > _SHOWN_ROWS else ""
+        message = f"{numbers} of {len(self.outcomes)} devices. {first}{more}."
+        if UNSETTLED.intersection(counts):
+            return NexthinkDevicesUnsettledError(
+                f"{message} Sending them again is harmless and may settle them.", counts=counts
+            )
+        return NexthinkDevicesRefusedError(
+            f"{message} Sending them again changes nothing: mend the list.", counts=counts
+        )
+
+    def _positions(self, statuses: Collection[str]) -> list[int]:
+        return [position for position, status in enumerate(self.outcomes.status) if status in statuses]

@@ -1,0 +1,190 @@
+"""The plan: for each row of the list, whether it is to be sent, or why not; and the guard on the whole."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import Any
+from uuid import UUID
+
+from airflow_provider_nexthink.deletion.rows import DeviceRows
+from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import NexthinkGuardError
+
+_CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_BARE_UID = re.compile(r"[0-9a-f]{32}")
+_SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with each row; all lists have the length of the input.
+
+    :param uids: canonical where the uid is one, else as it came, as text; None where it is missing.
+    :param names: as they came, as text; None where missing.
+    :param statuses: why a row is not to be sent; None for a row that is.
+    :param reasons: the same in words.
+    :param to_send: the positions of the rows to send, in order.
+    """
+
+    uids: list[str | None]
+    names: list[str | None]
+    statuses: list[Status | None]
+    reasons: list[str | None]
+    to_send: list[int]
+
+
+def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
+    """Decide about each row by itself, then about rows that speak of the same device.
+
+    :param rows: the devices of the list.
+    :param exclude: globs on the name, whatever its case, and uids that are not to be sent.
+    """
+    size = len(rows)
+    plan = Plan([None] * size, [None] * size, [None] * size, [None] * size, [])
+    excluded = _matcher(exclude)
+    names_of: dict[str, str] = {}
+    two_names: set[str] = set()
+
+    for position, (uid_cell, name_cell) in enumerate(zip(rows.uids, rows.names, strict=True)):
+        uid = canonical_uid(uid_cell)
+        name_problem = _name_problem(name_cell)
+        plan.uids[position] = uid or _shown(uid_cell)
+        plan.names[position] = _shown(name_cell) if name_problem else _plain(name_cell)
+        if uid is None or name_problem:
+            plan.statuses[position], plan.reasons[position] = _refusal(uid, uid_cell, name_problem)
+        elif names_of.setdefault(uid, name_cell) != name_cell:
+            two_names.add(uid)
+
+    sent: set[str] = set()
+    for position, uid in enumerate(plan.uids):
+        if plan.statuses[position] is not None or uid is None:
+            continue
+        name = plan.names[position] or ""
+        if uid in two_names:
+            decided = (
+                Status.REJECTED,
+                "the list gives this uid two names: which device is meant is not clear",
+            )
+        elif uid in sent:
+            decided = (Status.DUPLICATE, "the same device stands earlier in the list")
+        elif pattern := excluded(uid, name):
+            decided = (Status.EXCLUDED, f"excluded by {pattern!r}")
+            sent.add(uid)
+        else:
+            sent.add(uid)
+            plan.to_send.append(position)
+            continue
+        plan.statuses[position], plan.reasons[position] = decided
+    return plan
+
+
+def check_guards(plan: Plan, *, max_devices: int | None) -> None:
+    """Hold the whole run back if it is larger than was meant.
+
+    :param plan: the whole plan.
+    :param max_devices: how many devices may be sent at the most; None for no limit.
+    :raises NexthinkGuardError: if it has more; nothing was sent.
+    """
+    planned = len(plan.to_send)
+    if max_devices is not None and planned > max_devices:
+        raise NexthinkGuardError(
+            f"The list would delete {planned} devices, more than max_devices={max_devices} allows. Nothing was sent. "
+            "If that many are meant, raise max_devices; there is no undo.",
+            planned=planned,
+            limit=max_devices,
+        )
+
+
+def canonical_uid(cell: object) -> str | None:
+    """Return the uid in lower case with hyphens, or None if it is none.
+
+    :param cell: text (hyphenated or not, in any case, blanks around it are cut off) or a ``uuid.UUID``.
+    """
+    if isinstance(cell, UUID):
+        return str(cell)
+    if not isinstance(cell, str):
+        return None
+    if _CANONICAL_UID.fullmatch(cell):
+        return _plain(cell)
+    text = cell.strip().lower()
+    if _BARE_UID.fullmatch(text):
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return text if _CANONICAL_UID.fullmatch(text) else None
+
+
+def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tuple[Status, str]:
+    """Say why a row cannot be sent."""
+    if uid is not None:
+        return Status.REJECTED, f"the name {name_problem}"
+    if _is_missing(uid_cell) or (isinstance(uid_cell, str) and not uid_cell.strip()):
+        missing = "missing" if _is_missing(uid_cell) else "blank"
+        return Status.REJECTED, f"the uid is {missing}"
+    return Status.INVALID, f"the uid is not a UUID ({_kind(uid_cell)}); not sent"
+
+
+def _name_problem(cell: Any) -> str | None:
+    """Say what keeps a name from being sent to the letter, or None."""
+    if not isinstance(cell, str):
+        if _is_missing(cell):
+            return "is missing"
+        return f"is no text but {_kind(cell)}: read that column as text, or another device may be meant"
+    if not cell.strip():
+        return "is blank"
+    if not _is_storable(cell):
+        return "holds characters that no answer and no database can give back"
+    return None
+
+
+def _is_missing(cell: Any) -> bool:
+    """Tell None, NaN and what pandas has in their place, without importing pandas."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float) and cell != cell
+
+
+def _is_storable(text: str) -> bool:
+    if text.isascii():
+        return "\0" not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return "\0" not in text
+
+
+def _plain(text: str) -> str:
+    """Return the characters of text of any subclass, such as numpy's, to the letter."""
+    return str.__str__(text)
+
+
+def _kind(cell: object) -> str:
+    return "malformed text" if isinstance(cell, str) else f"a {type(cell).__name__}"
+
+
+def _shown(cell: Any) -> str | None:
+    """Return a cell that is not sent as text for the table: short, and safe in JSON and databases."""
+    if _is_missing(cell):
+        return None
+    text = cell if isinstance(cell, str) else reprlib.repr(cell)
+    text = text[:_SHOWN_CHARACTERS] + "…" * (len(text) > _SHOWN_CHARACTERS)
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
+    """Return what tells which exclusion, if any, matches a uid and a name."""
+    uids = {uid: entry for entry in exclude if (uid := canonical_uid(entry))}
+    globs = [(entry, re.compile(translate(entry), re.IGNORECASE)) for entry in exclude]
+    any_glob = re.compile("|".join(f"(?:{translate(entry)})" for entry in exclude), re.IGNORECASE)
+
+    def match(uid: str, name: str) -> str | None:
+        if uid in uids:
+            return uids[uid]
+        if not globs or not any_glob.match(name):
+            return None
+        return next(entry for entry, glob in globs if glob.match(name))
+
+    return match

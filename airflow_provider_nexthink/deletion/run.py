@@ -1,0 +1,358 @@
+"""The run: batches go out, answers come in, until every row is settled or something stops it.
+
+One thread decides; the others only send. What follows from an answer is decided in :func:`next_step`,
+which is pure; the loop around it only sends and waits.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, full_jitter, wait_before_resend
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion.outcome import Outcomes, Tally
+from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import (
+    NexthinkApiError,
+    NexthinkBatchSizeError,
+    NexthinkError,
+    NexthinkInvalidRequestError,
+    NexthinkRateLimitError,
+    NexthinkStoppedError,
+    NexthinkUnavailableError,
+)
+
+FAILED_PAUSES_SECONDS = (1.0, 5.0, 15.0)
+"""Devices that Nexthink answered FAILED are sent again once after each of these pauses."""
+
+UNCLEAR_BATCHES_IN_A_ROW = 3
+"""After so many batches without a clear answer in a row the tenant is taken to be down."""
+
+KILL_GRACE_SECONDS = 5.0
+"""How long the requests under way may still be answered once a run is told to stop."""
+
+
+class Answer(Protocol):
+    """What came back for one batch."""
+
+    @property
+    def statuses(self) -> Sequence[str]:
+        """SCHEDULED, INVALID or FAILED for each device, in the order sent."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace id of the answer, where it had one."""
+
+
+Send = Callable[[Sequence[dict[str, str]], str], Answer]
+"""Sends devices under a request id, once; raises a ``NexthinkError`` for every answer but a clear one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What follows from an answer that settles nothing.
+
+    :param action: ``again``: the same batch once more; ``pause``: the whole run waits, then the same batch;
+        ``halve``: smaller batches from now on; ``split``: two batches instead of one, to find the row that is
+        refused; ``reject``: it is this row; ``give up``: nobody knows; ``stop``: the run ends.
+    :param wait: seconds before that.
+    """
+
+    action: Literal["again", "pause", "halve", "split", "reject", "give up", "stop"]
+    wait: float = 0.0
+
+
+def next_step(error: BaseException, *, size: int, unclear: int, limited: int, rng: random.Random) -> Step:
+    """Decide what follows from an answer that is no clear 202.
+
+    :param error: what the answer stands for.
+    :param size: how many devices were sent.
+    :param unclear: how many times this batch has ended without a clear answer, this time included.
+    :param limited: how many times it has been answered 429, this time included.
+    :param rng: the source of chance.
+    """
+    if isinstance(error, NexthinkRateLimitError):
+        wait = error.retry_after or full_jitter(limited, rng)
+        return Step("pause", wait) if wait <= RETRY_AFTER_CAP_SECONDS else Step("stop")
+    if isinstance(error, NexthinkBatchSizeError):
+        return Step("halve") if size > 1 else Step("stop")
+    if isinstance(error, NexthinkInvalidRequestError):
+        return Step("split") if size > 1 else Step("reject")
+    if isinstance(error, NexthinkUnavailableError):
+        again = wait_before_resend(unclear, error.retry_after, rng)
+        return Step("give up") if again is None else Step("again", again)
+    return Step("stop")
+
+
+@dataclass
+class Batch:
+    """Devices that go out in one request, and how that went so far."""
+
+    positions: list[int]
+    devices: list[dict[str, str]]
+    number: int
+    request_id: str
+    attempts: int = 0
+    unclear: int = 0
+    limited: int = 0
+    not_before: float = 0.0
+    submitted_at: str | None = None
+
+
+@dataclass
+class DeletionRun:
+    """Sends the planned rows and settles each of them in the outcomes.
+
+    :param outcomes: the table, as the plan left it.
+    :param to_send: the positions of the rows to send, in order.
+    :param send: sends one batch; called from several threads.
+    :param batch_size: devices in one request.
+    :param max_concurrency: requests under way at once.
+    :param stop: once set, no other batch is sent.
+    :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
+    :param clock: time and chance.
+    """
+
+    outcomes: Outcomes
+    to_send: Sequence[int]
+    send: Send
+    batch_size: int
+    max_concurrency: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    on_progress: Callable[[int, int], None] = lambda _settled, _all: None
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally()
+        self.error: BaseException | None = None
+        self._queue: deque[list[int]] = deque()
+        self._waiting: list[Batch] = []
+        self._under_way: dict[Future[Answer], Batch] = {}
+        self._submitting: Batch | None = None
+        self._failed: list[int] = []
+        self._failed_rounds = 0
+        self._settled = 0
+        self._paused_until = 0.0
+        self._paused_in_a_row = 0.0
+        self._unclear_in_a_row = 0
+
+    def run(self) -> BaseException | None:
+        """Send everything, in as many requests as it takes.
+
+        :return: what stopped the run before its end, or None.
+        """
+        self._enqueue(self.to_send)
+        pool = ThreadPoolExecutor(self.max_concurrency, thread_name_prefix="nexthink")
+        grace: float | None = None  # an HTTP request ends by its own timeout
+        try:
+            while self.error is None and (self._has_work() or self._send_failed_again()):
+                if self.stop.is_set():
+                    raise NexthinkStoppedError("The run was stopped from outside; no other batch was sent.")
+                self._send_what_is_due(pool)
+                self._wait_for_an_answer()
+        except BaseException as interruption:  # noqa: BLE001 - such as Airflow's timeout: the table must survive it
+            self.error = interruption
+            grace = KILL_GRACE_SECONDS
+        self._settle_the_rest(grace)
+        pool.shutdown(wait=False, cancel_futures=True)
+        return self.error
+
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._waiting or self._under_way)
+
+    def _enqueue(self, positions: Sequence[int]) -> None:
+        for start in range(0, len(positions), self.batch_size):
+            self._queue.append(list(positions[start : start + self.batch_size]))
+
+    def _send_failed_again(self) -> bool:
+        """Put the rows that were answered FAILED back, a few times; tell whether there were any."""
+        if not self._failed or self._failed_rounds >= len(FAILED_PAUSES_SECONDS):
+            return False
+        failed, self._failed = self._failed, []
+        self._paused_until = self.clock.monotonic() + FAILED_PAUSES_SECONDS[self._failed_rounds]
+        self._failed_rounds += 1
+        self._enqueue(failed)
+        return True
+
+    # Sending
+
+    def _send_what_is_due(self, pool: ThreadPoolExecutor) -> None:
+        now = self.clock.monotonic()
+        if now < self._paused_until:
+            return
+        for batch in [batch for batch in self._waiting if batch.not_before <= now]:
+            self._waiting.remove(batch)
+            self._submit(pool, batch)
+        while self._queue and len(self._under_way) + len(self._waiting) < self.max_concurrency:
+            self._submit(pool, self._next_batch())
+
+    def _next_batch(self) -> Batch:
+        positions = self._queue.popleft()
+        if len(positions) > self.batch_size:  # the tenant has shown since that it takes fewer
+            self._queue.appendleft(positions[self.batch_size :])
+            positions = positions[: self.batch_size]
+        self.tally.batches += 1
+        uids, names = self.outcomes.uid, self.outcomes.name
+        devices = [{"uid": uids[at] or "", "name": names[at] or ""} for at in positions]
+        return Batch(positions, devices, self.tally.batches, str(uuid.uuid4()))
+
+    def _submit(self, pool: ThreadPoolExecutor, batch: Batch) -> None:
+        self.tally.requests += 1
+        self.tally.retries += batch.attempts > 0
+        batch.attempts += 1
+        batch.submitted_at = self.clock.now().isoformat(timespec="milliseconds")
+        self._submitting = batch  # an interruption may come at any point
+        self._under_way[pool.submit(self.send, batch.devices, batch.request_id)] = batch
+        self._submitting = None
+
+    # Answers
+
+    def _wait_for_an_answer(self) -> None:
+        now = self.clock.monotonic()
+        due = max(self._paused_until, min((batch.not_before for batch in self._waiting), default=0.0))
+        pause = min(max(due - now, 0.0), 1.0)  # never so long that a stop goes unnoticed
+        if not self._under_way:
+            if pause:
+                self.clock.sleep(pause)
+            return
+        self._take_answers(timeout=pause or 1.0)
+
+    def _take_answers(self, timeout: float | None) -> None:
+        done, _ = wait(self._under_way, timeout, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda future: self._under_way[future].number):
+            batch = self._under_way[future]
+            error = future.exception()
+            if error is None:
+                self._accept(batch, future.result())
+            else:
+                self._follow(batch, error)
+            del self._under_way[future]
+            self.on_progress(self._settled, len(self.to_send))
+
+    def _accept(self, batch: Batch, answer: Answer) -> None:
+        self._unclear_in_a_row = 0
+        self._paused_in_a_row = 0.0
+        self._note(batch, answer.trace_id)
+        status_of, reason_of = self.outcomes.status, self.outcomes.reason
+        for position, word in zip(batch.positions, answer.statuses, strict=True):
+            status = Status(word)
+            status_of[position] = status
+            reason_of[position] = _ANSWERED[status]
+            if status is Status.FAILED:
+                self._failed.append(position)
+            else:
+                self._settled += 1
+
+    def _follow(self, batch: Batch, error: BaseException) -> None:
+        """Do what follows from an answer that settles nothing."""
+        unavailable = isinstance(error, NexthinkUnavailableError)
+        batch.unclear += unavailable
+        batch.limited += isinstance(error, NexthinkRateLimitError)
+        if unavailable or not isinstance(error, NexthinkError):
+            # It may have been carried out: that stays so until a clear answer comes.
+            self._mark(batch, Status.UNKNOWN, f"sent, but no clear answer came: {_brief(error)}")
+        trace_id = error.trace_id if isinstance(error, NexthinkApiError) else None
+        step = next_step(
+            error, size=len(batch.positions), unclear=batch.unclear, limited=batch.limited, rng=self.clock.rng
+        )
+        if step.action == "again":
+            batch.not_before = self.clock.monotonic() + step.wait
+            self._waiting.append(batch)
+            return
+        if step.action == "pause":
+            self._pause(step.wait, error)
+            self._waiting.append(batch)
+            return
+        self._note(batch, trace_id)
+        if step.action == "halve":
+            self.batch_size = min(self.batch_size, (len(batch.positions) + 1) // 2)
+            self._queue.appendleft(batch.positions)
+        elif step.action == "split":
+            middle = (len(batch.positions) + 1) // 2
+            self._queue.extendleft([batch.positions[middle:], batch.positions[:middle]])
+        elif step.action == "reject":
+            self._mark(batch, Status.REJECTED, f"Nexthink refuses this device: {_brief(error)}")
+            self._settled += 1
+        elif step.action == "give up":
+            self._give_up(batch, error)
+        else:
+            self._mark_unsent(batch.positions, f"refused: {_brief(error)}")
+            self.error = self.error or error
+
+    def _pause(self, wait: float, error: BaseException) -> None:
+        """Let the whole run wait; end it if waiting is all that happens."""
+        now = self.clock.monotonic()
+        until = max(self._paused_until, now + wait)
+        self._paused_in_a_row += until - max(self._paused_until, now)
+        self._paused_until = until
+        if self._paused_in_a_row > RETRY_AFTER_CAP_SECONDS:
+            self.error = self.error or error
+
+    def _give_up(self, batch: Batch, error: BaseException) -> None:
+        """Leave the batch UNKNOWN; end the run if the tenant seems to be down."""
+        self._settled += len(batch.positions)
+        self._unclear_in_a_row += 1
+        if self._unclear_in_a_row >= UNCLEAR_BATCHES_IN_A_ROW:
+            self.error = self.error or NexthinkUnavailableError(
+                f"{self._unclear_in_a_row} batches in a row got no clear answer; the run stops rather than hammer "
+                f"the tenant. The last one: {error}",
+                request_id=batch.request_id,
+            )
+
+    # The table
+
+    def _note(self, batch: Batch, trace_id: str | None) -> None:
+        """Write down for each row of a batch with which request it went out."""
+        outcomes = self.outcomes
+        for position in batch.positions:
+            outcomes.batch[position] = batch.number
+            outcomes.request_id[position] = batch.request_id
+            outcomes.trace_id[position] = trace_id
+            outcomes.attempts[position] += batch.attempts
+            outcomes.submitted_at[position] = batch.submitted_at
+
+    def _mark(self, batch: Batch, status: Status, reason: str) -> None:
+        for position in batch.positions:
+            self.outcomes.status[position] = status
+            self.outcomes.reason[position] = reason
+
+    def _mark_unsent(self, positions: Sequence[int], reason: str) -> None:
+        """Say why rows were not sent, where nothing is said yet."""
+        for position in positions:
+            if self.outcomes.status[position] is Status.NOT_SENT and self.outcomes.reason[position] is None:
+                self.outcomes.reason[position] = reason
+
+    def _settle_the_rest(self, grace: float | None) -> None:
+        """Take the answers that still come; what is left was not sent, or nobody knows."""
+        if self.error is None:
+            return
+        end = None if grace is None else self.clock.monotonic() + grace
+        while self._under_way and (end is None or self.clock.monotonic() < end):
+            self._take_answers(None if end is None else max(end - self.clock.monotonic(), 0.0))
+        unanswered = [*self._under_way.values(), *([self._submitting] if self._submitting else [])]
+        for batch in unanswered:
+            self._mark(batch, Status.UNKNOWN, "sent, but the run was stopped before the answer came")
+        for batch in [*unanswered, *self._waiting]:
+            self._note(batch, None)
+        self._mark_unsent(self.to_send, f"the run stopped before its turn: {_brief(self.error)}")
+
+
+_ANSWERED = {
+    Status.SCHEDULED: None,
+    Status.INVALID: "Nexthink says the uid is malformed",
+    Status.FAILED: "Nexthink could not schedule it",
+}
+
+
+def _brief(error: BaseException) -> str:
+    """Return an error in a few words: it stands in every row that it befell."""
+    if isinstance(error, NexthinkApiError) and error.status:
+        return f"{error.status} {error.code}" if error.code else str(error.status)
+    return type(error).__name__

@@ -1,0 +1,150 @@
+"""Every error this package raises, in one tree.
+
+* :class:`NexthinkInputError`: what was given is wrong. Nothing was sent, a retry changes nothing.
+* :class:`NexthinkFinalError`: Nexthink refused, and would refuse again. A retry changes nothing.
+* :class:`NexthinkRetryableError`: it may work later. A retry makes sense.
+
+The operators turn the first two into ``AirflowFailException`` (no retry; the error itself is its
+``__cause__``) and let the third through as it is, for Airflow's retries and retry policies.
+"""
+
+from __future__ import annotations
+
+
+class NexthinkError(Exception):
+    """Base of all errors of this package."""
+
+
+class NexthinkInputError(NexthinkError, ValueError):
+    """What was given is wrong; found before any request that acts on devices."""
+
+
+class NexthinkSettingsError(NexthinkInputError):
+    """The connection lacks something, or says something that cannot be right."""
+
+
+class NexthinkGuardError(NexthinkInputError):
+    """A guard held the whole run back: nothing was sent.
+
+    :param message: how many, the limit, and the option that raises it.
+    :param planned: how many devices would have been sent.
+    :param limit: the limit that this exceeds.
+    """
+
+    def __init__(self, message: str, *, planned: int, limit: int) -> None:
+        super().__init__(message)
+        self.planned = planned
+        self.limit = limit
+
+
+class NexthinkApiError(NexthinkError):
+    """An answer of Nexthink, or no answer, that ends a request.
+
+    :param message: what happened and what to do about it; holds no secret and no signed URL.
+    :param status: HTTP status of the answer, None where there was none.
+    :param code: Nexthink's own error code, such as ``FEATURE_NOT_ENABLED``, where the answer had one.
+    :param request_id: the ``x-request-id`` of the request, which Nexthink support asks for.
+    :param trace_id: the ``x-trace-id`` of the answer, where it had one.
+    :param retry_after: seconds to wait as the answer's ``Retry-After`` asks, None where it does not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        trace_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} [x-request-id {self.request_id}]" if self.request_id else message
+
+
+class NexthinkFinalError(NexthinkError):
+    """Nexthink refused and would refuse again: a retry changes nothing."""
+
+
+class NexthinkRetryableError(NexthinkError):
+    """It may work later: a retry makes sense."""
+
+
+class NexthinkRequestError(NexthinkApiError, NexthinkFinalError):
+    """The request was refused as it stands (400 and other 4xx, a redirect)."""
+
+
+class NexthinkBatchSizeError(NexthinkRequestError):
+    """400 ``BATCH_SIZE_EXCEEDED``: this tenant takes fewer devices in a request."""
+
+
+class NexthinkInvalidRequestError(NexthinkRequestError):
+    """400 ``INVALID_REQUEST``: something in the request made Nexthink refuse the whole of it."""
+
+
+class NexthinkAuthenticationError(NexthinkApiError, NexthinkFinalError):
+    """No token for these credentials, or the token is refused (401)."""
+
+
+class NexthinkSignInError(NexthinkApiError, NexthinkRetryableError):
+    """No token could be fetched just now: the token address does not answer, or not clearly."""
+
+
+class NexthinkPermissionError(NexthinkApiError, NexthinkFinalError):
+    """The API credential lacks a permission, or the tenant lacks the feature (403)."""
+
+
+class NexthinkNotFoundError(NexthinkApiError, NexthinkFinalError):
+    """No such query, export or address (404)."""
+
+
+class NexthinkTruncatedError(NexthinkApiError, NexthinkFinalError):
+    """The result was cut off at the licence's maximum (206): it proves no absence."""
+
+
+class NexthinkExportError(NexthinkApiError, NexthinkRetryableError):
+    """The export ended in ERROR, took too long, or its file cannot be read."""
+
+
+class NexthinkRateLimitError(NexthinkApiError, NexthinkRetryableError):
+    """Too many requests (429)."""
+
+
+class NexthinkUnavailableError(NexthinkApiError, NexthinkRetryableError):
+    """No answer, or one that leaves open whether the request was carried out (408, 5xx, connection)."""
+
+
+class NexthinkUnclearAnswerError(NexthinkUnavailableError):
+    """An answer that does not tell what became of the devices that were sent."""
+
+
+class NexthinkStoppedError(NexthinkRetryableError):
+    """The run was stopped from outside, with batches left to send."""
+
+
+class NexthinkDevicesError(NexthinkError):
+    """Devices ended with a status that ``fail_on`` names.
+
+    :param message: how many, the first of them, and where the whole list is.
+    :param counts: how many devices ended with each of the statuses that fail the run.
+    """
+
+    def __init__(self, message: str, *, counts: dict[str, int]) -> None:
+        super().__init__(message)
+        self.counts = counts
+
+
+class NexthinkDevicesUnsettledError(NexthinkDevicesError, NexthinkRetryableError):
+    """Some devices are FAILED, UNKNOWN or NOT_SENT: sending them again may settle them."""
+
+
+class NexthinkDevicesRefusedError(NexthinkDevicesError, NexthinkFinalError):
+    """The devices that fail the run cannot be sent as they stand: the list needs a person."""

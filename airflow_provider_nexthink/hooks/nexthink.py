@@ -1,0 +1,327 @@
+"""The hook: an Airflow connection becomes a signed-in client."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow.sdk import BaseHook
+from airflow.sdk.log import mask_secret
+
+from airflow_provider_nexthink.client import data_management, nql
+from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.deletion.options import DeletionOptions
+from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
+from airflow_provider_nexthink.deletion.plan import check_guards, make_plan
+from airflow_provider_nexthink.deletion.rows import read_devices
+from airflow_provider_nexthink.deletion.run import DeletionRun
+from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import (
+    NexthinkError,
+    NexthinkNotFoundError,
+    NexthinkPermissionError,
+)
+
+if TYPE_CHECKING:
+    import httpx
+    from airflow.sdk import Connection
+
+    from airflow_provider_nexthink.client.nql import Compression, NqlRows
+    from airflow_provider_nexthink.clock import Clock
+
+PROGRESS_SECONDS = 15.0
+
+_EXTRAS = ("region", "base_url", "token_url", "timeout", "verify", "proxy")
+
+# A uid that no device can have: the deletion API answers INVALID and deletes nothing.
+_IMPOSSIBLE_DEVICE = {"uid": "connection-test", "name": "connection-test"}
+_IMPOSSIBLE_QUERY = "#airflow_connection_test_no_such_query"
+
+
+class NexthinkHook(BaseHook):
+    """Calls Nexthink with the credential of an Airflow connection.
+
+    Use it as a context manager, or call :meth:`close`, to close its connections.
+
+    :param nexthink_conn_id: the connection, of type ``nexthink``: host = instance, login = client id,
+        password = client secret; extras ``region``, ``base_url``, ``token_url``, ``timeout``, ``verify``, ``proxy``.
+    """
+
+    conn_name_attr = "nexthink_conn_id"
+    default_conn_name = "nexthink_default"
+    conn_type = "nexthink"
+    hook_name = "Nexthink"
+
+    def __init__(self, nexthink_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.nexthink_conn_id = nexthink_conn_id
+        self._transport: Transport | None = None
+        self._stop = threading.Event()
+        self._thread = threading.get_ident()
+        self._unmasked: deque[str] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get_conn(self) -> Transport:
+        """Return the client of this connection; it signs in with the first request.
+
+        :raises NexthinkSettingsError: if the connection lacks something.
+        """
+        if self._transport is None:
+            settings = self._settings(self.get_connection(self.nexthink_conn_id))
+            self._keep_secret(settings.client_secret.get_secret_value())
+            self._transport = Transport(settings, on_secret=self._keep_secret)
+        return self._transport
+
+    def close(self) -> None:
+        """Close the connections to Nexthink."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def stop(self) -> None:
+        """Send no other batch of a :meth:`delete_devices` that is under way; its answers are still taken."""
+        self._stop.set()
+
+    def delete_devices(
+        self,
+        devices: object,
+        *,
+        uid_column: str | None = None,
+        name_column: str | None = None,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        max_devices: int | None = 1000,
+        dry_run: bool = False,
+        batch_size: int = 100,
+        max_concurrency: int = 4,
+    ) -> DeletionResult:
+        """Ask Nexthink to delete these devices. There is no undo.
+
+        :param devices: a pandas DataFrame, a list of mappings, a list of tuples with ``columns``, or JSON text of
+            one of the lists.
+        :param uid_column: which column holds the uid; None to find it by its name.
+        :param name_column: which column holds the name; None to find it by its name.
+        :param columns: the names of the columns, for rows that are tuples or lists.
+        :param exclude: globs on the name, whatever its case, and uids that are never sent.
+        :param max_devices: how many devices may be sent at the most; None for no limit.
+        :param dry_run: plan only, send nothing.
+        :param batch_size: devices in one request, 1 to 100.
+        :param max_concurrency: requests under way at once, 1 to 32.
+        :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
+        :raises NexthinkInputError: if the input, an option or the connection is wrong, or a guard trips; nothing
+            was sent.
+        :raises NexthinkError: if Nexthink gives no token; nothing was sent.
+        """
+        options = DeletionOptions.checked(
+            uid_column=uid_column,
+            name_column=name_column,
+            columns=columns,
+            exclude=exclude,
+            max_devices=max_devices,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            max_concurrency=max_concurrency,
+        )
+        rows = read_devices(
+            devices, columns=options.columns, uid_column=options.uid_column, name_column=options.name_column
+        )
+        plan = make_plan(rows, options.exclude)
+        transport = self.get_conn()
+        instance = transport.settings.instance
+        self.log.info(
+            "%d devices for %s (uid from %r, name from %r): %d to send, %d not to be sent.",
+            len(rows),
+            instance,
+            rows.uid_column,
+            rows.name_column,
+            len(plan.to_send),
+            len(rows) - len(plan.to_send),
+        )
+        check_guards(plan, max_devices=options.max_devices)
+        outcomes = Outcomes(plan)
+        run = DeletionRun(
+            outcomes,
+            plan.to_send,
+            partial(data_management.delete_devices, transport),
+            options.batch_size,
+            options.max_concurrency,
+            stop=self._stop,
+            on_progress=self._progress(transport.clock),
+            clock=transport.clock,
+        )
+        started_at, start = transport.clock.now(), transport.clock.monotonic()
+        if options.dry_run:
+            for position in plan.to_send:
+                outcomes.status[position] = Status.PLANNED
+        elif plan.to_send:
+            transport.sign_in()
+            run.run()
+            self._mask_pending()
+        result = DeletionResult(
+            outcomes,
+            error=run.error,
+            tally=run.tally,
+            dry_run=options.dry_run,
+            uid_column=rows.uid_column,
+            name_column=rows.name_column,
+            instance=instance,
+            started_at=started_at,
+            finished_at=transport.clock.now(),
+            duration_seconds=transport.clock.monotonic() - start,
+        )
+        self._log_outcome(result)
+        return result
+
+    def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
+        """Run a saved NQL query at once; for small results (about 1,000 rows).
+
+        :param query_id: the id of the saved query, such as ``#stale_devices``.
+        :param parameters: values for the query's ``where`` clause.
+        :return: the rows, each ``{column: text}``.
+        :raises NexthinkError: if Nexthink refuses, or does not answer.
+        """
+        return nql.execute(self.get_conn(), query_id, parameters)
+
+    def export_nql(
+        self,
+        query_id: str,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        compression: Compression = "GZIP",
+        poll_interval: float = 5.0,
+        timeout: float = 3600.0,
+        allow_truncated: bool = False,
+    ) -> NqlRows:
+        """Export the result of a saved NQL query, wait for the file and read it.
+
+        :param query_id: the id of the saved query, such as ``#stale_devices``.
+        :param parameters: values for the query's ``where`` clause.
+        :param compression: of the result file on its way: NONE, GZIP or ZSTD.
+        :param poll_interval: seconds between two looks whether it is ready, growing to a minute.
+        :param timeout: seconds after which to give up.
+        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :return: the rows, each ``{column: text}``.
+        :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkError: if Nexthink refuses, does not answer, or the export fails.
+        """
+        transport = self.get_conn()
+        export_id = nql.start_export(transport, query_id, parameters, compression)
+        self.log.info("Nexthink exports %s as %s.", query_id, export_id)
+        nql.wait_for_export(transport, export_id, poll_interval=poll_interval, timeout=timeout)
+        rows = nql.fetch_export(transport, export_id, allow_truncated=allow_truncated)
+        if rows.truncated:
+            self.log.warning("The result of %s was cut off at the licence's maximum: rows are missing.", query_id)
+        return rows
+
+    def request(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        """Call any other Nexthink API, signed in.
+
+        Sent again after a 429; after an unclear failure only where that is harmless (GET and HEAD).
+
+        :param method: the HTTP method.
+        :param path: the path on the API host, such as ``/api/v1/act/execute``.
+        :param parts: ``json``, ``params``, ``headers`` and so on, as ``httpx.Client.request`` takes them.
+        :return: the answer, a success (2xx).
+        :raises NexthinkError: for every other answer, and for none.
+        """
+        return self.get_conn().send(method, path, replay=method.upper() in ("GET", "HEAD"), **parts)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Sign in and find out which permissions the API credential has. Deletes nothing.
+
+        :return: whether the sign-in works, and what is permitted, in words.
+        """
+        try:
+            transport = self.get_conn()
+            transport.sign_in()
+            permissions = f"NQL: {self._nql_permission()}. Data management: {self._deletion_permission()}."
+        except NexthinkError as error:
+            return False, str(error)
+        return True, f"Signed in to {transport.settings.instance}. {permissions}"
+
+    def _nql_permission(self) -> str:
+        try:
+            self.run_nql(_IMPOSSIBLE_QUERY)
+        except NexthinkPermissionError:
+            return "no permission"
+        except NexthinkNotFoundError:  # the query is not there, but asking was allowed
+            pass
+        return "permitted"
+
+    def _deletion_permission(self) -> str:
+        transport = self.get_conn()
+        try:
+            transport.send("POST", data_management.PATH, replay=True, json={"devices": [_IMPOSSIBLE_DEVICE]})
+        except NexthinkPermissionError:
+            return "no permission"
+        return "permitted"
+
+    def _settings(self, connection: Connection) -> NexthinkSettings:
+        extra = connection.extra_dejson
+        if unknown := sorted(set(extra) - set(_EXTRAS)):
+            self.log.warning(
+                "Connection %s has extras that Nexthink's does not know: %s. It knows %s.",
+                self.nexthink_conn_id,
+                ", ".join(unknown),
+                ", ".join(_EXTRAS),
+            )
+        if connection.port:
+            self.log.warning("Connection %s has a port, which is not used: see base_url.", self.nexthink_conn_id)
+        return NexthinkSettings.resolve(
+            instance=connection.host,
+            client_id=connection.login,
+            client_secret=connection.password,
+            **{name: extra.get(name) for name in _EXTRAS},
+        )
+
+    def _keep_secret(self, value: str) -> None:
+        """Have a value masked in all logs; Airflow is told by the thread that made this hook."""
+        self._unmasked.append(value)
+        if threading.get_ident() == self._thread:
+            self._mask_pending()
+
+    def _mask_pending(self) -> None:
+        while self._unmasked:
+            mask_secret(self._unmasked.popleft())
+
+    def _progress(self, clock: Clock) -> Callable[[int, int], None]:
+        """Return what is called after each answer of a run."""
+        start = last = clock.monotonic()
+
+        def progress(settled: int, planned: int) -> None:
+            nonlocal last
+            self._mask_pending()
+            now = clock.monotonic()
+            if now - last >= PROGRESS_SECONDS and settled:
+                last = now
+                rate = settled / (now - start)
+                self.log.info(
+                    "%d of %d devices answered, %.0f a second, about %.0f s to go.",
+                    settled,
+                    planned,
+                    rate,
+                    (planned - settled) / rate,
+                )
+
+        return progress
+
+    def _log_outcome(self, result: DeletionResult) -> None:
+        counts = "\n".join(f"  {status:<10} {count:>9,}" for status, count in result.counts.items() if count)
+        self.log.info(
+            "%s, %d rows in %.1f s with %d requests (%d of them re-sends):\n%s",
+            "Dry run" if result.dry_run else "Outcome",
+            len(result.outcomes),
+            result.duration_seconds,
+            result.tally.requests,
+            result.tally.retries,
+            counts or "  no devices",
+        )

@@ -1,0 +1,1 @@
+"""The operators: the hook, plus Airflow."""

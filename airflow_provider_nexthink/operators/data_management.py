@@ -1,0 +1,190 @@
+"""Operator for Nexthink's Data Management API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_provider_nexthink.deletion import options
+from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.operators._task import (
+    RETURN_FORMATS,
+    final_errors_fail_the_task,
+    is_template,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_nexthink.deletion.outcome import DeletionResult
+    from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+
+class DeviceInput:
+    """Devices as they were given, kept away from Jinja and out of the rendered view.
+
+    Rendering would turn the name ``1e10`` into a number, run what stands in a name as a template, and put
+    the whole list into the metadata database.
+
+    :param value: what was passed as ``devices``.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def serialize(self) -> str:
+        """Return what Airflow shows instead of the devices."""
+        kind = type(self.value).__name__
+        return f"{len(self.value)} rows ({kind})" if hasattr(self.value, "__len__") else f"rows ({kind})"
+
+    __str__ = serialize
+
+
+class NexthinkDeleteDevicesOperator(BaseOperator):
+    """Ask Nexthink to delete devices, and tell of each what became of it. There is no undo.
+
+    Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
+    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person.
+
+    .. seealso:: the page "Delete devices" of the documentation.
+
+    :param devices: a pandas DataFrame, a list of mappings, a list of tuples with ``columns``, the XCom of a task
+        that returns one of these (``task.output``), or JSON text of one of the lists. (templated, if text)
+    :param nexthink_conn_id: the connection. (templated)
+    :param uid_column: which column holds the uid; None to find it by its name. (templated)
+    :param name_column: which column holds the name; None to find it by its name. (templated)
+    :param columns: the names of the columns, for rows that are tuples or lists.
+    :param exclude: globs on the name, whatever its case, and uids that are never sent.
+    :param max_devices: how many devices may be sent at the most; more, and nothing is sent and the task fails
+        without retry. None for no limit. (templated)
+    :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
+    :param batch_size: devices in one request, 1 to 100.
+    :param max_concurrency: requests under way at once, 1 to 32.
+    :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
+    :param fail_on: the statuses that fail the task once all is done.
+    :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
+        lists) or ``dataframe`` (needs pyarrow).
+    :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
+    """
+
+    template_fields: Sequence[str] = (
+        "devices",
+        "nexthink_conn_id",
+        "uid_column",
+        "name_column",
+        "max_devices",
+        "dry_run",
+    )
+    template_ext: Sequence[str] = ()
+    ui_color = "#e8e4f8"
+
+    def __init__(
+        self,
+        *,
+        devices: object,
+        nexthink_conn_id: str = "nexthink_default",
+        uid_column: str | None = None,
+        name_column: str | None = None,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        max_devices: int | str | None = 1000,
+        dry_run: bool | str = False,
+        batch_size: int = options.MAX_BATCH_SIZE,
+        max_concurrency: int = 4,
+        on_empty: Literal["succeed", "skip", "fail"] = "succeed",
+        fail_on: Sequence[str] = DEFAULT_FAIL_ON,
+        return_format: Literal["records", "columns", "dataframe"] = "records",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.devices = devices
+        self.nexthink_conn_id = nexthink_conn_id
+        self.uid_column = uid_column
+        self.name_column = name_column
+        self.columns = columns
+        self.exclude = exclude
+        self.max_devices = max_devices
+        self.dry_run = dry_run  # type: ignore[method-assign, assignment] # hides BaseOperator.dry_run()
+        self.batch_size = batch_size
+        self.max_concurrency = max_concurrency
+        self.on_empty = on_empty
+        self.fail_on = fail_on
+        self.return_format = return_format
+        self._hook: NexthinkHook | None = None
+        self._check_options()
+
+    @property
+    def devices(self) -> object:
+        """The devices: a template to be resolved, or :class:`DeviceInput`."""
+        return self._devices
+
+    @devices.setter
+    def devices(self, value: object) -> None:
+        # Airflow sets this again once a template is resolved: what it resolved to is wrapped then.
+        self._devices = value if isinstance(value, DeviceInput) or is_template(value) else DeviceInput(value)
+
+    def execute(self, context: Context) -> Any:
+        """Delete the devices and return the outcome table."""
+        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+        with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as self._hook:
+            result = self._hook.delete_devices(
+                self.devices.value if isinstance(self.devices, DeviceInput) else self.devices,
+                uid_column=self.uid_column,
+                name_column=self.name_column,
+                columns=self.columns,
+                exclude=self.exclude,
+                max_devices=options.check_max_devices(self.max_devices),
+                dry_run=options.check_dry_run(self.dry_run),
+                batch_size=self.batch_size,
+                max_concurrency=self.max_concurrency,
+            )
+            if not result.outcomes and self.on_empty == "skip":
+                raise AirflowSkipException("devices has no rows (on_empty='skip').")
+            if not result.outcomes and self.on_empty == "fail":
+                raise NexthinkInputError("devices has no rows (on_empty='fail').")
+            table = self._formatted(result)
+            self._push(context, result)
+            try:
+                result.raise_for_status(self.fail_on)
+            except BaseException:
+                if self.do_xcom_push:  # Airflow pushes what execute returns, but not when it raises
+                    context["ti"].xcom_push(key="return_value", value=table)
+                raise
+        return table
+
+    def on_kill(self) -> None:
+        """Send no other batch; what is under way may still be answered for a moment."""
+        if self._hook is not None:
+            self._hook.stop()
+
+    def _check_options(self) -> None:
+        """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        options.DeletionOptions.checked(
+            columns=self.columns,
+            exclude=self.exclude,
+            batch_size=self.batch_size,
+            max_concurrency=self.max_concurrency,
+            **{
+                option: getattr(self, option)
+                for option in ("uid_column", "name_column", "max_devices", "dry_run")
+                if not is_template(getattr(self, option))
+            },
+        )
+        options.check_fail_on(self.fail_on)
+        options.check_choice("on_empty", self.on_empty, ("succeed", "skip", "fail"))
+        options.check_choice("return_format", self.return_format, RETURN_FORMATS)
+
+    def _formatted(self, result: DeletionResult) -> Any:
+        if self.return_format == "columns":
+            return result.outcomes.columns()
+        return result.to_pandas() if self.return_format == "dataframe" else result.table
+
+    def _push(self, context: Context, result: DeletionResult) -> None:
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="summary", value=result.summary)
+            context["ti"].xcom_push(key="unscheduled", value=result.unscheduled)

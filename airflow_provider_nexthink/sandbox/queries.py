@@ -1,0 +1,102 @@
+"""The saved NQL queries of the sandbox, and their results as rows and as CSV."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+
+from airflow_provider_nexthink.sandbox.fleet import Device
+
+STALE_DAYS = 90
+
+# NQL field name -> attribute of Device.
+FIELDS = {
+    "device.uid": "uid",
+    "device.collector.uid": "collector_uid",
+    "device.name": "name",
+    "device.last_seen": "last_seen",
+    "device.days_since_last_seen": "days_since_last_seen",
+    "device.entity": "entity",
+    "device.operating_system.name": "os_name",
+}
+DEVICE_COLUMNS = tuple(column for column in FIELDS if column != "device.collector.uid")
+BOTH_UID_COLUMNS = ("device.uid", "device.collector.uid", "device.name", "device.days_since_last_seen")
+
+
+@dataclass(frozen=True)
+class SavedQuery:
+    """One query as the tenant has it saved.
+
+    :param text: What its NQL could look like, with ``{min_days}`` where the age goes.
+    :param columns: The NQL field names of its result, in order.
+    :param min_days: Only devices unseen for so many days; 0 for every device.
+    :param parameters: The names of the parameters it takes.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+    min_days: int = 0
+    parameters: frozenset[str] = frozenset()
+
+
+QUERIES = {
+    "#all_devices": SavedQuery("devices | list " + ", ".join(DEVICE_COLUMNS), DEVICE_COLUMNS),
+    "#stale_devices": SavedQuery(
+        "devices | where days_since_last_seen >= {min_days} | list " + ", ".join(DEVICE_COLUMNS),
+        DEVICE_COLUMNS,
+        min_days=STALE_DAYS,
+        parameters=frozenset({"min_days_unseen"}),
+    ),
+    "#devices_both_uids": SavedQuery("devices | list " + ", ".join(BOTH_UID_COLUMNS), BOTH_UID_COLUMNS),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a query found.
+
+    :param text: The query as it was run, parameters filled in.
+    :param columns: The NQL field names, in order.
+    :param devices: One device for each row.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+    devices: list[Device]
+
+    def rows(self) -> list[dict[str, str | int]]:
+        """:returns: One mapping of field name to value for each device; numbers are numbers."""
+        return [{column: getattr(device, FIELDS[column]) for column in self.columns} for device in self.devices]
+
+    def csv(self) -> bytes:
+        """:returns: The rows as CSV (RFC 4180, UTF-8 without BOM) under a header of field names."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(self.columns)
+        # Every query has several columns, so attrgetter gives a tuple.
+        writer.writerows(map(attrgetter(*(FIELDS[column] for column in self.columns)), self.devices))
+        return text.getvalue().encode()
+
+
+def run_query(query: SavedQuery, parameters: Mapping[str, str], devices: Iterable[Device]) -> Result:
+    """Run a saved query.
+
+    :param query: The query.
+    :param parameters: Its parameters, by name; all of them may be left out.
+    :param devices: What it looks at.
+    :returns: What it found.
+    :raises ValueError: If the query has no such parameter, or the parameter is not the text of a
+        number.
+    """
+    unknown = set(parameters) - query.parameters
+    if unknown:
+        raise ValueError(f"the query has no parameter {', '.join(sorted(unknown))}")
+    min_days = query.min_days
+    if "min_days_unseen" in parameters:
+        value = parameters["min_days_unseen"]
+        if not (value.isascii() and value.isdigit()):
+            raise ValueError("min_days_unseen must be the text of a whole number")
+        min_days = int(value)
+    found = [device for device in devices if device.days_since_last_seen >= min_days]
+    return Result(query.text.format(min_days=min_days), query.columns, found)

@@ -1,0 +1,97 @@
+"""Every week: pull the devices not seen for long, choose among them, delete those, log the outcome.
+
+Before the first run
+    * Save this NQL query in Nexthink (NQL API queries) as ``#stale_devices``::
+
+        devices
+        | where device.days_since_last_seen >= $min_days_unseen
+        | list device.uid, device.name, device.days_since_last_seen
+
+    * Add the Airflow connection ``nexthink_default`` (type Nexthink), with an API credential that has
+      the permissions *NQL API* and *Data management*.
+
+A run deletes nothing until ``dry_run`` is switched off: in the form of a run by hand, or below for the
+weekly ones. There is no undo.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import Param, dag, task
+
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+
+KEEP_PREFIXES = ("SRV-", "VIP-")
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    schedule="@weekly",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["nexthink"],
+    doc_md=__doc__,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    params={
+        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
+        "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
+        "max_devices": Param(500, type="integer", minimum=1, description="More than this, and nothing is deleted."),
+    },
+)
+def nexthink_delete_stale_devices() -> None:
+    pull = NexthinkNqlOperator(
+        task_id="pull_stale_devices",
+        query_id="#stale_devices",
+        parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
+    )
+
+    @task
+    def choose_devices(rows: list[dict[str, str]], params: dict[str, Any]) -> list[dict[str, str]]:
+        """Keep what is old enough for certain, is not spared, and is not the newest of several with one name."""
+        import pandas as pd
+
+        columns = ["device.uid", "device.name", "device.days_since_last_seen"]
+        devices = pd.DataFrame(rows, columns=columns, dtype="string")
+        days = pd.to_numeric(devices["device.days_since_last_seen"], errors="coerce")  # unknown age: NA
+        name = devices["device.name"]
+
+        is_old = (days >= params["min_days_unseen"]).fillna(False)
+        is_kept = name.str.upper().str.startswith(KEEP_PREFIXES).fillna(False)
+        is_newest_twin = name.duplicated(keep=False) & (days == days.groupby(name).transform("min")).fillna(False)
+
+        chosen = devices[is_old & ~is_kept & ~is_newest_twin]
+        log.info("%d of %d stale devices chosen.", len(chosen), len(devices))
+        return chosen.to_dict("records")
+
+    delete = NexthinkDeleteDevicesOperator(
+        task_id="delete_devices",
+        devices=choose_devices(pull.output),
+        uid_column="device.uid",
+        exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # whatever was chosen: these are never sent
+        max_devices="{{ params.max_devices }}",
+        dry_run="{{ params.dry_run }}",
+    )
+
+    @task
+    def log_outcome(ti: Any) -> None:
+        """Log what became of the devices."""
+        summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
+        if summary is None:
+            log.error("Nothing was deleted: a task before this one failed before the first request. See its log.")
+            return
+        log.info("%s", {key: value for key, value in summary.items() if value not in (0, None)})
+        for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
+            log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
+
+    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
+    delete >> log_outcome().as_teardown()
+
+
+nexthink_delete_stale_devices()

@@ -1,0 +1,14 @@
+"""An Airflow of its own for the tests: its folder is set before anything imports Airflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ |= {
+    "AIRFLOW_HOME": tempfile.mkdtemp(prefix="airflow-nexthink-tests-"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__DAGS_FOLDER": os.devnull,
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+}

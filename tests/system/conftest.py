@@ -1,0 +1,78 @@
+"""A real Airflow (SQLite, in this process) and a sandbox tenant over real HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_nexthink.sandbox.server import Sandbox
+
+DAGS = Path(__file__).parents[2] / "dags"
+
+
+@dataclass
+class Run:
+    """A Dag run that has ended: the states and the XComs of its tasks."""
+
+    dag_run: Any
+
+    @property
+    def state(self) -> str:
+        return str(self.dag_run.state)
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {instance.task_id: str(instance.state) for instance in self.dag_run.get_task_instances()}
+
+    def tries(self, task_id: str) -> int:
+        return int(self.dag_run.get_task_instance(task_id).try_number)
+
+    def xcom(self, task_id: str, key: str = "return_value") -> Any:
+        return self.dag_run.get_task_instance(task_id).xcom_pull(task_ids=task_id, key=key)
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with Sandbox(devices=600, stale=250, removal_delay=0.0, pending_polls=0) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
+        yield sandbox
+
+
+@pytest.fixture
+def run_dag(airflow_db: None) -> Callable[..., Run]:
+    """Return what runs a Dag made in a test, with ``dag.test()``."""
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils.session import create_session
+
+    def run(dag: DAG, **params: Any) -> Run:
+        with create_session() as session:
+            session.merge(DagBundleModel(name="tests"))
+        bag = DagBag(dag_folder=os.devnull)
+        bag.bag_dag(dag)
+        sync_bag_to_db(bag, bundle_name="tests", bundle_version="1")
+        return Run(dag.test(run_conf=params or None))
+
+    return run
+
+
+@pytest.fixture
+def stale_dag() -> DAG:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(DAGS))
+    assert bag.import_errors == {}
+    return bag.dags["nexthink_delete_stale_devices"]

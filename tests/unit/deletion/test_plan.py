@@ -1,0 +1,127 @@
+"""Deciding about each row: sent, or why not."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.deletion.plan import Plan, canonical_uid, check_guards, make_plan
+from airflow_provider_nexthink.deletion.rows import DeviceRows
+from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import NexthinkGuardError
+
+A = "0fbd5a5c-0000-4000-8000-00000000000a"
+B = "0fbd5a5c-0000-4000-8000-00000000000b"
+
+
+def plan_of(*rows: tuple[Any, Any], exclude: list[str] | None = None) -> Plan:
+    return make_plan(DeviceRows([uid for uid, _ in rows], [name for _, name in rows], "uid", "name"), exclude or [])
+
+
+@pytest.mark.parametrize(
+    "uid", [A, A.upper(), A.replace("-", ""), f"  {A}\n", uuid.UUID(A), np.str_(A)], ids=lambda uid: repr(uid)[:20]
+)
+def test_the_canonical_form_of_a_uid_is_sent(uid: object) -> None:
+    plan = plan_of((uid, "PC-1"))
+    assert plan.uids == [A]
+    assert type(plan.uids[0]) is str
+    assert plan.to_send == [0]
+
+
+@pytest.mark.parametrize("uid", ["x", "1234", f"{{{A}}}", f"urn:uuid:{A}", A[:-1], f"{A}0", A[:-1] + "g", 7, 1.5, True])
+def test_a_malformed_uid_is_invalid_and_not_sent(uid: object) -> None:
+    plan = plan_of((uid, "PC-1"), (B, "PC-2"))
+    assert plan.statuses == [Status.INVALID, None]
+    assert plan.to_send == [1]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT, "", "  ", "\t\n"])
+def test_a_blank_or_missing_uid_or_name_never_sinks_the_other_rows(missing: object) -> None:
+    plan = plan_of((missing, "PC-1"), (A, missing), (B, "PC-2"))
+    assert plan.statuses == [Status.REJECTED, Status.REJECTED, None]
+    assert "uid is" in (plan.reasons[0] or "")
+    assert "name is" in (plan.reasons[1] or "")
+    assert plan.to_send == [2]
+
+
+@pytest.mark.parametrize("name", [123, 1e10, True, ["PC-1"], {"a": 1}, b"PC-1"])
+def test_a_name_that_is_no_text_is_refused_and_not_turned_into_text(name: object) -> None:
+    plan = plan_of((A, name))
+    assert plan.statuses == [Status.REJECTED]
+    assert f"no text but a {type(name).__name__}" in (plan.reasons[0] or "")
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "00123", "1E10", " PC ", "Büro-ä", "{{ 1 }}", "株式会社"])
+def test_a_name_is_sent_to_the_letter(name: str) -> None:
+    plan = plan_of((A, name))
+    assert plan.names == [name]
+    assert plan.to_send == [0]
+
+
+@pytest.mark.parametrize("name", ["PC\ud800", "PC\0"])
+def test_a_name_that_cannot_travel_is_refused(name: str) -> None:
+    plan = plan_of((A, name))
+    assert plan.statuses == [Status.REJECTED]
+    (plan.names[0] or "").encode()
+    assert "\0" not in (plan.names[0] or "")
+
+
+def test_one_uid_with_two_names_is_refused_wherever_it_stands() -> None:
+    plan = plan_of((A, "PC-1"), (B, "PC-2"), (A.upper(), "PC-3"), (A, "PC-1"))
+    assert plan.statuses == [Status.REJECTED, None, Status.REJECTED, Status.REJECTED]
+
+
+def test_a_device_that_stands_earlier_in_the_list_is_a_duplicate() -> None:
+    plan = plan_of((A, "PC-1"), (A.upper(), "PC-1"), (A, None), (B, "PC-1"))
+    assert plan.statuses == [None, Status.DUPLICATE, Status.REJECTED, None]
+    assert plan.to_send == [0, 3]
+
+
+def test_exclusions_match_names_whatever_their_case_and_uids_in_any_form() -> None:
+    rows = [(A, "vip-1"), (B, "PC-1"), (uuid.uuid4().hex, "PC-VIP-1"), (uuid.uuid4().hex, "SRV[1]")]
+    plan = plan_of(*rows, exclude=["VIP-*", B.upper().replace("-", ""), "srv[[]1]"])
+    assert plan.statuses == [Status.EXCLUDED, Status.EXCLUDED, None, Status.EXCLUDED]
+    assert plan.reasons[0] == "excluded by 'VIP-*'"
+
+
+def test_a_second_row_of_an_excluded_device_is_not_sent_either() -> None:
+    assert plan_of((A, "VIP-1"), (A, "VIP-1"), exclude=["VIP-*"]).to_send == []
+
+
+def test_the_guard_counts_what_would_be_sent() -> None:
+    plan = plan_of((A, "PC-1"), (B, "PC-2"), (A, "PC-1"), ("x", "PC-3"))
+    check_guards(plan, max_devices=2)
+    check_guards(plan, max_devices=None)
+    with pytest.raises(NexthinkGuardError, match=r"2 devices.*max_devices=1.*Nothing was sent") as error:
+        check_guards(plan, max_devices=1)
+    assert (error.value.planned, error.value.limit) == (2, 1)
+
+
+NAMES = st.one_of(st.sampled_from(["PC-1", "PC-2", "VIP-1", "", " ", "NA"]), st.text(), st.none(), st.integers())
+UIDS = st.one_of(
+    st.sampled_from([A, B, A.upper(), B.replace("-", ""), "", "x"]), st.uuids(), st.text(), st.none(), st.floats()
+)
+
+
+@given(st.lists(st.tuples(UIDS, NAMES), max_size=30), st.lists(st.text(min_size=1), max_size=3))
+def test_every_row_is_decided_once_and_no_device_is_sent_twice(rows: list[tuple[Any, Any]], exclude: list[str]) -> None:
+    plan = plan_of(*rows, exclude=exclude)
+    assert [position for position, status in enumerate(plan.statuses) if status is None] == plan.to_send
+    sent = [plan.uids[position] for position in plan.to_send]
+    assert len(set(sent)) == len(sent)
+    for position in plan.to_send:
+        uid, name = rows[position]
+        assert plan.uids[position] == canonical_uid(uid)
+        assert plan.names[position] == name
+        assert name.strip()
+        for at, (_, other) in enumerate(rows):
+            if plan.uids[at] == plan.uids[position] and isinstance(other, str) and other.strip() and "\0" not in other:
+                assert other == name
+    for position, status in enumerate(plan.statuses):
+        assert (status is None) == (plan.reasons[position] is None)

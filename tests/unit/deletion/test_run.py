@@ -1,0 +1,494 @@
+"""The run: what becomes of the rows, whatever the tenant answers."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
+from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.deletion.rows import DeviceRows
+from airflow_provider_nexthink.deletion.run import UNCLEAR_BATCHES_IN_A_ROW, DeletionRun
+from airflow_provider_nexthink.deletion.words import COLUMNS, DEFAULT_FAIL_ON, Status
+from airflow_provider_nexthink.exceptions import (
+    NexthinkAuthenticationError,
+    NexthinkBatchSizeError,
+    NexthinkDevicesRefusedError,
+    NexthinkDevicesUnsettledError,
+    NexthinkError,
+    NexthinkInvalidRequestError,
+    NexthinkPermissionError,
+    NexthinkRateLimitError,
+    NexthinkSignInError,
+    NexthinkStoppedError,
+    NexthinkUnavailableError,
+    NexthinkUnclearAnswerError,
+)
+
+Device = dict[str, str]
+
+
+@dataclass
+class Answer:
+    statuses: list[str]
+    trace_id: str | None = "trace"
+
+
+@dataclass
+class Tenant:
+    """Answers as it is told, and remembers what it was sent and what it queued.
+
+    :param script: errors to answer with before all else; ``after`` says whether the devices are queued all the same.
+    """
+
+    script: list[NexthinkError | None] = field(default_factory=list)
+    maximum: int = 100
+    refused: frozenset[str] = frozenset()
+    failing: Counter[str] = field(default_factory=Counter)
+    queues_before_failing: bool = False
+    sent: list[tuple[list[Device], str]] = field(default_factory=list)
+    queued: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    hook: Callable[[], None] = lambda: None
+
+    def send(self, devices: Sequence[Device], request_id: str) -> Answer:
+        with self.lock:
+            self.sent.append((list(devices), request_id))
+            self.hook()
+            fault = self.script.pop(0) if self.script else None
+            if fault is not None:
+                if self.queues_before_failing and isinstance(fault, NexthinkUnavailableError):
+                    self.queued.update(device["uid"] for device in devices)
+                raise fault
+            if len(devices) > self.maximum:
+                raise NexthinkBatchSizeError("too many", status=400, code="BATCH_SIZE_EXCEEDED")
+            if self.refused.intersection(device["name"] for device in devices):
+                raise NexthinkInvalidRequestError("blank", status=400, code="INVALID_REQUEST")
+            return Answer([self._status(device) for device in devices])
+
+    def _status(self, device: Device) -> str:
+        if self.failing[device["name"]] > 0:
+            self.failing[device["name"]] -= 1
+            return "FAILED"
+        self.queued[device["uid"]] += 1
+        return "SCHEDULED"
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
+
+    def clock(self) -> Clock:
+        start = datetime(2026, 11, 23, tzinfo=UTC)
+        return Clock(
+            monotonic=lambda: self.seconds,
+            now=lambda: start + timedelta(seconds=self.seconds),
+            sleep=self.sleep,
+            rng=random.Random(0),
+        )
+
+
+def device_rows(count: int) -> DeviceRows:
+    uids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(count)]
+    return DeviceRows(uids, [f"PC-{number}" for number in range(count)], "uid", "name")
+
+
+@dataclass
+class Ran:
+    result: DeletionResult
+    time: FakeTime
+    run: DeletionRun
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {status: count for status, count in self.result.counts.items() if count}
+
+    @property
+    def statuses(self) -> list[str]:
+        return [row["status"] for row in self.result.table]
+
+
+def run(
+    tenant: Tenant,
+    rows: DeviceRows | int = 250,
+    *,
+    batch_size: int = 100,
+    concurrency: int = 1,
+    stop: threading.Event | None = None,
+) -> Ran:
+    plan = make_plan(device_rows(rows) if isinstance(rows, int) else rows)
+    outcomes = Outcomes(plan)
+    time = FakeTime()
+    clock = time.clock()
+    deletion = DeletionRun(
+        outcomes, plan.to_send, tenant.send, batch_size, concurrency, stop=stop or threading.Event(), clock=clock
+    )
+    started_at = clock.now()
+    error = deletion.run()
+    result = DeletionResult(
+        outcomes, error, deletion.tally, False, "uid", "name", "acme", started_at, clock.now(), time.seconds
+    )
+    return Ran(result, time, deletion)
+
+
+def unavailable(status: int = 503, retry_after: float | None = None) -> NexthinkUnavailableError:
+    return NexthinkUnavailableError("down", status=status, retry_after=retry_after)
+
+
+def limited(retry_after: float | None) -> NexthinkRateLimitError:
+    return NexthinkRateLimitError("slow down", status=429, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 8])
+def test_every_device_is_sent_once_in_batches(concurrency: int) -> None:
+    tenant = Tenant()
+    ran = run(tenant, 250, concurrency=concurrency)
+    assert ran.counts == {"SCHEDULED": 250}
+    assert sorted(len(devices) for devices, _ in tenant.sent) == [50, 100, 100]
+    assert set(tenant.queued.values()) == {1}
+    assert len({request_id for _, request_id in tenant.sent}) == 3
+    assert (ran.result.tally.batches, ran.result.tally.requests, ran.result.tally.retries) == (3, 3, 0)
+
+
+def test_a_row_tells_with_which_request_it_went_out() -> None:
+    tenant = Tenant()
+    row = run(tenant, 101).result.table[100]
+    assert row == {
+        "uid": "00000000-0000-4000-8000-000000000100",
+        "name": "PC-100",
+        "status": "SCHEDULED",
+        "reason": None,
+        "batch": 2,
+        "request_id": tenant.sent[1][1],
+        "trace_id": "trace",
+        "attempts": 1,
+        "submitted_at": "2026-11-23T00:00:00.000+00:00",
+    }
+    assert tuple(row) == COLUMNS
+
+
+def test_after_an_unclear_failure_the_same_batch_goes_out_under_the_same_request_id() -> None:
+    tenant = Tenant([unavailable(), NexthinkUnclearAnswerError("short")])
+    ran = run(tenant, 10)
+    assert ran.counts == {"SCHEDULED": 10}
+    assert len({request_id for _, request_id in tenant.sent}) == 1
+    assert {row["attempts"] for row in ran.result.table} == {3}
+    assert (ran.result.tally.requests, ran.result.tally.retries) == (3, 2)
+
+
+def test_what_stays_unclear_becomes_unknown_and_the_other_batches_go_on() -> None:
+    tenant = Tenant([unavailable()] * MAX_ATTEMPTS)
+    ran = run(tenant, 250)
+    assert ran.counts == {"UNKNOWN": 100, "SCHEDULED": 150}
+    assert ran.result.error is None
+    assert ran.result.table[0]["reason"] == "sent, but no clear answer came: 503"
+    with pytest.raises(NexthinkDevicesUnsettledError, match=r"100 UNKNOWN of 250 devices.*PC-0 .*and 95 more"):
+        ran.result.raise_for_status()
+
+
+def test_a_tenant_that_is_down_is_not_hammered() -> None:
+    tenant = Tenant([unavailable()] * 10_000)
+    ran = run(tenant, 100_000, concurrency=8)
+    assert len(tenant.sent) <= (UNCLEAR_BATCHES_IN_A_ROW + 8) * MAX_ATTEMPTS
+    assert isinstance(ran.result.error, NexthinkUnavailableError)
+    assert ran.counts["UNKNOWN"] <= 1_100
+    assert ran.counts["NOT_SENT"] == 100_000 - ran.counts["UNKNOWN"]
+    assert ran.result.table[-1]["reason"] == "the run stopped before its turn: NexthinkUnavailableError"
+
+
+def test_an_answer_between_unclear_batches_shows_that_the_tenant_is_up() -> None:
+    faults: list[NexthinkError | None] = [unavailable()] * MAX_ATTEMPTS
+    ran = run(Tenant([*faults, None] * 5), 1000)
+    assert ran.result.error is None
+    assert ran.counts == {"UNKNOWN": 500, "SCHEDULED": 500}
+
+
+def test_waits_grow_and_are_capped() -> None:
+    ran = run(Tenant([unavailable()] * (MAX_ATTEMPTS - 1)), 1)
+    assert ran.counts == {"SCHEDULED": 1}
+    assert 0 < ran.time.seconds < 1 + 2 + 4 + 8
+
+
+def test_failed_devices_are_sent_again_a_few_times_with_growing_pauses() -> None:
+    tenant = Tenant(failing=Counter({"PC-3": 2, "PC-7": 99}))
+    ran = run(tenant, 10)
+    assert ran.counts == {"SCHEDULED": 9, "FAILED": 1}
+    assert [len(devices) for devices, _ in tenant.sent] == [10, 2, 2, 1]
+    assert ran.result.table[7]["attempts"] == 4
+    assert ran.result.table[7]["reason"] == "Nexthink could not schedule it"
+    assert ran.time.seconds == pytest.approx(21.0)
+    assert set(tenant.queued.values()) == {1}
+
+
+def test_the_batches_are_halved_for_a_tenant_that_takes_fewer_and_stay_so() -> None:
+    tenant = Tenant(maximum=30)
+    ran = run(tenant, 250)
+    assert ran.counts == {"SCHEDULED": 250}
+    sizes = [len(devices) for devices, _ in tenant.sent]
+    assert sizes[:2] == [100, 50]
+    assert max(sizes[2:]) == 25
+    assert set(tenant.queued.values()) == {1}
+
+
+def test_a_tenant_that_takes_none_ends_the_run() -> None:
+    ran = run(Tenant(maximum=0), 250)
+    assert isinstance(ran.result.error, NexthinkBatchSizeError)
+    assert ran.counts == {"NOT_SENT": 250}
+
+
+@pytest.mark.parametrize("refused", [{0}, {99}, {249}, {3, 4, 120}, set(range(10))])
+def test_a_refused_batch_is_split_until_the_offending_rows_stand_alone(refused: set[int]) -> None:
+    tenant = Tenant(refused=frozenset(f"PC-{number}" for number in refused))
+    ran = run(tenant, 250, concurrency=4)
+    assert {at for at, status in enumerate(ran.statuses) if status == "REJECTED"} == refused
+    assert ran.counts == {"SCHEDULED": 250 - len(refused), "REJECTED": len(refused)}
+    assert ran.result.table[min(refused)]["reason"] == "Nexthink refuses this device: 400 INVALID_REQUEST"
+    assert set(tenant.queued.values()) == {1}
+    ran.result.raise_for_status()
+    with pytest.raises(NexthinkDevicesRefusedError, match="mend the list"):
+        ran.result.raise_for_status(["REJECTED"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NexthinkPermissionError("no", status=403, code="FEATURE_NOT_ENABLED"),
+        NexthinkAuthenticationError("no", status=401),
+        NexthinkSignInError("no token"),
+        NexthinkError("other"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_refusal_stops_the_run_and_what_was_answered_stays(error: NexthinkError, concurrency: int) -> None:
+    tenant = Tenant([None, error])
+    ran = run(tenant, 10_000, concurrency=concurrency)
+    assert ran.result.error is error
+    assert len(tenant.sent) <= 2 + concurrency * 2
+    assert ran.counts["SCHEDULED"] == len(tenant.queued)
+    assert ran.counts["SCHEDULED"] + ran.counts["NOT_SENT"] == 10_000
+    with pytest.raises(type(error)):
+        ran.result.raise_for_status(fail_on=())
+
+
+def test_a_429_lets_the_whole_run_wait() -> None:
+    tenant = Tenant([limited(7.0)])
+    ran = run(tenant, 400)
+    assert ran.counts == {"SCHEDULED": 400}
+    assert ran.time.seconds == pytest.approx(7.0)
+    assert len(tenant.sent) == 5
+
+
+def test_a_429_holds_back_the_other_batches_too() -> None:
+    time_of: list[float] = []
+    tenant = Tenant([None, None, limited(60.0)])
+    plan = make_plan(device_rows(1000))
+    time = FakeTime()
+    tenant.hook = lambda: time_of.append(time.seconds)
+    DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, 2, clock=time.clock()).run()
+    assert len([moment for moment in time_of if moment < 60.0]) <= 4
+    assert len(time_of) == 11
+
+
+def test_a_429_beyond_the_cap_ends_the_run_retryably_at_once() -> None:
+    tenant = Tenant([None, limited(RETRY_AFTER_CAP_SECONDS + 1)])
+    ran = run(tenant, 1000)
+    assert isinstance(ran.result.error, NexthinkRateLimitError)
+    assert len(tenant.sent) == 2
+    assert ran.counts == {"SCHEDULED": 100, "NOT_SENT": 900}
+    assert ran.time.seconds == 0
+
+
+@pytest.mark.parametrize("retry_after", [0.0, 1.0, 20.0, None])
+def test_a_tenant_that_only_ever_answers_429_does_not_hold_the_worker_for_ever(retry_after: float | None) -> None:
+    tenant = Tenant([limited(retry_after)] * 10_000)
+    ran = run(tenant, 1000, concurrency=4)
+    assert isinstance(ran.result.error, NexthinkRateLimitError)
+    assert ran.time.seconds <= RETRY_AFTER_CAP_SECONDS + 30
+    assert ran.counts == {"NOT_SENT": 1000}
+
+
+def test_more_429s_than_attempts_are_borne_while_the_tenant_makes_progress() -> None:
+    script: list[NexthinkError | None] = [limited(1.0)] * (MAX_ATTEMPTS + 3)
+    assert run(Tenant(script), 100).counts == {"SCHEDULED": 100}
+
+
+def test_an_unclear_answer_stays_unclear_when_the_run_then_stops() -> None:
+    ran = run(Tenant([unavailable(), NexthinkPermissionError("no", status=403)]), 200)
+    assert ran.counts == {"UNKNOWN": 100, "NOT_SENT": 100}
+
+
+def test_a_device_answered_failed_stays_failed_when_the_run_then_stops() -> None:
+    script: list[NexthinkError | None] = [None, NexthinkPermissionError("no", status=403)]
+    ran = run(Tenant(script, failing=Counter({"PC-1": 9})), 10)
+    assert ran.counts == {"SCHEDULED": 9, "FAILED": 1}
+
+
+def test_a_stop_sends_no_other_batch_and_takes_the_answers_under_way() -> None:
+    stop = threading.Event()
+    tenant = Tenant()
+    tenant.hook = lambda: stop.set() if len(tenant.sent) == 3 else None
+    ran = run(tenant, 1000, stop=stop)
+    assert isinstance(ran.result.error, NexthinkStoppedError)
+    assert ran.counts == {"SCHEDULED": 300, "NOT_SENT": 700}
+
+
+def test_a_stop_after_the_last_answer_changes_nothing() -> None:
+    stop = threading.Event()
+    ran = run(Tenant(hook=stop.set), 10, stop=stop)
+    assert ran.result.error is None
+
+
+def test_an_interruption_of_the_task_keeps_the_table() -> None:
+    class TaskTimeout(BaseException):
+        """As Airflow's own timeout is one."""
+
+    plan = make_plan(device_rows(1000))
+    tenant = Tenant()
+    progress: list[tuple[int, int]] = []
+
+    def interrupt(settled: int, planned: int) -> None:
+        progress.append((settled, planned))
+        if settled == 300:
+            raise TaskTimeout
+
+    outcomes = Outcomes(plan)
+    deletion = DeletionRun(
+        outcomes, plan.to_send, tenant.send, 100, 1, on_progress=interrupt, clock=FakeTime().clock()
+    )
+    assert isinstance(deletion.run(), TaskTimeout)
+    assert Counter(outcomes.status) == {Status.SCHEDULED: 300, Status.NOT_SENT: 700}
+    assert progress == [(100, 1000), (200, 1000), (300, 1000)]
+
+
+def test_a_defect_in_the_sending_leaves_unknown_not_a_lost_table() -> None:
+    plan = make_plan(device_rows(200))
+
+    def broken(devices: Sequence[Device], request_id: str) -> Answer:
+        raise RuntimeError("a defect")
+
+    outcomes = Outcomes(plan)
+    error = DeletionRun(outcomes, plan.to_send, broken, 100, 1, clock=FakeTime().clock()).run()
+    assert isinstance(error, RuntimeError)
+    assert Counter(outcomes.status) == {Status.UNKNOWN: 100, Status.NOT_SENT: 100}
+
+
+def test_the_summary_counts_every_status() -> None:
+    rows = DeviceRows(["x", *device_rows(3).uids], ["a", "PC-0", "", "PC-2"], "uid", "name")
+    summary = run(Tenant(), rows).result.summary
+    assert summary == {
+        "requested": 4,
+        "SCHEDULED": 2,
+        "INVALID": 1,
+        "FAILED": 0,
+        "REJECTED": 1,
+        "DUPLICATE": 0,
+        "EXCLUDED": 0,
+        "PLANNED": 0,
+        "UNKNOWN": 0,
+        "NOT_SENT": 0,
+        "batches": 1,
+        "requests": 1,
+        "retries": 0,
+        "duration_seconds": 0.0,
+        "dry_run": False,
+        "uid_column": "uid",
+        "name_column": "name",
+        "instance": "acme",
+        "started_at": "2026-11-23T00:00:00+00:00",
+        "finished_at": "2026-11-23T00:00:00+00:00",
+    }
+
+
+def test_the_table_as_a_dataframe_keeps_text_as_text() -> None:
+    rows = DeviceRows([device_rows(1).uids[0], None], ["00123", "NA"], "uid", "name")
+    frame = run(Tenant(), rows).result.to_pandas()
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["name"].tolist() == ["00123", "NA"]
+    assert frame["attempts"].tolist() == [1, 0]
+    assert frame["uid"].isna().tolist() == [False, True]
+
+
+def test_unscheduled_holds_the_rows_that_need_a_person() -> None:
+    rows = DeviceRows([device_rows(1).uids[0]] * 2 + ["x", None], ["a", "a", "b", "c"], "uid", "name")
+    assert [row["status"] for row in run(Tenant(), rows).result.unscheduled] == ["INVALID", "REJECTED"]
+
+
+def faults() -> st.SearchStrategy[NexthinkError | None]:
+    def make(kind: Callable[[], NexthinkError]) -> st.SearchStrategy[NexthinkError]:
+        return st.builds(kind)
+
+    return st.one_of(
+        st.none(),
+        make(unavailable),
+        make(lambda: NexthinkUnclearAnswerError("short", status=202)),
+        make(lambda: limited(2.0)),
+        make(lambda: limited(None)),
+        make(lambda: NexthinkBatchSizeError("too many", status=400)),
+        make(lambda: NexthinkInvalidRequestError("refused", status=400)),
+        make(lambda: NexthinkPermissionError("no", status=403)),
+    )
+
+
+@given(
+    script=st.lists(faults(), max_size=40),
+    count=st.integers(0, 40),
+    batch_size=st.integers(1, 10),
+    concurrency=st.sampled_from([1, 8]),
+    failing=st.lists(st.integers(0, 39), max_size=3),
+    maximum=st.integers(1, 10),
+    queues_before_failing=st.booleans(),
+)
+def test_whatever_the_tenant_answers_nothing_is_lost_and_nothing_is_made_up(
+    script: list[NexthinkError | None],
+    count: int,
+    batch_size: int,
+    concurrency: int,
+    failing: Iterable[int],
+    maximum: int,
+    queues_before_failing: bool,
+) -> None:
+    unclear = any(isinstance(fault, NexthinkUnavailableError) for fault in script)
+    tenant = Tenant(
+        list(script),
+        maximum=maximum,
+        failing=Counter({f"PC-{number}": 2 for number in failing}),
+        queues_before_failing=queues_before_failing,
+    )
+    ran = run(tenant, count, batch_size=batch_size, concurrency=concurrency)
+    table = ran.result.table
+    assert [row["name"] for row in table] == [f"PC-{number}" for number in range(count)]
+    asked = {row["uid"] for row in table}
+    assert {device["uid"] for devices, _ in tenant.sent for device in devices} <= asked
+    assert all(len(devices) <= batch_size for devices, _ in tenant.sent)
+    sent = Counter(device["uid"] for devices, _ in tenant.sent for device in devices)
+    for row in table:
+        assert row["attempts"] == sent[row["uid"]]
+        if row["status"] == "SCHEDULED":
+            assert tenant.queued[row["uid"]] >= 1
+        if row["status"] in ("FAILED", "NOT_SENT", "REJECTED") and not unclear:
+            assert tenant.queued[row["uid"]] == 0
+        if not unclear:
+            assert tenant.queued[row["uid"]] <= 1
+        assert (row["status"] == "SCHEDULED") == (row["reason"] is None)
+    if ran.result.error is None:
+        assert "NOT_SENT" not in ran.counts
+    else:
+        assert any(isinstance(fault, NexthinkError) for fault in script)
+    assert ran.result.tally.requests == len(tenant.sent)
+    assert set(DEFAULT_FAIL_ON) == {"FAILED", "UNKNOWN", "NOT_SENT"}

@@ -1,0 +1,189 @@
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from airflow_provider_nexthink.sandbox import Fault, Sandbox
+from airflow_provider_nexthink.sandbox import __main__ as command
+
+DELETIONS = "/api/v1/data-management/device/deletions"
+TOKEN_FORM = {"grant_type": "client_credentials", "scope": "service:integration"}
+COMMAND = [sys.executable, "-m", "airflow_provider_nexthink.sandbox"]
+
+
+def test_the_whole_way() -> None:
+    """Sign in, ask for stale devices, delete them, see them gone."""
+    with Sandbox(devices=50, stale=10, removal_delay=0.0) as sandbox:
+        answer = httpx.post(sandbox.token_url, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)
+        headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+        with httpx.Client(base_url=sandbox.url, headers=headers) as client:
+            rows = client.post("/api/v2/nql/execute", json={"queryId": "#stale_devices"}).json()["data"]
+            devices = [{"uid": row["device.uid"], "name": row["device.name"]} for row in rows]
+            assert client.post(DELETIONS, json={"devices": devices}).status_code == 202
+            assert client.get("/sandbox/fleet").json() == {
+                "devices": 40,
+                "stale": 0,
+                "queued": 0,
+                "removed": 10,
+            }
+        assert sandbox.tenant.queued == [device["uid"] for device in devices]
+
+
+def test_requests_are_recorded() -> None:
+    with Sandbox(devices=1, stale=0) as sandbox:
+        httpx.post(f"{sandbox.url}{DELETIONS}", content=b"{}", headers={"X-Request-Id": "abc"})
+        httpx.get(f"{sandbox.url}/storage/x?X-Signature=secret")
+        httpx.get(f"{sandbox.url}/sandbox/fleet")
+
+    deletion, storage = sandbox.requests
+    assert (deletion.method, deletion.path, deletion.body, deletion.status) == ("POST", DELETIONS, b"{}", 401)
+    assert deletion.headers["x-request-id"] == "abc"
+    assert (storage.method, storage.path, storage.body, storage.status) == ("GET", "/storage/x", b"", 403)
+
+
+def test_the_airflow_connection() -> None:
+    with Sandbox(devices=1, stale=0, client_id="me", client_secret="mine") as sandbox:
+        assert json.loads(sandbox.airflow_connection()) == {
+            "conn_type": "nexthink",
+            "host": "sandbox",
+            "login": "me",
+            "password": "mine",
+            "extra": {"region": "eu", "base_url": sandbox.url, "token_url": sandbox.token_url},
+        }
+        assert httpx.post(sandbox.token_url, auth=("me", "mine"), data=TOKEN_FORM).status_code == 200
+
+
+def test_many_clients_at_once() -> None:
+    with Sandbox(devices=800, stale=0, removal_delay=0.0) as sandbox:
+        uids = [device.uid for device in sandbox.tenant.devices()]
+        headers = {"authorization": f"Bearer {sandbox.tenant.issue_token()}"}
+        with httpx.Client(base_url=sandbox.url, headers=headers) as client, ThreadPoolExecutor(8) as pool:
+
+            def delete(start: int) -> int:
+                devices = [{"uid": uid, "name": "x"} for uid in uids[start : start + 10]]
+                sandbox.tenant.counts()  # read from outside while requests come in
+                return int(client.post(DELETIONS, json={"devices": devices}).json()["scheduledCount"])
+
+            assert sum(pool.map(delete, range(0, 800, 10))) == 800
+        assert sorted(sandbox.tenant.queued) == sorted(uids)
+        assert len(sandbox.requests) == 80
+        assert sandbox.tenant.devices() == []
+
+
+def test_a_slow_answer_holds_up_nobody_else() -> None:
+    with Sandbox(devices=1, stale=0) as sandbox:
+        sandbox.faults.add(Fault("token", "slow", seconds=30))
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(sandbox.token_url, timeout=0.05)
+        assert httpx.post(sandbox.token_url, timeout=5).status_code == 401
+        started = time.monotonic()
+    # Nor does it hold up the end.
+    assert time.monotonic() - started < 5
+
+
+def test_it_ends_when_the_with_block_does(caplog: pytest.LogCaptureFixture) -> None:
+    threads = threading.active_count()
+    with Sandbox(devices=1, stale=0) as sandbox:
+        sandbox.faults.add(Fault("token", "drop"))
+        with pytest.raises(httpx.TransportError):
+            httpx.post(sandbox.token_url)
+
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{sandbox.url}/sandbox/fleet")
+    assert threading.active_count() == threads
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+def test_two_sandboxes_are_two_tenants() -> None:
+    with Sandbox(devices=1, stale=0) as one, Sandbox(devices=2, stale=0) as two:
+        assert httpx.get(f"{one.url}/sandbox/fleet").json()["devices"] == 1
+        assert httpx.get(f"{two.url}/sandbox/fleet").json()["devices"] == 2
+
+
+def test_a_port_in_use() -> None:
+    with Sandbox(devices=1, stale=0) as sandbox:
+        port = httpx.URL(sandbox.url).port
+        assert port is not None
+        with pytest.raises(OSError, match="in use"), Sandbox(devices=1, stale=0, port=port):
+            pass
+
+
+def test_the_command() -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--devices", "30", "--stale", "4", "--port", "0", "--max-batch", "7", "--removal-delay", "0.5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if "Ctrl-C" in line:
+                    break
+            welcome = "".join(lines)
+            export = re.search(r"export (AIRFLOW_CONN_NEXTHINK_DEFAULT=.*)", welcome)
+            assert export, welcome
+            name, _, value = shlex.split(export[1])[0].partition("=")
+            connection = json.loads(value)
+            url = connection["extra"]["base_url"]
+            assert name == "AIRFLOW_CONN_NEXTHINK_DEFAULT"
+            assert httpx.get(f"{url}/sandbox/fleet").json()["devices"] == 30
+
+            # The curl line for a fault can be pasted as it stands.
+            curl = shlex.split(re.search(r"curl -X POST .*", welcome)[0])  # type: ignore[index]
+            assert httpx.post(curl[3], content=curl[5]).json() == {"faults": 1}
+        finally:
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "-1"], "must not be negative"),
+        (["--devices", "many"], "invalid"),
+        (["--devices", "3", "--stale", "4"], "--stale 4 is more than --devices 3"),
+        (["--port", "70000"], "must be between 0 and 65535"),
+        (["--max-batch", "0"], "must be 1 or more"),
+        (["--removal-delay", "nan"], "must be a number of seconds"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sandbox", *arguments])
+
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_says_that_the_port_is_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["sandbox", "--devices", "1", "--stale", "0", "--port", str(port)])
+        with pytest.raises(SystemExit):
+            command.main()
+
+    assert f"cannot listen on port {port}" in capsys.readouterr().err

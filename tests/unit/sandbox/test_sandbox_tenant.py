@@ -1,0 +1,128 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from airflow_provider_nexthink.sandbox.queries import QUERIES, run_query
+from airflow_provider_nexthink.sandbox.tenant import Tenant
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tenant(clock: Clock) -> Tenant:
+    return Tenant(devices=20, stale=10, removal_delay=5.0, clock=clock)
+
+
+def test_a_queued_device_is_gone_after_the_delay(tenant: Tenant, clock: Clock) -> None:
+    device = next(device for device in tenant.devices() if device.days_since_last_seen >= 90)
+
+    assert tenant.queue_deletion(device.uid.upper())
+    assert tenant.counts() == {"devices": 20, "stale": 10, "queued": 1, "removed": 0}
+
+    clock.time += 4.9
+    assert device in tenant.devices()
+
+    clock.time += 0.1
+    assert device not in tenant.devices()
+    assert tenant.counts() == {"devices": 19, "stale": 9, "queued": 0, "removed": 1}
+
+
+def test_queueing_again_does_not_put_the_removal_off(tenant: Tenant, clock: Clock) -> None:
+    device = tenant.devices()[0]
+    tenant.queue_deletion(device.uid)
+    clock.time += 4
+    tenant.queue_deletion(device.uid)
+    clock.time += 1
+
+    assert device not in tenant.devices()
+    assert tenant.queued == [device.uid, device.uid]
+
+
+def test_without_a_delay_it_is_gone_at_once(tenant: Tenant) -> None:
+    tenant.removal_delay = 0.0
+    device = tenant.devices()[0]
+
+    tenant.queue_deletion(device.uid)
+
+    assert device not in tenant.devices()
+
+
+def test_uids_that_no_device_has_delete_nothing(tenant: Tenant, clock: Clock) -> None:
+    collector_uid = tenant.devices()[0].collector_uid
+
+    assert tenant.queue_deletion(collector_uid)
+    clock.time += 60
+
+    assert tenant.queued == [collector_uid]
+    assert tenant.counts() == {"devices": 20, "stale": 10, "queued": 0, "removed": 0}
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        "x",
+        "0123456789abcdef0123456789abcdef",
+        "{01234567-89ab-cdef-0123-456789abcdef}",
+        "01234567-89ab-cdef-0123-456789abcdeg",
+        "01234567-89ab-cdef-0123-456789abcdef\n",
+        " 01234567-89ab-cdef-0123-456789abcdef",
+    ],
+)
+def test_malformed_uids_are_not_queued(tenant: Tenant, uid: str) -> None:
+    assert not tenant.queue_deletion(uid)
+    assert tenant.queued == []
+
+
+def test_an_export_holds_what_was_there_when_it_was_asked_for(tenant: Tenant) -> None:
+    tenant.removal_delay = 0.0
+    export_id = tenant.start_export(run_query(QUERIES["#all_devices"], {}, tenant.devices()), "NONE")
+    tenant.queue_deletion(tenant.devices()[0].uid)
+
+    assert len(tenant.poll_export(export_id)[1].result.devices) == 20
+    assert len(tenant.devices()) == 19
+
+
+def test_no_pending_polls(tenant: Tenant) -> None:
+    tenant.pending_polls = 0
+    export_id = tenant.start_export(run_query(QUERIES["#all_devices"], {}, tenant.devices()), "NONE")
+
+    assert tenant.poll_export(export_id)[0] == "COMPLETED"
+
+
+def test_tokens_expire_and_can_be_revoked(tenant: Tenant, clock: Clock) -> None:
+    old = tenant.issue_token()
+    clock.time += 899
+    assert tenant.accepts_token(old)
+    clock.time += 1
+    assert not tenant.accepts_token(old)
+
+    new = tenant.issue_token()
+    assert tenant.accepts_token(new)
+    tenant.revoke_tokens()
+    assert not tenant.accepts_token(new)
+
+
+def test_many_threads(clock: Clock) -> None:
+    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=clock)
+    uids = [device.uid for device in tenant.devices()]
+
+    def queue_and_look(uid: str) -> int:
+        tenant.queue_deletion(uid)
+        return tenant.counts()["devices"]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(queue_and_look, uids))
+
+    assert sorted(tenant.queued) == sorted(uids)
+    assert tenant.counts() == {"devices": 0, "stale": 0, "queued": 0, "removed": 500}

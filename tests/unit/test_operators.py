@@ -1,0 +1,134 @@
+"""What the operators say while a Dag is parsed, and how their fields render."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import DAG, literal, task
+from airflow.sdk.definitions.context import Context
+from airflow.serialization.definitions.dag import SerializedDAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.operators.data_management import DeviceInput, NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+
+ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("exclude", "VIP-*"),
+        ("fail_on", "FAILED"),
+        ("fail_on", ["DELETED"]),
+        ("on_empty", "ignore"),
+        ("return_format", "csv"),
+        ("batch_size", 101),
+        ("max_concurrency", 0),
+        ("max_devices", "many"),
+        ("dry_run", "perhaps"),
+        ("uid_column", ""),
+        ("columns", "uid"),
+    ],
+)
+def test_a_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
+    with pytest.raises(NexthinkInputError, match=option):
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("query_id", "stale_devices"),
+        ("query_id", "#Stale"),
+        ("query_id", "devices | list device.name"),
+        ("mode", "stream"),
+        ("compression", "BZIP2"),
+        ("return_format", "csv"),
+        ("poll_interval", 0),
+        ("timeout", -1),
+    ],
+)
+def test_a_wrong_query_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="query id" if option == "query_id" else option):
+        NexthinkNqlOperator(**{"task_id": "pull", "query_id": "#stale_devices", option: value})
+
+
+@pytest.mark.parametrize("option", ["max_share", "fleet_size", "results_path", "deferrable"])
+def test_an_option_that_is_not_there_is_not_accepted(option: str) -> None:
+    with pytest.raises(TypeError, match=option):
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, **{option: 1})
+    with pytest.raises(TypeError, match=option):
+        NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", **{option: 1})
+
+
+def rendered(operator: NexthinkDeleteDevicesOperator, **context: Any) -> NexthinkDeleteDevicesOperator:
+    operator.render_template_fields(Context(**context))  # type: ignore[typeddict-item]
+    return operator
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("given", [ROWS, literal(ROWS), pd.DataFrame(ROWS)], ids=["list", "literal()", "DataFrame"])
+def test_jinja_never_touches_literal_devices(given: object, native: bool) -> None:
+    with DAG("d", render_template_as_native_obj=native):
+        operator = rendered(NexthinkDeleteDevicesOperator(task_id="delete", devices=given))
+    assert isinstance(operator.devices, DeviceInput)
+    value = operator.devices.value
+    assert (value.to_dict("records") if isinstance(value, pd.DataFrame) else value) == ROWS
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_scalar_options_are_templates(native: bool) -> None:
+    with DAG("d", render_template_as_native_obj=native):
+        operator = rendered(
+            NexthinkDeleteDevicesOperator(
+                task_id="delete",
+                devices="{{ params.devices }}",
+                dry_run="{{ params.dry_run }}",
+                max_devices="{{ params.max_devices }}",
+                uid_column="{{ params.uid_column }}",
+                nexthink_conn_id="{{ params.conn }}",
+            ),
+            params={"devices": "[]", "dry_run": False, "max_devices": 7, "uid_column": "device.uid", "conn": "other"},
+        )
+    assert str(operator.dry_run) == "False"
+    assert str(operator.max_devices) == "7"
+    assert operator.uid_column == "device.uid"
+    assert operator.nexthink_conn_id == "other"
+    assert isinstance(operator.devices, DeviceInput)
+    assert operator.devices.value == ([] if native else "[]")
+
+
+def test_the_devices_never_show_in_what_airflow_stores_of_the_task() -> None:
+    with DAG("d") as dag:
+        NexthinkDeleteDevicesOperator(task_id="records", devices=ROWS)
+        NexthinkDeleteDevicesOperator(task_id="frame", devices=pd.DataFrame(ROWS))
+    stored = str(DagSerialization.serialize_dag(dag))
+    assert "0fbd5a5c" not in stored
+    assert "1 rows (list)" in stored
+    assert "1 rows (DataFrame)" in stored
+    assert isinstance(DagSerialization.from_dict({"__version": 3, "dag": DagSerialization.serialize_dag(dag)}), SerializedDAG)
+
+
+def test_an_xcom_makes_the_task_depend_on_the_one_it_comes_from() -> None:
+    with DAG("d"):
+
+        @task
+        def stale() -> list[dict[str, str]]:
+            return ROWS
+
+        operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=stale())
+    assert operator.upstream_task_ids == {"stale"}
+
+
+def test_the_operator_can_be_mapped() -> None:
+    with DAG("d"):
+        mapped = NexthinkDeleteDevicesOperator.partial(task_id="delete", dry_run=True).expand(devices=[ROWS, ROWS])
+    assert mapped.operator_class is NexthinkDeleteDevicesOperator
+
+
+def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
+    NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS).on_kill()

@@ -1,0 +1,80 @@
+"""What Airflow reads about the provider."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+import airflow
+import jsonschema
+import pytest
+from airflow.sdk.module_loading import import_string
+
+from airflow_provider_nexthink import __version__
+from airflow_provider_nexthink.get_provider_info import get_provider_info
+
+INFO: dict[str, Any] = get_provider_info()
+SCHEMAS = Path(airflow.__file__).parent
+
+
+def test_it_fits_the_schema_that_airflow_checks_when_it_runs() -> None:
+    jsonschema.validate(INFO, json.loads((SCHEMAS / "provider_info.schema.json").read_text()))
+
+
+@pytest.mark.parametrize("key", INFO)
+def test_each_part_fits_the_strict_schema_too(key: str) -> None:
+    strict = json.loads((SCHEMAS / "provider.yaml.schema.json").read_text())["properties"]
+    if key in strict:
+        jsonschema.validate(INFO[key], strict[key])
+
+
+def test_the_entry_point_leads_to_it() -> None:
+    (entry,) = entry_points(group="apache_airflow_provider").select(name="provider_info", module=get_provider_info.__module__)
+    assert entry.load()() == INFO
+
+
+def test_the_versions_agree() -> None:
+    assert [__version__] == INFO["versions"] == [version("airflow-provider-nexthink")]
+
+
+def test_every_name_in_it_can_be_imported() -> None:
+    for kind in ("hooks", "operators"):
+        for entry in INFO[kind]:
+            for module in entry["python-modules"]:
+                __import__(module)
+    for connection in INFO["connection-types"]:
+        hook = import_string(connection["hook-class-name"])
+        assert (hook.conn_type, hook.hook_name) == (connection["connection-type"], connection["hook-name"])
+
+
+def test_an_empty_field_of_the_form_is_no_error() -> None:
+    for connection in INFO["connection-types"]:
+        for field in connection["conn-fields"].values():
+            jsonschema.validate(None, field["schema"])
+
+
+def modules_after(code: str) -> set[str]:
+    program = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    return set(output.split())
+
+
+def test_reading_the_provider_info_imports_nothing_else() -> None:
+    code = "import airflow_provider_nexthink.get_provider_info as it; it.get_provider_info()"
+    ours = {name for name in modules_after(code) if name.startswith(("airflow", "pydantic", "httpx", "pandas"))}
+    assert ours == {"airflow_provider_nexthink", "airflow_provider_nexthink.get_provider_info"}
+
+
+def test_parsing_a_dag_file_imports_nothing_heavy() -> None:
+    plain = modules_after("import airflow.sdk.exceptions\nfrom airflow.sdk import BaseOperator, XComArg, Context")
+    operators = modules_after(
+        "import airflow_provider_nexthink.operators.data_management\nimport airflow_provider_nexthink.operators.nql"
+    )
+    added = {name.partition(".")[0] for name in operators - plain} - {"airflow_provider_nexthink"}
+    assert not added.intersection({"pandas", "numpy", "httpx", "httpcore", "pyarrow", "pydantic", "starlette"})
+    ours = {name for name in operators if name.startswith("airflow_provider_nexthink")}
+    assert not {name for name in ours if name.endswith((".models", ".transport", ".hooks.nexthink"))}
