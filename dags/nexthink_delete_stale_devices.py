@@ -53,7 +53,7 @@ def nexthink_delete_stale_devices() -> None:
     )
 
     @task
-    def choose_devices(rows: list[dict[str, str]], params: dict[str, Any]) -> list[dict[str, str]]:
+    def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
         """Keep what is old enough for certain, is not spared, and is not the newest of several with one name."""
         import pandas as pd
 
@@ -80,7 +80,7 @@ def nexthink_delete_stale_devices() -> None:
     )
 
     @task
-    def log_outcome(ti: Any) -> None:
+    def log_outcome(ti: Any = None) -> None:
         """Log what became of the devices."""
         summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
         if summary is None:

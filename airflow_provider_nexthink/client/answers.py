@@ -127,7 +127,8 @@ def _error_body(response: httpx.Response) -> ErrorResponse:
 def _message(response: httpx.Response, body: ErrorResponse, cures: Mapping[int, str]) -> str:
     request = response.request
     where = f"{request.method} {request.url.copy_with(query=None, fragment=None)}"
-    said = " ".join(str(part) for part in (body.code, body.message) if part)[:_SHOWN_CHARACTERS]
+    code = body.code if body.code != response.status_code else None
+    said = " ".join(str(part) for part in (code, body.message) if part)[:_SHOWN_CHARACTERS].rstrip(". ")
     if response.is_redirect:
         cure = "Redirects are not followed: check the base_url, or the proxy in between."
     else:

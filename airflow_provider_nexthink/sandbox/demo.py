@@ -24,7 +24,7 @@ _SHOWN_ROWS = 8
 
 def main() -> int:
     """Run the demo; return the exit code."""
-    with Sandbox(devices=5000, stale=400, removal_delay=REMOVAL_SECONDS) as sandbox:
+    with Sandbox(devices=5000, stale=400, removal_delay=REMOVAL_SECONDS, pending_polls=0) as sandbox:
         _set_up_airflow(Path(".demo").resolve(), sandbox.airflow_connection())
         print(f"A sandbox tenant at {sandbox.url}; its fleet before: {_fleet(sandbox)}")
 
@@ -62,14 +62,16 @@ def _run_dag(params: dict[str, Any]) -> bool:
     dag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags[DAG_ID]
     run = dag.test(run_conf=params)
     instances = {instance.task_id: instance for instance in run.get_task_instances()}
-    for task_id in dag.topological_sort():
-        print(f"   {task_id.task_id:<20} {instances[task_id.task_id].state}")
+    for task_id in dag.task_ids:
+        print(f"   {task_id:<20} {instances[task_id].state}")
     deletion = instances["delete_devices"]
     table = deletion.xcom_pull(task_ids="delete_devices")
     summary = deletion.xcom_pull(task_ids="delete_devices", key="summary")
     if summary is None:
         print("   No outcome: see the errors above.")
         return False
+    pulled = deletion.xcom_pull(task_ids="pull_stale_devices")
+    print(f"\n   {len(pulled)} stale devices pulled, {len(pulled) - len(table)} of them kept by the Dag's filter")
     _print_outcome(table, summary)
     return str(run.state) == "success"
 
@@ -77,7 +79,7 @@ def _run_dag(params: dict[str, Any]) -> bool:
 def _print_outcome(table: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     counts = Counter(row["status"] for row in table)
     print(
-        f"\n   {summary['requested']} devices went in (uid from {summary['uid_column']!r}): "
+        f"   {summary['requested']} devices went in (uid from {summary['uid_column']!r}): "
         f"{', '.join(f'{count} {status}' for status, count in counts.items())}; "
         f"{summary['requests']} requests, {summary['duration_seconds']} s\n"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.serde import deserialize
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
 
@@ -21,6 +22,7 @@ class Run:
     """A Dag run that has ended: the states and the XComs of its tasks."""
 
     dag_run: Any
+    errors: list[BaseException]
 
     @property
     def state(self) -> str:
@@ -30,11 +32,17 @@ class Run:
     def states(self) -> dict[str, str]:
         return {instance.task_id: str(instance.state) for instance in self.dag_run.get_task_instances()}
 
+    @property
+    def error(self) -> str:
+        """The text of the error that failed a task, as an ``on_failure_callback`` sees it."""
+        (error,) = self.errors
+        return str(error)
+
     def tries(self, task_id: str) -> int:
         return int(self.dag_run.get_task_instance(task_id).try_number)
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:
-        return self.dag_run.get_task_instance(task_id).xcom_pull(task_ids=task_id, key=key)
+        return deserialize(self.dag_run.get_task_instance(task_id).xcom_pull(task_ids=task_id, key=key))
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +69,13 @@ def run_dag(airflow_db: None) -> Callable[..., Run]:
     def run(dag: DAG, **params: Any) -> Run:
         with create_session() as session:
             session.merge(DagBundleModel(name="tests"))
+        errors: list[Any] = []
+        for each in dag.tasks:
+            each.on_failure_callback = [lambda context: errors.append(context["exception"])]
         bag = DagBag(dag_folder=os.devnull)
         bag.bag_dag(dag)
         sync_bag_to_db(bag, bundle_name="tests", bundle_version="1")
-        return Run(dag.test(run_conf=params or None))
+        return Run(dag.test(run_conf=params or None), errors)
 
     return run
 

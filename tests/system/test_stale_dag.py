@@ -54,9 +54,7 @@ def test_for_real_just_the_chosen_devices_go(sandbox: Sandbox, stale_dag: DAG, r
     assert {device.uid for device in before} - {device.uid for device in sandbox.tenant.devices()} == expected
     table, summary = run.xcom("delete_devices"), run.xcom("delete_devices", "summary")
     chosen = run.xcom("choose_devices")
-    assert [(row["uid"], row["name"]) for row in table] == [
-        (row["device.uid"], row["device.name"]) for row in chosen
-    ]
+    assert [(row["uid"], row["name"]) for row in table] == [(row["device.uid"], row["device.name"]) for row in chosen]
     assert summary["SCHEDULED"] == summary["requested"] == len(expected)
     assert summary["uid_column"] == "device.uid"
     assert run.xcom("delete_devices", "unscheduled") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import airflow
 import jsonschema
 import pytest
-from airflow.sdk.module_loading import import_string
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.get_provider_info import get_provider_info
@@ -33,7 +33,9 @@ def test_each_part_fits_the_strict_schema_too(key: str) -> None:
 
 
 def test_the_entry_point_leads_to_it() -> None:
-    (entry,) = entry_points(group="apache_airflow_provider").select(name="provider_info", module=get_provider_info.__module__)
+    (entry,) = entry_points(group="apache_airflow_provider").select(
+        name="provider_info", module=get_provider_info.__module__
+    )
     assert entry.load()() == INFO
 
 
@@ -45,9 +47,10 @@ def test_every_name_in_it_can_be_imported() -> None:
     for kind in ("hooks", "operators"):
         for entry in INFO[kind]:
             for module in entry["python-modules"]:
-                __import__(module)
+                import_module(module)
     for connection in INFO["connection-types"]:
-        hook = import_string(connection["hook-class-name"])
+        module, _, name = connection["hook-class-name"].rpartition(".")
+        hook = getattr(import_module(module), name)
         assert (hook.conn_type, hook.hook_name) == (connection["connection-type"], connection["hook-name"])
 
 

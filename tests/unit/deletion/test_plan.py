@@ -57,7 +57,9 @@ def test_a_name_that_is_no_text_is_refused_and_not_turned_into_text(name: object
     assert f"no text but a {type(name).__name__}" in (plan.reasons[0] or "")
 
 
-@pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "00123", "1E10", " PC ", "Büro-ä", "{{ 1 }}", "株式会社"])
+@pytest.mark.parametrize(
+    "name", ["NA", "None", "null", "nan", "00123", "1E10", " PC ", "Büro-ä", "{{ 1 }}", "株式会社"]
+)
 def test_a_name_is_sent_to_the_letter(name: str) -> None:
     plan = plan_of((A, name))
     assert plan.names == [name]

@@ -368,9 +368,7 @@ def test_an_interruption_of_the_task_keeps_the_table() -> None:
             raise TaskTimeout
 
     outcomes = Outcomes(plan)
-    deletion = DeletionRun(
-        outcomes, plan.to_send, tenant.send, 100, 1, on_progress=interrupt, clock=FakeTime().clock()
-    )
+    deletion = DeletionRun(outcomes, plan.to_send, tenant.send, 100, 1, on_progress=interrupt, clock=FakeTime().clock())
     assert isinstance(deletion.run(), TaskTimeout)
     assert Counter(outcomes.status) == {Status.SCHEDULED: 300, Status.NOT_SENT: 700}
     assert progress == [(100, 1000), (200, 1000), (300, 1000)]

@@ -1,0 +1,130 @@
+"""A running Airflow: API server, scheduler with its workers, and Dag processor, as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+COMPONENTS = ("api-server", "dag-processor", "scheduler")
+
+_Value = TypeVar("_Value")
+
+
+@dataclass
+class RunningAirflow:
+    """What a test asks of it, through its REST API.
+
+    :param home: its folder, with its database and its logs.
+    :param http: signed in to its API.
+    """
+
+    home: Path
+    http: httpx.Client
+
+    def run(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, seconds: float = 180) -> str:
+        """Run a Dag and wait for its end; return the id of the run."""
+        path = f"/api/v2/dags/{dag_id}"
+        until(lambda: self.http.patch(path, json={"is_paused": False}).is_success, seconds, f"the Dag {dag_id}")
+        answer = self.http.post(f"{path}/dagRuns", json={"logical_date": None, "conf": conf or {}})
+        run_id = str(answer.raise_for_status().json()["dag_run_id"])
+        until(
+            lambda: self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"] in ("success", "failed"),
+            seconds,
+            f"the end of {dag_id} {run_id}",
+        )
+        return run_id
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        instances = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        return {instance["task_id"]: instance["state"] for instance in instances}
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false"
+        return self.get(path)["value"]
+
+    def rendered(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        return dict(self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}")["rendered_fields"])
+
+    def get(self, path: str) -> Any:
+        return self.http.get(f"/api/v2/{path}").raise_for_status().json()
+
+    def everything_written(self) -> bytes:
+        """Return all that is in its folder: the database, the logs of the tasks and of its own processes."""
+        return b"\n".join(path.read_bytes() for path in sorted(self.home.rglob("*")) if path.is_file())
+
+
+def until(what: Callable[[], _Value], seconds: float, name: str) -> _Value:
+    """Wait until something is so, and return it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if value := what():
+                return value
+        except (httpx.HTTPError, KeyError):
+            pass
+        select_nothing(0.25)
+    raise TimeoutError(f"{name}: not within {seconds:.0f} s")
+
+
+def select_nothing(seconds: float) -> None:
+    """Let other processes work: what is waited for here are real ones, which no injected clock moves."""
+    signal.sigtimedwait([], seconds)
+
+
+@contextmanager
+def running_airflow(home: Path, dags: Path, environment: Mapping[str, str]) -> Iterator[RunningAirflow]:
+    """Start Airflow on its embedded defaults (SQLite, LocalExecutor); all of it is gone afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": "made-up-for-the-tests",
+        "AIRFLOW__API_AUTH__JWT_SECRET": "made-up-for-the-tests-and-long-enough-to-sign",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+    }
+    env = {**os.environ, **settings, **environment}
+    airflow = [sys.executable, "-m", "airflow"]
+    home.mkdir(parents=True, exist_ok=True)
+    processes = []
+    with (home / "processes.log").open("wb") as log:
+        subprocess.run([*airflow, "db", "migrate"], env=env, stdout=log, stderr=log, check=True)
+        try:
+            for component in COMPONENTS:
+                processes.append(
+                    subprocess.Popen([*airflow, component], env=env, stdout=log, stderr=log, start_new_session=True)
+                )
+            until(lambda: httpx.get(f"{url}/api/v2/monitor/health").is_success, 120, "the API server")
+            token = httpx.get(f"{url}/auth/token").raise_for_status().json()["access_token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
+                yield RunningAirflow(home, http)
+        finally:
+            for process in processes:
+                os.killpg(process.pid, signal.SIGTERM)
+            for process in processes:
+                try:
+                    process.wait(timeout=20)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()

@@ -1,0 +1,163 @@
+"""The hook, against a sandbox tenant over real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from airflow_provider_nexthink.exceptions import (
+    NexthinkGuardError,
+    NexthinkInputError,
+    NexthinkNotFoundError,
+    NexthinkSettingsError,
+    NexthinkUnavailableError,
+)
+from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+
+DELETIONS = "/api/v1/data-management/device/deletions"
+
+
+@pytest.fixture
+def hook(sandbox: Sandbox) -> Iterator[NexthinkHook]:
+    with NexthinkHook() as hook:
+        yield hook
+
+
+def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+@pytest.mark.parametrize(
+    ("nql", "data_management", "says"),
+    [
+        (True, True, "NQL: permitted. Data management: permitted."),
+        (False, True, "NQL: no permission. Data management: permitted."),
+        (True, False, "NQL: permitted. Data management: no permission."),
+    ],
+)
+def test_the_connection_test_tells_the_permissions_apart_and_deletes_nothing(
+    sandbox: Sandbox, hook: NexthinkHook, nql: bool, data_management: bool, says: str
+) -> None:
+    sandbox.tenant.nql, sandbox.tenant.data_management = nql, data_management
+    ok, message = hook.test_connection()
+    assert ok
+    assert message == f"Signed in to sandbox. {says}"
+    assert sandbox.tenant.queued == []
+
+
+def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = json.loads(sandbox.airflow_connection()) | {"password": "wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(wrong))
+    ok, message = NexthinkHook().test_connection()
+    assert not ok
+    assert "client secret" in message
+
+
+@pytest.mark.parametrize("form", ["JSON", "URI"])
+def test_the_connection_in_both_forms(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    addresses = {"base_url": sandbox.url, "token_url": sandbox.token_url}
+    extra = urlencode({"region": "eu", "timeout": "7.5", "verify": "false", **addresses})
+    uri = f"nexthink://{sandbox.client_id}:{sandbox.client_secret}@acme/?{extra}"
+    fields: dict[str, Any] = json.loads(sandbox.airflow_connection())
+    fields |= {"host": "acme", "extra": fields["extra"] | {"timeout": 7.5, "verify": False}}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", uri if form == "URI" else json.dumps(fields))
+    with NexthinkHook() as hook:
+        settings = hook.get_conn().settings
+        assert hook.run_nql("#stale_devices")
+    assert (settings.instance, settings.timeout, settings.verify) == ("acme", 7.5, False)
+    assert (settings.base_url, settings.token_url) == (sandbox.url, sandbox.token_url)
+
+
+def test_an_unknown_extra_is_named_and_ignored(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields: dict[str, Any] = json.loads(sandbox.airflow_connection())
+    fields["extra"] |= {"headers": {"X": "1"}}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
+    with NexthinkHook() as hook:
+        hook.run_nql("#stale_devices")
+    assert all("x" not in request.headers for request in sandbox.requests)
+    assert "headers" in capsys.readouterr().out
+
+
+def test_what_is_wrong_before_the_first_request_is_raised(
+    sandbox: Sandbox, hook: NexthinkHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = devices_of(sandbox, 3)
+    with pytest.raises(NexthinkGuardError):
+        hook.delete_devices(rows, max_devices=2)
+    with pytest.raises(NexthinkInputError, match="uid_column"):
+        hook.delete_devices(rows, uid_column="guid")
+    with pytest.raises(NexthinkInputError, match="exclude"):
+        hook.delete_devices(rows, exclude="VIP-*")
+    monkeypatch.setenv("AIRFLOW_CONN_EMPTY", '{"conn_type": "nexthink", "login": "a", "password": "b"}')
+    with pytest.raises(NexthinkSettingsError, match="no instance"):
+        NexthinkHook("empty").delete_devices(rows)
+    assert sandbox.requests == []
+
+
+def test_what_happens_after_the_first_request_is_in_the_result(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=404, skip=1))
+    result = hook.delete_devices(devices_of(sandbox, 250), max_concurrency=1)
+    assert isinstance(result.error, NexthinkNotFoundError)
+    assert (result.counts["SCHEDULED"], result.counts["NOT_SENT"]) == (100, 150)
+    with pytest.raises(NexthinkNotFoundError):
+        result.raise_for_status()
+
+
+def test_a_dry_run_sends_nothing_and_signs_in_nowhere(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    result = hook.delete_devices(devices_of(sandbox, 250), dry_run=True, exclude=["LAPTOP-*"])
+    assert result.counts["PLANNED"] + result.counts["EXCLUDED"] == 250
+    assert result.counts["EXCLUDED"] > 0
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("kind", ["drop", "drop_after", "status_after", "short", "reorder", "other", "not_json"])
+def test_an_unclear_answer_is_followed_by_the_same_batch_once_more(
+    sandbox: Sandbox, hook: NexthinkHook, kind: str
+) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind=kind, status=502))
+    result = hook.delete_devices(devices_of(sandbox, 3))
+    assert result.counts["SCHEDULED"] == 3
+    first, second = (request for request in sandbox.requests if request.path == DELETIONS)
+    assert first.body == second.body
+    assert first.headers["x-request-id"] == second.headers["x-request-id"] == result.table[0]["request_id"]
+    assert result.summary["retries"] == 1
+
+
+def test_revoked_tokens_are_replaced_once(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="revoke_tokens", skip=1))
+    result = hook.delete_devices(devices_of(sandbox, 500), max_concurrency=4)
+    assert result.counts["SCHEDULED"] == 500
+    assert len([request for request in sandbox.requests if request.path.endswith("/token")]) == 2
+
+
+def test_any_other_api_can_be_called(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    answer = hook.request("POST", "/api/v2/nql/execute", json={"queryId": "#all_devices"})
+    assert answer.json()["rows"] == 600
+    with pytest.raises(NexthinkNotFoundError):
+        hook.request("GET", "/api/v1/enrichment/none")
+    for path in ("https://elsewhere.example/", "//elsewhere.example/", "elsewhere"):
+        with pytest.raises(NexthinkInputError):
+            hook.request("GET", path)
+
+
+def test_another_api_is_not_asked_twice_to_do_something(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    sandbox.faults.add(Fault(path="execute", kind="status", status=502, times=-1))
+    with pytest.raises(NexthinkUnavailableError):
+        hook.request("POST", "/api/v2/nql/execute", json={"queryId": "#all_devices"})
+    assert len([request for request in sandbox.requests if "execute" in request.path]) == 1
+
+
+def test_a_redirect_is_not_followed(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    headers = {"Location": f"{sandbox.url}/api/v2/nql/execute"}
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=307, headers=headers))
+    result = hook.delete_devices(devices_of(sandbox, 1))
+    assert "Redirects are not followed" in str(result.error)
+    assert result.counts["NOT_SENT"] == 1

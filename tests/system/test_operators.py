@@ -1,0 +1,251 @@
+"""The operators in a real Airflow, against a sandbox tenant over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_provider_nexthink.deletion.words import COLUMNS
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+
+ONE_RETRY = {"retries": 1, "retry_delay": timedelta(0)}
+NOBODY = "0fbd5a5c-0000-4000-8000-000000000001"
+
+
+def delete(run_dag: RunDag, devices: Any, **options: Any) -> Run:
+    """Run one deletion as a Dag of its own; a failed try is tried once more, at once."""
+    with DAG("deletion", default_args=ONE_RETRY) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, **options)
+    return run_dag(dag)
+
+
+def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+@pytest.mark.parametrize("as_what", ["records", "tuples", "DataFrame", "JSON text"])
+def test_the_devices_of_an_upstream_task_in_every_shape(sandbox: Sandbox, run_dag: RunDag, as_what: str) -> None:
+    rows = devices_of(sandbox, 120)
+
+    with DAG("shapes") as dag:
+
+        @task
+        def upstream() -> Any:
+            return {
+                "records": rows,
+                "tuples": [(row["name"], row["uid"]) for row in rows],
+                "DataFrame": pd.DataFrame(rows).rename(columns={"uid": "Device UID"}),
+                "JSON text": json.dumps(rows),
+            }[as_what]
+
+        columns = ["name", "uid"] if as_what == "tuples" else None
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=upstream(), columns=columns)
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert sorted(sandbox.tenant.queued) == sorted(row["uid"] for row in rows)
+    assert [(row["uid"], row["name"]) for row in run.xcom("delete")] == [(row["uid"], row["name"]) for row in rows]
+
+
+def test_one_bad_row_never_sinks_the_others(sandbox: Sandbox, run_dag: RunDag) -> None:
+    good = devices_of(sandbox, 4)
+    rows: list[dict[str, Any]] = [
+        {"uid": good[0]["uid"].upper(), "name": good[0]["name"]},
+        {"uid": "not-a-uid", "name": "PC"},
+        {"uid": good[1]["uid"], "name": ""},
+        {"uid": None, "name": "PC"},
+        {"uid": good[2]["uid"], "name": 123},
+        good[0],
+        good[3],
+        {"uid": NOBODY, "name": "one"},
+        {"uid": NOBODY, "name": "other"},
+    ]
+    run = delete(run_dag, rows)
+    assert run.state == "success"
+    table = run.xcom("delete")
+    assert [row["status"] for row in table] == [
+        "SCHEDULED",
+        "INVALID",
+        "REJECTED",
+        "REJECTED",
+        "REJECTED",
+        "DUPLICATE",
+        "SCHEDULED",
+        "REJECTED",
+        "REJECTED",
+    ]
+    assert all(tuple(row) == COLUMNS for row in table)
+    assert sandbox.tenant.queued == [good[0]["uid"], good[3]["uid"]]
+    assert [row["status"] for row in run.xcom("delete", "unscheduled")] == ["INVALID"] + ["REJECTED"] * 5
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_literal_devices_are_sent_to_the_letter(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+    rows = [{"uid": NOBODY, "name": "1e10"}, {"uid": NOBODY[:-1] + "2", "name": "{{ 7 * 7 }}"}]
+    with DAG("literal", render_template_as_native_obj=native) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=rows, dry_run="{{ params.get('dry_run', False) }}")
+    run = run_dag(dag)
+    assert [(row["name"], row["status"]) for row in run.xcom("delete")] == [
+        ("1e10", "SCHEDULED"),
+        ("{{ 7 * 7 }}", "SCHEDULED"),
+    ]
+    body = json.loads(next(request for request in sandbox.requests if "deletions" in request.path).body)
+    assert body == {"devices": rows}
+
+
+def test_the_evidence_is_in_xcom_also_when_the_task_fails(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.faults.add(
+        Fault(path="deletions", kind="status", status=403, body='{"code": "FEATURE_NOT_ENABLED", "message": "no"}')
+    )
+    run = delete(run_dag, devices_of(sandbox, 250), max_concurrency=1)
+    assert run.state == "failed"
+    assert run.tries("delete") == 1
+    assert len(run.xcom("delete")) == 250
+    assert run.xcom("delete", "summary")["NOT_SENT"] == 250
+    assert len(run.xcom("delete", "unscheduled")) == 250
+    assert sandbox.tenant.queued == []
+    assert "FEATURE_NOT_ENABLED" in run.error
+    assert "Tick the permission 'Data management'" in run.error
+
+
+def test_what_a_retry_may_mend_is_tried_again(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}))
+    run = delete(run_dag, devices_of(sandbox, 10))
+    assert run.state == "success"
+    assert run.tries("delete") == 2
+    assert run.xcom("delete", "summary")["SCHEDULED"] == 10
+
+
+def test_fail_on_decides_which_statuses_fail_the_task(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = [*devices_of(sandbox, 1), {"uid": "x", "name": "PC"}]
+    assert delete(run_dag, rows).state == "success"
+    run = delete(run_dag, rows, fail_on=["INVALID"])
+    assert run.state == "failed"
+    assert run.tries("delete") == 1
+    assert "1 INVALID of 2 devices" in run.error
+    assert len(run.xcom("delete")) == 2
+
+
+def test_a_list_over_max_devices_fails_at_once_with_nothing_sent(sandbox: Sandbox, run_dag: RunDag) -> None:
+    run = delete(run_dag, devices_of(sandbox, 20), max_devices=19)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert sandbox.requests == []
+    assert "20 devices, more than max_devices=19" in run.error
+
+
+@pytest.mark.parametrize(("on_empty", "state"), [("succeed", "success"), ("skip", "skipped"), ("fail", "failed")])
+def test_an_empty_list(sandbox: Sandbox, run_dag: RunDag, on_empty: str, state: str) -> None:
+    run = delete(run_dag, [], on_empty=on_empty)
+    assert run.states == {"delete": state}
+    assert run.tries("delete") == 1
+    assert sandbox.requests == []
+    if on_empty == "succeed":
+        assert run.xcom("delete") == []
+        assert run.xcom("delete", "summary")["requested"] == 0
+
+
+def test_the_table_in_every_format(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox, 3)
+    columns = delete(run_dag, rows, return_format="columns").xcom("delete")
+    assert columns["uid"] == [row["uid"] for row in rows]
+    assert columns["status"] == ["SCHEDULED"] * 3
+    frame = delete(run_dag, rows, return_format="dataframe").xcom("delete")
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["name"].tolist() == [row["name"] for row in rows]
+
+
+def test_a_tenant_with_a_smaller_maximum(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.tenant.max_batch = 30
+    run = delete(run_dag, devices_of(sandbox, 250))
+    assert run.xcom("delete", "summary")["SCHEDULED"] == 250
+    assert len(set(sandbox.tenant.queued)) == len(sandbox.tenant.queued) == 250
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"password": "wrong"}, "gave no token.*{token_url} answered 401.*client secret"),
+        ({"extra": {}}, "no region: set the extra 'region' to one of us, eu, pac, meta"),
+        ({"extra": {"base_url": "http://nexthink.example", "token_url": "https://t.example"}}, "Use https"),
+        ({"host": "a b", "extra": {"region": "eu"}}, "no Nexthink instance"),
+        ({"login": ""}, "no client id"),
+    ],
+)
+def test_a_wrong_connection_says_what_to_mend(
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    says: str,
+) -> None:
+    connection = json.loads(sandbox.airflow_connection()) | change
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(connection))
+    run = delete(run_dag, devices_of(sandbox, 1))
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert re.search(says.replace("{token_url}", sandbox.token_url), run.error)
+    assert sandbox.client_secret not in run.error
+    assert sandbox.tenant.queued == []
+
+
+@pytest.mark.parametrize("mode", ["export", "execute"])
+@pytest.mark.parametrize("return_format", ["records", "columns", "dataframe"])
+def test_a_query_in_every_mode_and_format(sandbox: Sandbox, run_dag: RunDag, mode: str, return_format: str) -> None:
+    with DAG("query") as dag:
+        NexthinkNqlOperator(
+            task_id="pull",
+            query_id="{{ '#stale_devices' }}",
+            parameters={"min_days_unseen": "{{ 100 + 100 }}"},
+            mode=mode,  # type: ignore[arg-type]
+            return_format=return_format,  # type: ignore[arg-type]
+        )
+    run = run_dag(dag)
+    assert run.state == "success"
+    old = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 200]
+    rows = pd.DataFrame(run.xcom("pull"))
+    assert rows["device.name"].tolist() == [device.name for device in old]
+    assert rows["device.days_since_last_seen"].tolist() == [str(device.days_since_last_seen) for device in old]
+
+
+def test_a_truncated_export_fails_without_retry_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.tenant.export_row_limit = 5
+    with DAG("truncated", default_args=ONE_RETRY) as dag:
+        NexthinkNqlOperator(task_id="strict", query_id="#all_devices")
+        NexthinkNqlOperator(task_id="lenient", query_id="#all_devices", allow_truncated=True)
+    run = run_dag(dag)
+    assert run.states == {"strict": "failed", "lenient": "success"}
+    assert run.tries("strict") == 1
+    assert len(run.xcom("lenient")) == 5
+    assert "cut off at the maximum" in run.error
+
+
+@pytest.mark.parametrize(
+    ("query_id", "says"),
+    [("{{ 'no hash' }}", "is no NQL query id"), ("#no_such_query", "no saved query #no_such_query")],
+)
+def test_a_wrong_query_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, query_id: str, says: str) -> None:
+    with DAG("wrong_query", default_args=ONE_RETRY) as dag:
+        NexthinkNqlOperator(task_id="pull", query_id=query_id)
+    run = run_dag(dag)
+    assert (run.state, run.tries("pull")) == ("failed", 1)
+    assert says in run.error
+
+
+def test_the_result_file_is_fetched_without_the_token(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("export") as dag:
+        NexthinkNqlOperator(task_id="pull", query_id="#all_devices")
+    assert run_dag(dag).state == "success"
+    (download,) = [request for request in sandbox.requests if request.path.startswith("/storage/")]
+    assert "authorization" not in download.headers
+    assert all("authorization" in r.headers for r in sandbox.requests if not r.path.startswith("/storage/"))

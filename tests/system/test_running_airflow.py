@@ -1,0 +1,153 @@
+"""What ``dag.test()`` hides, on a running Airflow: masking, what is stored, real task processes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.running_airflow import RunningAirflow, running_airflow
+
+DAG_FILE = """
+import base64
+from datetime import timedelta
+
+from airflow.sdk import dag, task
+
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+
+
+@dag(schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)})
+def secrets():
+    pull = NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", poll_interval=0.1)
+    NexthinkDeleteDevicesOperator(task_id="delete", devices=pull.output)
+    NexthinkDeleteDevicesOperator(task_id="forbidden", devices=pull.output, nexthink_conn_id="forbidden")
+    NexthinkDeleteDevicesOperator(task_id="wrong_secret", devices=pull.output, nexthink_conn_id="wrong_secret")
+    NexthinkNqlOperator(task_id="lost", query_id="#stale_devices", nexthink_conn_id="lost", retries=0)
+
+
+@dag(schedule=None)
+def careless():
+    @task
+    def log_what_must_not_be_logged():
+        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+        hook = NexthinkHook()
+        token = hook.get_conn().sign_in().get_secret_value()
+        connection = hook.get_connection("nexthink_default")
+        print("secret", connection.password)
+        print("basic", base64.b64encode(f"{connection.login}:{connection.password}".encode()).decode())
+        print("token", token)
+        raise RuntimeError(repr(hook.get_conn().settings) + repr(vars(hook.get_conn())))
+
+    log_what_must_not_be_logged()
+
+
+secrets()
+careless()
+"""
+
+
+@pytest.fixture(scope="module")
+def tenant() -> Iterator[Sandbox]:
+    with Sandbox(devices=400, stale=300, removal_delay=0.0, pending_polls=1) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def forbidden() -> Iterator[Sandbox]:
+    with Sandbox(devices=10, stale=5, data_management=False, client_secret="another-made-up-secret") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def lost() -> Iterator[Sandbox]:
+    """A tenant whose object storage refuses every signed address."""
+    with Sandbox(devices=10, stale=5, pending_polls=0, client_secret="third-made-up-secret") as sandbox:
+        sandbox.faults.add(Fault(path="storage", kind="status", status=403, times=-1))
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox, forbidden: Sandbox, lost: Sandbox
+) -> Iterator[RunningAirflow]:
+    root = tmp_path_factory.mktemp("running")
+    dags = root / "dags"
+    dags.mkdir()
+    (dags / "secrets.py").write_text(DAG_FILE)
+    wrong = json.loads(tenant.airflow_connection()) | {"password": "a-wrong-made-up-secret"}
+    connections = {
+        "AIRFLOW_CONN_NEXTHINK_DEFAULT": tenant.airflow_connection(),
+        "AIRFLOW_CONN_FORBIDDEN": forbidden.airflow_connection(),
+        "AIRFLOW_CONN_LOST": lost.airflow_connection(),
+        "AIRFLOW_CONN_WRONG_SECRET": json.dumps(wrong),
+    }
+    with running_airflow(root / "home", dags, connections) as airflow:
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def ran(airflow: RunningAirflow) -> tuple[str, bytes]:
+    """The id of a run of all that our operators do, and everything that was written down by its end."""
+    run_id = airflow.run("secrets")
+    return run_id, airflow.everything_written()
+
+
+@pytest.fixture
+def run_id(ran: tuple[str, bytes]) -> str:
+    return ran[0]
+
+
+def test_the_states_are_as_meant(airflow: RunningAirflow, run_id: str) -> None:
+    assert airflow.states("secrets", run_id) == {
+        "pull": "success",
+        "delete": "success",
+        "forbidden": "failed",
+        "wrong_secret": "failed",
+        "lost": "failed",
+    }
+
+
+def test_the_xcoms_are_there_also_of_the_task_that_failed(
+    airflow: RunningAirflow, run_id: str, tenant: Sandbox
+) -> None:
+    rows = airflow.xcom("secrets", run_id, "delete")
+    assert [row["uid"] for row in rows] == [row["device.uid"] for row in airflow.xcom("secrets", run_id, "pull")]
+    assert sorted(tenant.tenant.queued) == sorted(row["uid"] for row in rows)
+    assert airflow.xcom("secrets", run_id, "delete", "summary")["SCHEDULED"] == 300
+    assert airflow.xcom("secrets", run_id, "forbidden", "summary")["NOT_SENT"] == 300
+    assert len(airflow.xcom("secrets", run_id, "forbidden", "unscheduled")) == 300
+    assert {row["status"] for row in airflow.xcom("secrets", run_id, "forbidden")} == {"NOT_SENT"}
+
+
+def test_the_rendered_view_shows_a_summary_and_no_device(airflow: RunningAirflow, run_id: str) -> None:
+    assert airflow.rendered("secrets", run_id, "delete")["devices"] == "300 rows (list)"
+
+
+def test_no_secret_is_written_anywhere(
+    ran: tuple[str, bytes], tenant: Sandbox, forbidden: Sandbox, lost: Sandbox
+) -> None:
+    _, written = ran
+    assert b"gave no token" in written  # the logs are there
+    requests = [*tenant.requests, *forbidden.requests, *lost.requests]
+    secrets = {header.split()[1] for r in requests if (header := r.headers.get("authorization"))}
+    assert len(secrets) >= 8
+    secrets |= {tenant.client_secret, forbidden.client_secret, lost.client_secret, "a-wrong-made-up-secret"}
+    assert [secret for secret in secrets if secret.encode() in written] == []
+    assert not re.search(rb"X-Signature=[0-9a-f]", written)
+
+
+def test_what_a_careless_task_logs_is_masked(airflow: RunningAirflow, ran: tuple[str, bytes], tenant: Sandbox) -> None:
+    airflow.run("careless")
+    (log,) = (airflow.home / "logs").rglob("task_id=log_what_must_not_be_logged/*.log")
+    text = log.read_text()
+    for line in ("secret ***", "basic ***", "token ***"):
+        assert line in text
+    assert "client_secret=SecretStr" in text
+    assert tenant.client_secret not in text
