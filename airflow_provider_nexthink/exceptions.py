@@ -1,8 +1,8 @@
 """Every error this package raises, in one tree.
 
-* :class:`NexthinkInputError`: what was given is wrong. Nothing was sent, a retry changes nothing.
-* :class:`NexthinkFinalError`: Nexthink refused, and would refuse again. A retry changes nothing.
-* :class:`NexthinkRetryableError`: it may work later. A retry makes sense.
+* ``NexthinkInputError``: what was given is wrong. Nothing was sent, a retry changes nothing.
+* ``NexthinkFinalError``: Nexthink refused, and would refuse again. A retry changes nothing.
+* ``NexthinkRetryableError``: it may work later. A retry makes sense.
 
 The operators turn the first two into ``AirflowFailException`` (no retry; the error itself is its
 ``__cause__``) and let the third through as it is, for Airflow's retries and retry policies.
@@ -45,6 +45,7 @@ class NexthinkApiError(NexthinkError):
     :param code: Nexthink's own error code, such as ``FEATURE_NOT_ENABLED``, where the answer had one.
     :param request_id: the ``x-request-id`` of the request, which Nexthink support asks for.
     :param trace_id: the ``x-trace-id`` of the answer, where it had one.
+    :param detail: Nexthink's own message, where the answer had one.
     :param retry_after: seconds to wait as the answer's ``Retry-After`` asks, None where it does not say.
     """
 
@@ -56,6 +57,7 @@ class NexthinkApiError(NexthinkError):
         code: str | None = None,
         request_id: str | None = None,
         trace_id: str | None = None,
+        detail: str | None = None,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
@@ -63,6 +65,7 @@ class NexthinkApiError(NexthinkError):
         self.code = code
         self.request_id = request_id
         self.trace_id = trace_id
+        self.detail = detail
         self.retry_after = retry_after
 
     def __str__(self) -> str:

@@ -71,6 +71,7 @@ def error_of(
         code=str(body.code) if body.code is not None else None,
         request_id=response.headers.get("x-request-id") or response.request.headers.get("x-request-id"),
         trace_id=response.headers.get("x-trace-id"),
+        detail=body.message[:_SHOWN_CHARACTERS] if body.message else None,
         retry_after=parse_retry_after(response.headers.get("retry-after"), now),
     )
 

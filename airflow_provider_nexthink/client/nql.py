@@ -37,6 +37,8 @@ Compression = Literal["NONE", "GZIP", "ZSTD"]
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _DOWNLOAD_TRIES = 3
 
+EXECUTE_PATH = "/api/v2/nql/execute"
+
 EXECUTE_ROWS = 1000
 """About so many rows are all that a query executed at once gives, as users report."""
 
@@ -75,7 +77,7 @@ def execute(transport: Transport, query_id: str, parameters: Mapping[str, str] |
     """
     response = transport.send(
         "POST",
-        "/api/v2/nql/execute",
+        EXECUTE_PATH,
         replay=True,
         json=_query(query_id, parameters),
         headers={"Accept": "application/json", "x-utc-times": "true"},
@@ -123,7 +125,7 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
     """Ask how far an export is.
 
     :param transport: signed in to the tenant.
-    :param export_id: what :func:`start_export` returned.
+    :param export_id: what ``start_export`` returned.
     :return: the answer, and whether it says that the result was cut off (206).
     :raises NexthinkExportError: if the export ended in an error.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
@@ -148,7 +150,7 @@ def wait_for_export(transport: Transport, export_id: str, *, poll_interval: floa
     """Wait until the file of an export is there.
 
     :param transport: signed in to the tenant.
-    :param export_id: what :func:`start_export` returned.
+    :param export_id: what ``start_export`` returned.
     :param poll_interval: seconds before the second look; each further wait is half as long again, to a minute.
     :param timeout: seconds after which to give up.
     :raises NexthinkExportError: if the export fails or takes longer than that.
@@ -169,7 +171,7 @@ def fetch_export(transport: Transport, export_id: str, *, allow_truncated: bool 
     The address of the file is asked for anew at each try: it is good for 15 minutes only.
 
     :param transport: signed in to the tenant.
-    :param export_id: what :func:`start_export` returned.
+    :param export_id: what ``start_export`` returned.
     :param allow_truncated: whether to take a result that the licence's maximum cut off.
     :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
     :raises NexthinkExportError: if the file cannot be fetched or read.

@@ -25,7 +25,7 @@ _TENANT_HOST = re.compile(
 
 @dataclass(frozen=True)
 class NexthinkSettings:
-    """One tenant and one API credential of it. Make it with :meth:`resolve`.
+    """One tenant and one API credential of it. Make it with ``resolve``.
 
     :param instance: the tenant's name, for people: in logs and in the summary.
     :param base_url: the API host, no slash at the end.

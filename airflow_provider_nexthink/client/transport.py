@@ -116,7 +116,7 @@ class Transport:
         :param path: the path on the API host.
         :param replay: whether to send again after an answer that leaves open whether the request was
             carried out. A 429 says that it was not, and is always sent again.
-        :param parts: as :meth:`send_once` takes them.
+        :param parts: as ``send_once`` takes them.
         :return: the answer, a success (2xx).
         :raises NexthinkError: for the last answer, where none was a success.
         """

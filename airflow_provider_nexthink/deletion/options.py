@@ -22,7 +22,7 @@ MAX_CONCURRENCY = 32
 
 @dataclass(frozen=True, kw_only=True)
 class DeletionOptions:
-    """How a list of devices is to be deleted. Make it with :meth:`checked`.
+    """How a list of devices is to be deleted. Make it with ``checked``.
 
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.

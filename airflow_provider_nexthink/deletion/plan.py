@@ -131,7 +131,7 @@ def _name_problem(cell: Any) -> str | None:
     if not isinstance(cell, str):
         if _is_missing(cell):
             return "is missing"
-        return f"is no text but {_kind(cell)}: read that column as text, or another device may be meant"
+        return f"is not text but {_kind(cell)}: read that column as text, or another device may be meant"
     if not cell.strip():
         return "is blank"
     if not _is_storable(cell):
@@ -162,7 +162,7 @@ def _plain(text: str) -> str:
 
 
 def _kind(cell: object) -> str:
-    return "malformed text" if isinstance(cell, str) else f"a {type(cell).__name__}"
+    return "malformed text" if isinstance(cell, str) else f"of type {type(cell).__name__}"
 
 
 def _shown(cell: Any) -> str | None:

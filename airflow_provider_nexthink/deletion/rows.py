@@ -51,8 +51,8 @@ def read_devices(
 ) -> DeviceRows:
     """Read the devices of a list, one row for each of its rows, in its order.
 
-    :param devices: a pandas DataFrame, a list of mappings, a list of tuples or lists with ``columns``, or JSON
-        text of one of the lists.
+    :param devices: a pandas DataFrame, a list of mappings, a list of tuples or lists with ``columns``, one mapping
+        (one device), a mapping of columns to lists, or JSON text of one of these.
     :param columns: the names of the columns, for rows that are tuples or lists.
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
@@ -64,7 +64,9 @@ def read_devices(
         if columns is not None:
             raise NexthinkInputError("columns is for rows that are tuples: a DataFrame names its own columns.")
         return _pick(list(devices.columns), len(devices), _frame_cells(devices), uid_column, name_column)
-    if isinstance(devices, Mapping | bytes) or not isinstance(devices, Iterable):
+    if isinstance(devices, Mapping):
+        devices = _rows_of_mapping(devices)
+    if isinstance(devices, bytes) or not isinstance(devices, Iterable):
         raise NexthinkInputError(f"devices is {_kind(devices)}. {HINT}")
     rows = list(devices)
     if not rows:
@@ -87,6 +89,17 @@ def _parse_json(text: str) -> object:
     if isinstance(value, str):
         raise NexthinkInputError(f"devices is JSON text of a text. {HINT}")
     return value
+
+
+def _rows_of_mapping(mapping: Mapping[Any, Any]) -> list[dict[Any, Any]]:
+    """Read one device, or a mapping of columns to lists of cells, as the operators return it."""
+    lists = [isinstance(cells, list | tuple) for cells in mapping.values()]
+    if not any(lists):
+        return [dict(mapping)]
+    lengths = {len(cells) if is_list else -1 for cells, is_list in zip(mapping.values(), lists, strict=True)}
+    if len(lengths) > 1:
+        raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of one length. {HINT}")
+    return [dict(zip(mapping, cells, strict=True)) for cells in zip(*mapping.values(), strict=True)]
 
 
 def _is_dataframe(devices: object) -> TypeGuard[Any]:

@@ -1,6 +1,6 @@
 """The run: batches go out, answers come in, until every row is settled or something stops it.
 
-One thread decides; the others only send. What follows from an answer is decided in :func:`next_step`,
+One thread decides; the others only send. What follows from an answer is decided in ``next_step``,
 which is pure; the loop around it only sends and waits.
 """
 
@@ -278,12 +278,13 @@ class DeletionRun:
             middle = (len(batch.positions) + 1) // 2
             self._queue.extendleft([batch.positions[middle:], batch.positions[:middle]])
         elif step.action == "reject":
-            self._mark(batch, Status.REJECTED, f"Nexthink refuses this device: {_brief(error)}")
+            detail = error.detail if isinstance(error, NexthinkApiError) else None
+            self._mark(batch, Status.REJECTED, f"Nexthink refuses this device: {detail or _brief(error)}")
             self._settled += 1
         elif step.action == "give up":
             self._give_up(batch, error)
         else:
-            self._mark_unsent(batch.positions, f"refused: {_brief(error)}")
+            self._mark_unsent(batch.positions, f"not accepted: {_brief(error)}")
             self.error = self.error or error
 
     def _pause(self, wait: float, error: BaseException) -> None:

@@ -45,7 +45,7 @@ _IMPOSSIBLE_QUERY = "#airflow_connection_test_no_such_query"
 class NexthinkHook(BaseHook):
     """Calls Nexthink with the credential of an Airflow connection.
 
-    Use it as a context manager, or call :meth:`close`, to close its connections.
+    Use it as a context manager, or call ``close``, to close its connections.
 
     :param nexthink_conn_id: the connection, of type ``nexthink``: host = instance, login = client id,
         password = client secret; extras ``region``, ``base_url``, ``token_url``, ``timeout``, ``verify``, ``proxy``.
@@ -78,6 +78,8 @@ class NexthinkHook(BaseHook):
         if self._transport is None:
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
             self._keep_secret(settings.client_secret.get_secret_value())
+            if settings.proxy:
+                self._keep_secret(settings.proxy.get_secret_value())
             self._transport = Transport(settings, on_secret=self._keep_secret)
         return self._transport
 
@@ -88,7 +90,7 @@ class NexthinkHook(BaseHook):
             self._transport = None
 
     def stop(self) -> None:
-        """Send no other batch of a :meth:`delete_devices` that is under way; its answers are still taken."""
+        """Send no other batch of a ``delete_devices`` that is under way; its answers are still taken."""
         self._stop.set()
 
     def delete_devices(
@@ -243,27 +245,14 @@ class NexthinkHook(BaseHook):
         try:
             transport = self.get_conn()
             transport.sign_in()
-            permissions = f"NQL: {self._nql_permission()}. Data management: {self._deletion_permission()}."
+            permitted = {
+                "NQL": _is_permitted(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}),
+                "Data management": _is_permitted(transport, data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}),
+            }
         except NexthinkError as error:
             return False, str(error)
-        return True, f"Signed in to {transport.settings.instance}. {permissions}"
-
-    def _nql_permission(self) -> str:
-        try:
-            self.run_nql(_IMPOSSIBLE_QUERY)
-        except NexthinkPermissionError:
-            return "no permission"
-        except NexthinkNotFoundError:  # the query is not there, but asking was allowed
-            pass
-        return "permitted"
-
-    def _deletion_permission(self) -> str:
-        transport = self.get_conn()
-        try:
-            transport.send("POST", data_management.PATH, replay=True, json={"devices": [_IMPOSSIBLE_DEVICE]})
-        except NexthinkPermissionError:
-            return "no permission"
-        return "permitted"
+        told = " ".join(f"{api}: {'permitted' if yes else 'no permission'}." for api, yes in permitted.items())
+        return any(permitted.values()), f"Signed in to {transport.settings.instance}. {told}"
 
     def _settings(self, connection: Connection) -> NexthinkSettings:
         extra = connection.extra_dejson
@@ -325,3 +314,14 @@ class NexthinkHook(BaseHook):
             result.tally.retries,
             counts or "  no devices",
         )
+
+
+def _is_permitted(transport: Transport, path: str, body: dict[str, Any]) -> bool:
+    """Tell whether the API credential may use an API, by asking it for something that cannot be."""
+    try:
+        transport.send_once("POST", path, json=body)
+    except NexthinkPermissionError:
+        return False
+    except NexthinkNotFoundError:  # there is no such query, but asking was allowed
+        pass
+    return True

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airflow.sdk.exceptions import AirflowFailException
-
+from airflow_provider_nexthink.compat import AirflowFailException
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 
 RETURN_FORMATS = ("records", "columns", "dataframe")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_provider_nexthink.compat import AirflowSkipException
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -39,7 +39,9 @@ class DeviceInput:
     def serialize(self) -> str:
         """Return what Airflow shows instead of the devices."""
         kind = type(self.value).__name__
-        return f"{len(self.value)} rows ({kind})" if hasattr(self.value, "__len__") else f"rows ({kind})"
+        if isinstance(self.value, str | Mapping) or not isinstance(self.value, Sized):
+            return f"devices ({kind})"
+        return f"{len(self.value)} rows ({kind})"
 
     __str__ = serialize
 
@@ -49,8 +51,6 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
     ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person.
-
-    .. seealso:: the page "Delete devices" of the documentation.
 
     :param devices: a pandas DataFrame, a list of mappings, a list of tuples with ``columns``, the XCom of a task
         that returns one of these (``task.output``), or JSON text of one of the lists. (templated, if text)
@@ -119,7 +119,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     @property
     def devices(self) -> object:
-        """The devices: a template to be resolved, or :class:`DeviceInput`."""
+        """The devices: a template to be resolved, or ``DeviceInput``."""
         return self._devices
 
     @devices.setter
@@ -175,6 +175,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 if not is_template(getattr(self, option))
             },
         )
+        if any(is_template(entry) for entry in self.exclude):
+            raise NexthinkInputError("exclude is not a template: it takes globs and uids as they are.")
         options.check_fail_on(self.fail_on)
         options.check_choice("on_empty", self.on_empty, ("succeed", "skip", "fail"))
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)

@@ -23,8 +23,6 @@ class NexthinkNqlOperator(BaseOperator):
 
     Every value is text and nothing becomes NaN: devices are really named ``NA``, ``00123`` or ``1E10``.
 
-    .. seealso:: the page "Pull devices with NQL" of the documentation.
-
     :param query_id: the id of the saved query, such as ``#stale_devices``. (templated)
     :param parameters: values for the query's ``where`` clause. (templated)
     :param nexthink_conn_id: the connection. (templated)

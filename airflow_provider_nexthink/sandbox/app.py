@@ -144,7 +144,7 @@ class Api:
     async def befall(self, fault: Fault, endpoint: Endpoint, request: Request) -> Response:
         """Answer a request which a fault befalls.
 
-        The faults that change what is said about single devices happen in :meth:`deletions`.
+        The faults that change what is said about single devices happen in ``deletions``.
 
         :param fault: The fault.
         :param endpoint: The endpoint that was asked.

@@ -57,7 +57,10 @@ def _set_up_airflow(home: Path, connection: str) -> None:
 
 def _run_dag(params: dict[str, Any]) -> bool:
     """Run the Dag and print what happened; return whether it succeeded."""
-    from airflow.dag_processing.dagbag import DagBag
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag  # type: ignore[no-redef]
 
     dag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags[DAG_ID]
     run = dag.test(run_conf=params)

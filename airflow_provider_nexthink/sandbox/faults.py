@@ -31,7 +31,7 @@ class Fault:
     """Something that goes wrong.
 
     :param path: Where: ``token``, ``deletions``, ``execute``, ``export``, ``status`` or ``storage``.
-    :param kind: What: a key of :data:`KINDS`.
+    :param kind: What: a key of ``KINDS``.
     :param times: How many requests it befalls; -1 for all. ``refuse_names`` always befalls all.
     :param skip: How many requests that match pass first.
     :param status: For ``status`` and ``status_after``: the status code of the answer.
@@ -148,7 +148,7 @@ class Faults:
     def take(self, path: str, names: set[str]) -> Fault | None:
         """Take the fault that befalls a request: the first one that matches and has times left.
 
-        :param path: Where the request goes, one of :data:`PATHS`.
+        :param path: Where the request goes, one of ``PATHS``.
         :param names: The names of the devices in it.
         :returns: The fault, or None if all goes well.
         """

@@ -38,7 +38,7 @@ class Tenant:
 
     The public attributes are settings and may be changed at any time.
 
-    :param devices: See :func:`~airflow_provider_nexthink.sandbox.fleet.make_fleet`.
+    :param devices: See ``make_fleet``.
     :param stale: See there.
     :param seed: See there.
     :param removal_delay: A queued device is gone after so many seconds.
@@ -165,7 +165,7 @@ class Tenant:
     def poll_export(self, export_id: str) -> tuple[str, Export]:
         """Ask for the status of an export, which moves it on.
 
-        :param export_id: What :meth:`start_export` gave.
+        :param export_id: What ``start_export`` gave.
         :returns: ``SUBMITTED`` the first time, ``IN_PROGRESS`` while polls are pending, then
             ``COMPLETED``; and the export.
         :raises KeyError: If there is no such export.
@@ -188,7 +188,7 @@ class Tenant:
         """Find the export that a signature opens.
 
         :param export_id: The export's id.
-        :param signature: What :meth:`sign_link` gave for it.
+        :param signature: What ``sign_link`` gave for it.
         :returns: The export.
         :raises KeyError: If the signature is wrong.
         :raises TimeoutError: If it has expired.

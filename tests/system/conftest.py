@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.serde import deserialize
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
+
+try:
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+except ImportError:  # Airflow 3.1
+    from airflow.models.dagbag import DagBag, sync_bag_to_db  # type: ignore[no-redef]
+
+try:
+    from airflow.sdk.serde import deserialize
+except ImportError:  # Airflow 3.1
+    from airflow.serialization.serde import deserialize  # type: ignore[import-not-found, no-redef]
 
 DAGS = Path(__file__).parents[2] / "dags"
 
@@ -62,7 +71,6 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 @pytest.fixture
 def run_dag(airflow_db: None) -> Callable[..., Run]:
     """Return what runs a Dag made in a test, with ``dag.test()``."""
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils.session import create_session
 
@@ -82,8 +90,6 @@ def run_dag(airflow_db: None) -> Callable[..., Run]:
 
 @pytest.fixture
 def stale_dag() -> DAG:
-    from airflow.dag_processing.dagbag import DagBag
-
     bag = DagBag(str(DAGS))
     assert bag.import_errors == {}
     return bag.dags["nexthink_delete_stale_devices"]

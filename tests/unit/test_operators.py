@@ -21,6 +21,7 @@ ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
     ("option", "value"),
     [
         ("exclude", "VIP-*"),
+        ("exclude", ["{{ var.value.keep }}"]),
         ("fail_on", "FAILED"),
         ("fail_on", ["DELETED"]),
         ("on_empty", "ignore"),

@@ -54,7 +54,7 @@ def test_a_blank_or_missing_uid_or_name_never_sinks_the_other_rows(missing: obje
 def test_a_name_that_is_no_text_is_refused_and_not_turned_into_text(name: object) -> None:
     plan = plan_of((A, name))
     assert plan.statuses == [Status.REJECTED]
-    assert f"no text but a {type(name).__name__}" in (plan.reasons[0] or "")
+    assert f"not text but of type {type(name).__name__}" in (plan.reasons[0] or "")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ INPUTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "list of tuples": ([("PC-1", UID)], {"columns": ["name", "uid"]}),
     "list of lists, as JSON leaves tuples": ([["PC-1", UID]], {"columns": ("name", "uid")}),
     "JSON text": (json.dumps([{"uid": UID, "name": "PC-1"}]), {}),
+    "one mapping, one device": ({"name": "PC-1", "uid": UID}, {}),
+    "columns of lists": ({"name": ["PC-1"], "uid": [UID]}, {}),
     "generator": (iter([{"name": "PC-1", "uid": UID}]), {}),
 }
 
@@ -107,7 +109,8 @@ def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
         (None, "None: the task before returned nothing"),
         (5, "a int"),
         (b"[]", "a bytes"),
-        ({"uid": UID, "name": "a"}, "a dict"),
+        ({"uid": [UID], "name": []}, "not all lists of one length"),
+        ({"uid": [UID], "name": "a"}, "not all lists of one length"),
         ("not json", "text that is not JSON"),
         ("[{'uid': 'x'}]", "looks like Python, not JSON"),
         ('"text"', "JSON text of a text"),

@@ -73,7 +73,7 @@ class Tenant:
             if len(devices) > self.maximum:
                 raise NexthinkBatchSizeError("too many", status=400, code="BATCH_SIZE_EXCEEDED")
             if self.refused.intersection(device["name"] for device in devices):
-                raise NexthinkInvalidRequestError("blank", status=400, code="INVALID_REQUEST")
+                raise NexthinkInvalidRequestError("blank", status=400, code="INVALID_REQUEST", detail="no such device")
             return Answer([self._status(device) for device in devices])
 
     def _status(self, device: Device) -> str:
@@ -257,7 +257,7 @@ def test_a_refused_batch_is_split_until_the_offending_rows_stand_alone(refused: 
     ran = run(tenant, 250, concurrency=4)
     assert {at for at, status in enumerate(ran.statuses) if status == "REJECTED"} == refused
     assert ran.counts == {"SCHEDULED": 250 - len(refused), "REJECTED": len(refused)}
-    assert ran.result.table[min(refused)]["reason"] == "Nexthink refuses this device: 400 INVALID_REQUEST"
+    assert ran.result.table[min(refused)]["reason"] == "Nexthink refuses this device: no such device"
     assert set(tenant.queued.values()) == {1}
     ran.result.raise_for_status()
     with pytest.raises(NexthinkDevicesRefusedError, match="mend the list"):
