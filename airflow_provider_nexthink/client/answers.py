@@ -83,7 +83,7 @@ def no_answer(error: httpx.RequestError, url: httpx.URL, request_id: str | None)
     :param url: where the request went; its query, which may be signed, is not shown.
     :param request_id: the ``x-request-id`` of the request.
     """
-    host = f"{url.scheme}://{url.netloc.decode('ascii', 'replace').rpartition('@')[2]}"
+    host = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
         return NexthinkSettingsError(
             f"The certificate of {host} is not signed by an authority this machine knows. Behind a proxy that "
@@ -111,9 +111,10 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     for parse in (parsedate_to_datetime, datetime.fromisoformat):
         try:
             moment = parse(text)
-        except ValueError:
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return max(0.0, (moment - now).total_seconds())
+        except (ValueError, OverflowError):
             continue
-        return max(0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds())
     return None
 
 

@@ -19,6 +19,8 @@ from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
 
+LIFETIME_SECONDS = 900.0
+
 RENEW_SECONDS_BEFORE_END = 60.0
 
 
@@ -77,9 +79,9 @@ class TokenProvider:
                 status=response.status_code,
             ) from None
         self._on_secret(answer.access_token.get_secret_value())
+        lifetime = LIFETIME_SECONDS if answer.expires_in is None else answer.expires_in
         # A token with a very short life is used for half of it rather than never.
-        margin = min(RENEW_SECONDS_BEFORE_END, answer.expires_in / 2)
-        self._renew_at = asked_at + answer.expires_in - margin
+        self._renew_at = asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2)
         return answer.access_token
 
 

@@ -16,10 +16,10 @@ class _Answer(BaseModel):
 
 
 class TokenResponse(_Answer):
-    """A token, and for how many seconds it is good."""
+    """A token, and for how many seconds it is good, where the answer says so."""
 
     access_token: SecretStr = Field(min_length=1)
-    expires_in: float = 900.0
+    expires_in: float | None = Field(default=None, allow_inf_nan=False)
 
 
 class ErrorResponse(_Answer):

@@ -157,11 +157,12 @@ def wait_for_export(transport: Transport, export_id: str, *, poll_interval: floa
     """
     end = transport.clock.monotonic() + timeout
     while export_status(transport, export_id)[0].status != "COMPLETED":
-        if transport.clock.monotonic() + poll_interval > end:
+        left = end - transport.clock.monotonic()
+        if left <= 0:
             raise NexthinkExportError(
                 f"The export {export_id} was not ready after {timeout:.0f} s. Narrow the query, or raise the timeout."
             )
-        transport.clock.sleep(poll_interval)
+        transport.clock.sleep(min(poll_interval, left))
         poll_interval = min(poll_interval * 1.5, max(MAX_POLL_SECONDS, poll_interval))
 
 
@@ -225,7 +226,9 @@ def read_csv(chunks: Iterator[bytes]) -> tuple[list[str], list[dict[str, str]]]:
                     f"Line {lines.line_num} of the result file has {len(cells)} values for {len(columns)} columns."
                 )
             rows.append(dict(zip(columns, cells, strict=True)))
-    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise NexthinkExportError(f"The result file cannot be read: {error}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise NexthinkExportError(f"The result file cannot be read: {type(error).__name__}: {error}.") from None
     return columns, rows
 
@@ -254,8 +257,12 @@ class _Stream(io.RawIOBase):
 def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Decompress what its first bytes say is compressed; a file that ends too early is an error."""
     start = b""
-    while len(start) < len(_ZSTD) and (chunk := next(chunks, b"")):
+    for chunk in chunks:
         start += chunk
+        if len(start) >= len(_ZSTD):
+            break
+    if start and any(magic.startswith(start) and magic != start for magic in (_GZIP, _ZSTD)):
+        raise OSError("it ends too early")
     everything = itertools.chain([start], chunks)
     if start.startswith(_GZIP):
         new_decoder: Callable[[], Any] = functools.partial(zlib.decompressobj, wbits=zlib.MAX_WBITS | 16)
@@ -270,10 +277,13 @@ def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
         while rest:
             if decoder.eof:  # what follows is another frame of the same file
                 decoder = new_decoder()
-            yield decoder.decompress(rest)
+            try:
+                yield decoder.decompress(rest)
+            except Exception as error:  # noqa: BLE001 - zlib's error, or zstandard's, which may not be installed
+                raise OSError(f"it is damaged ({error})") from None
             rest = decoder.unused_data
     if not decoder.eof:
-        raise EOFError("it ends too early")
+        raise OSError("it ends too early")
 
 
 def _zstd_decoder() -> Any:
@@ -290,6 +300,10 @@ def _zstd_decoder() -> Any:
 def _query(query_id: str, parameters: Mapping[str, str] | None) -> dict[str, object]:
     query: dict[str, object] = {"queryId": check_query_id(query_id)}
     if parameters:
+        if not isinstance(parameters, Mapping):
+            raise NexthinkInputError(
+                f"parameters is a {type(parameters).__name__}: it takes a mapping of names to text."
+            )
         query["parameters"] = {name: _parameter(name, value) for name, value in parameters.items()}
     return query
 
@@ -310,7 +324,7 @@ def _cures(query_id: str) -> dict[int, str]:
 def _read(read: Callable[[], _Answer], response: httpx.Response) -> _Answer:
     try:
         return read()
-    except ValueError:  # pydantic's and json's errors are ones
+    except (ValueError, RecursionError):  # pydantic's and json's errors are ValueErrors
         raise NexthinkExportError(
             f"{response.request.url.copy_with(query=None)} answered {response.status_code} with a body that is not "
             "as the NQL API documents it.",

@@ -16,11 +16,14 @@ REGIONS = ("us", "eu", "pac", "meta")
 
 TOKEN_PATH = "/oauth2/default/v1/token"  # noqa: S105 - a path, not a password
 
-_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.IGNORECASE)
+# With "-login" behind it, it is one label of a host name: 63 characters at the most.
+_INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?", re.IGNORECASE)
 # The addresses that people copy: of the browser, of the API, of the sign-in page.
 _TENANT_HOST = re.compile(
     r"(?P<instance>[a-z0-9-]+?)(-login)?(\.api)?\.(?P<region>[a-z]+)\.nexthink\.cloud", re.IGNORECASE
 )
+
+_MAX_TIMEOUT_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ class NexthinkSettings:
         :param proxy: address of a proxy.
         :raises NexthinkSettingsError: if something is missing or cannot be right.
         """
+        region = _checked_text("region", region)
+        base_url = _checked_text("base_url", base_url)
+        token_url = _checked_text("token_url", token_url)
         if not client_id or not client_secret:
             missing = "client id (login)" if not client_id else "client secret (password)"
             raise NexthinkSettingsError(f"The Nexthink connection has no {missing}.")
-        name, region = _read_instance(instance, region)
+        name, region = _read_instance(_checked_text("host", instance) or "", region)
         if not (base_url and token_url):
             region = _checked_region(name, region, base_url)
         host = f"https://{name}.api.{region}.nexthink.cloud"
@@ -90,7 +96,7 @@ class NexthinkSettings:
             client_secret=SecretStr(client_secret),
             timeout=_checked_timeout(timeout),
             verify=_checked_verify(verify),
-            proxy=SecretStr(proxy) if proxy else None,
+            proxy=_checked_proxy(_checked_text("proxy", proxy)),
         )
 
 
@@ -102,20 +108,29 @@ def checked_url(url: str, option: str) -> str:
     :raises NexthinkSettingsError: if it is no http(s) address, holds a password or a query, or is plain
         http to another machine.
     """
-    try:
-        parsed = httpx.URL(url.strip())
-    except (httpx.InvalidURL, TypeError):
-        raise NexthinkSettingsError(f"{option} is not an address.") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    parsed = _parsed(url, option)
+    if parsed.scheme not in ("http", "https"):
         raise NexthinkSettingsError(f"{option} must be an address that starts with https://.")
-    if parsed.userinfo or parsed.query or parsed.fragment:
-        raise NexthinkSettingsError(f"{option} must be a plain address, without user, password or '?'.")
+    if parsed.userinfo or "?" in url or "#" in url:
+        raise NexthinkSettingsError(f"{option} must be a plain address, without user, password, '?' or '#'.")
     if not is_private_enough(parsed):
         raise NexthinkSettingsError(
             f"{option} is {parsed}: plain http would show the client secret and the token to everyone on "
             "the way. Use https (http is accepted for this machine's own loopback addresses only)."
         )
     return str(parsed).rstrip("/")
+
+
+def _parsed(url: str, option: str) -> httpx.URL:
+    """Parse an address; the error does not repeat it, since it may hold a password."""
+    try:
+        parsed = httpx.URL(url.strip())
+        host = parsed.host
+    except (httpx.InvalidURL, ValueError):
+        host = ""
+    if not host:
+        raise NexthinkSettingsError(f"{option} is not an address.")
+    return parsed
 
 
 def is_private_enough(url: httpx.URL) -> bool:
@@ -132,9 +147,25 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _read_instance(instance: str | None, region: str | None) -> tuple[str, str | None]:
+def _checked_text(option: str, value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise NexthinkSettingsError(f"{option} is {value!r:.100}: it takes text.")
+    return value.strip()
+
+
+def _checked_proxy(proxy: str | None) -> SecretStr | None:
+    if proxy is None:
+        return None
+    if _parsed(proxy, "proxy").scheme not in ("http", "https"):
+        raise NexthinkSettingsError("proxy must be an address that starts with http:// or https://.")
+    return SecretStr(proxy)
+
+
+def _read_instance(instance: str, region: str | None) -> tuple[str, str | None]:
     """Take the tenant's name, and the region where a copied address names it."""
-    text = (instance or "").strip().removeprefix("https://").split("/")[0]
+    text = re.sub(r"^https?://", "", instance, flags=re.IGNORECASE).split("/")[0]
     address = _TENANT_HOST.fullmatch(text)
     if address is None:
         if text and not _INSTANCE.fullmatch(text):
@@ -144,7 +175,7 @@ def _read_instance(instance: str | None, region: str | None) -> tuple[str, str |
                 "'base_url'."
             )
         return text, region or None
-    if region and region.strip().lower() != address["region"].lower():
+    if region and region.lower() != address["region"].lower():
         raise NexthinkSettingsError(
             f"The host {text!r} names the region {address['region']!r}, the extra 'region' says {region!r}. "
             "Remove the one that is wrong."
@@ -159,7 +190,7 @@ def _checked_region(name: str, region: str | None, base_url: str | None) -> str:
         raise NexthinkSettingsError(
             f"The Nexthink connection has no instance (host): the tenant's name, such as 'acme'.{only}"
         )
-    region = (region or "").strip().lower()
+    region = (region or "").lower()
     if region not in REGIONS:
         what = f"an unknown region {region!r}" if region else "no region"
         raise NexthinkSettingsError(
@@ -176,8 +207,8 @@ def _checked_timeout(timeout: float | str | None) -> float:
         seconds = float(timeout)
     except (TypeError, ValueError):
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise NexthinkSettingsError(f"timeout is {timeout!r}: it takes a number of seconds above 0.")
+    if not 0 < seconds <= _MAX_TIMEOUT_SECONDS:
+        raise NexthinkSettingsError(f"timeout is {timeout!r}: it takes a number of seconds, above 0 and up to a day.")
     return seconds
 
 

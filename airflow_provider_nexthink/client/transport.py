@@ -100,7 +100,10 @@ class Transport:
         if not path.startswith("/") or path.startswith("//"):
             raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
         headers = {"x-request-id": request_id or str(uuid.uuid4()), **(parts.pop("headers", None) or {})}
-        request = self._http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
+        try:
+            request = self._http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
+        except httpx.InvalidURL as error:
+            raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
         try:
             response = self._http.send(request, auth=self._auth)
         except httpx.RequestError as error:
@@ -134,27 +137,24 @@ class Transport:
         :return: a context manager that gives the bytes of the file as they come.
         :raises NexthinkExportError: if the file cannot be fetched.
         """
-        try:
-            address = httpx.URL(url.get_secret_value())
-        except httpx.InvalidURL:
-            raise NexthinkExportError("The export names a result file at an address that is none.") from None
-        if not is_private_enough(address):
-            raise NexthinkExportError("The address of the result file is not https: it was not fetched.")
+        # The address stands in no local variable and in no chained exception: tracebacks may show both.
+        host = _storage_host(url)
         self._on_secret(url.get_secret_value())
-        with _unlogged(address):
+        problem, status = "", None
+        with _unlogged(url):
             try:
-                with self._http.stream("GET", address) as response:
-                    if not response.is_success:
-                        raise NexthinkExportError(
-                            f"The result file could not be fetched: the object storage at {address.host} "
-                            f"answered {response.status_code}. Its address is good for 15 minutes only.",
-                            status=response.status_code,
-                        )
-                    yield response.iter_bytes()
+                # As it is stored: a compressed file that is cut off is noticed where it is decompressed.
+                with self._http.stream(
+                    "GET", url.get_secret_value(), headers={"Accept-Encoding": "identity"}
+                ) as response:
+                    if response.is_success:
+                        yield response.iter_raw()
+                        return
+                    status = response.status_code
+                    problem = f"{host} answered {status}. The address of the file is good for 15 minutes only."
             except httpx.HTTPError as error:
-                raise NexthinkExportError(
-                    f"The result file could not be fetched from {address.host}: {type(error).__name__}."
-                ) from None
+                problem = f"{type(error).__name__} from {host}."
+        raise NexthinkExportError(f"The result file could not be fetched: {problem}", status=status) from None
 
     def _fetch_token(self, request: httpx.Request) -> httpx.Response:
         """Send the token request, which is known to time out now and then, with a few tries."""
@@ -171,7 +171,11 @@ class Transport:
         try:
             return self._persist(once, lambda _: True)
         except NexthinkRetryableError as error:
-            raise NexthinkSignInError(f"No token could be fetched. {error}") from None
+            raise NexthinkSignInError(
+                f"No token could be fetched. {error}",
+                status=getattr(error, "status", None),
+                retry_after=getattr(error, "retry_after", None),
+            ) from None
         except NexthinkFinalError as error:
             raise NexthinkAuthenticationError(
                 f"Nexthink gave no token for this client id and secret: {self.settings.token_url} answered "
@@ -204,17 +208,30 @@ def _ssl_context(verify: bool | str) -> ssl.SSLContext | bool:
         return verify
     try:
         return ssl.create_default_context(cafile=verify)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise NexthinkSettingsError(f"The CA bundle {verify!r} (verify) cannot be read: {error}.") from None
 
 
+def _storage_host(url: SecretStr) -> str:
+    """Return the host of a signed address, if a file may be fetched from there."""
+    try:
+        address = httpx.URL(url.get_secret_value())
+        private_enough = is_private_enough(address)
+    except (httpx.InvalidURL, ValueError):
+        raise NexthinkExportError("The export names a result file at an address that is none.") from None
+    if not private_enough or address.userinfo:
+        raise NexthinkExportError("The address of the result file is not plain https: it was not fetched.")
+    return address.host
+
+
 @contextmanager
-def _unlogged(url: httpx.URL) -> Iterator[None]:
+def _unlogged(url: SecretStr) -> Iterator[None]:
     """Keep httpx, which logs the address of every request, from logging this one."""
     httpx_log = logging.getLogger("httpx")
 
     def drop(record: logging.LogRecord) -> bool:
-        return url not in (record.args if isinstance(record.args, tuple) else ())
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        return all(str(argument) != url.get_secret_value() for argument in arguments)
 
     httpx_log.addFilter(drop)
     try:

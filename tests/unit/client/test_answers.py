@@ -1,0 +1,307 @@
+"""What an answer means."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.client.answers import error_of, no_answer, parse_retry_after
+from airflow_provider_nexthink.exceptions import (
+    NexthinkApiError,
+    NexthinkAuthenticationError,
+    NexthinkBatchSizeError,
+    NexthinkError,
+    NexthinkFinalError,
+    NexthinkInvalidRequestError,
+    NexthinkNotFoundError,
+    NexthinkPermissionError,
+    NexthinkRateLimitError,
+    NexthinkRequestError,
+    NexthinkRetryableError,
+    NexthinkSettingsError,
+    NexthinkUnavailableError,
+)
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+URL = "https://acme.api.eu.nexthink.cloud/api/v1/x"
+
+
+def answer(status: int, *, url: str = URL, **parts: Any) -> httpx.Response:
+    request = httpx.Request("POST", url, headers={"x-request-id": "sent-id", "Authorization": "Bearer made-up-token"})
+    return httpx.Response(status, request=request, **parts)
+
+
+def error(status: int, *, cures: dict[int, str] | None = None, **parts: Any) -> NexthinkApiError:
+    found = error_of(answer(status, **parts), now=NOW, cures=cures)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, 206])
+def test_a_success_is_no_error(status: int) -> None:
+    assert error_of(answer(status, json={"code": "INVALID_REQUEST"}), now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (301, None, NexthinkRequestError),
+        (304, None, NexthinkRequestError),
+        (307, None, NexthinkRequestError),
+        (400, None, NexthinkRequestError),
+        (400, "EMPTY_REQUEST", NexthinkRequestError),
+        (400, "EMPTY_TENANT", NexthinkRequestError),
+        (400, "INVALID_REQUEST", NexthinkInvalidRequestError),
+        (400, "BATCH_SIZE_EXCEEDED", NexthinkBatchSizeError),
+        (401, None, NexthinkAuthenticationError),
+        (403, "FEATURE_NOT_ENABLED", NexthinkPermissionError),
+        (403, "INVALID_REQUEST", NexthinkPermissionError),
+        (404, None, NexthinkNotFoundError),
+        (406, None, NexthinkRequestError),
+        (408, None, NexthinkUnavailableError),
+        (413, None, NexthinkRequestError),
+        (429, None, NexthinkRateLimitError),
+        (500, "INTERNAL_ERROR", NexthinkUnavailableError),
+        (500, "BATCH_SIZE_EXCEEDED", NexthinkUnavailableError),
+        (502, None, NexthinkUnavailableError),
+        (503, None, NexthinkUnavailableError),
+        (504, None, NexthinkUnavailableError),
+        (599, None, NexthinkUnavailableError),
+    ],
+)
+def test_each_status_has_its_error(status: int, code: str | None, kind: type[NexthinkApiError]) -> None:
+    found = error(status, json={"code": code, "message": "made up"} if code else None)
+
+    assert type(found) is kind
+    assert (found.status, found.code) == (status, code)
+    retryable = status in (408, 429) or status >= 500
+    assert isinstance(found, NexthinkRetryableError) is retryable
+    assert isinstance(found, NexthinkFinalError) is not retryable
+
+
+def test_the_ids_and_the_wait_of_an_answer() -> None:
+    headers = {"x-request-id": "their-id", "x-trace-id": "a-trace", "retry-after": "12"}
+    found = error(503, headers=headers)
+
+    assert (found.request_id, found.trace_id, found.retry_after) == ("their-id", "a-trace", 12.0)
+    assert str(found).endswith("[x-request-id their-id]")
+
+
+def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:
+    found = error(502)
+
+    assert (found.request_id, found.trace_id, found.retry_after, found.code) == ("sent-id", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "cure"),
+    [
+        (400, "sending it again changes nothing"),
+        (401, "check that the API credential is still active"),
+        (403, "Tick the permission"),
+        (404, "Check the instance, the region"),
+        (429, "fewer requests"),
+    ],
+)
+def test_the_message_says_what_happened_and_names_a_cure(status: int, cure: str) -> None:
+    message = str(error(status, json={"code": "A_CODE", "message": "their words"}))
+
+    assert message.startswith(f"POST {URL} answered {status} A_CODE their words. ")
+    assert cure in message
+
+
+def test_who_knows_better_names_the_cure() -> None:
+    message = str(error(403, cures={403: "Ask Ada.", 404: "Ask Bob."}))
+
+    assert "Ask Ada." in message
+    assert "Tick" not in message
+    assert "Bob" not in message
+
+
+def test_a_redirect_is_named() -> None:
+    message = str(error(302, headers={"location": "https://elsewhere.example/?key=hush"}))
+
+    assert "answered 302. Redirects are not followed" in message
+    assert "hush" not in message
+
+
+def test_the_query_of_the_address_is_not_shown() -> None:
+    message = str(error(500, url=f"{URL}?signature=hush#hush"))
+
+    assert f"POST {URL} answered 500." in message
+    assert "hush" not in message
+
+
+def test_nql_has_codes_that_are_numbers() -> None:
+    found = error(404, json={"message": "no such query", "code": 1404, "source": "nql"})
+
+    assert found.code == "1404"
+    assert "answered 404 1404 no such query." in str(found)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>502 Bad Gateway</html>",
+        b"null",
+        b"[1]",
+        b'"x"',
+        b'{"code": []}',
+        b'{"message": 1}',
+        b"\xff\xfe",
+        b"{",
+    ],
+)
+@pytest.mark.parametrize("status", [400, 502])
+def test_a_body_of_a_gateway_has_no_code(body: bytes, status: int) -> None:
+    found = error(status, content=body)
+
+    assert found.code is None
+    assert type(found) is (NexthinkRequestError if status == 400 else NexthinkUnavailableError)
+    assert f"answered {status}. " in f"{found} "
+
+
+def test_a_long_message_is_cut() -> None:
+    found = error(400, json={"message": "x" * 100_000})
+
+    assert len(str(found)) < 1000
+    assert len(found.detail or "") < 1000
+
+
+def test_their_own_words_are_kept_apart() -> None:
+    assert error(400, json={"code": "A_CODE", "message": "their words."}).detail == "their words."
+    assert error(502, content=b"<html>").detail is None
+
+
+def test_nothing_is_said_twice() -> None:
+    message = str(error(404, json={"code": 404, "message": "no such thing."}))
+
+    assert "answered 404 no such thing. Check" in message
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 1.5 ", 1.5),
+        ("-5", None),
+        ("soon", None),
+        ("Sun, 01 Mar 2026 12:02:00 GMT", 120.0),
+        ("Sun, 01 Mar 2026 12:02:00 -0000", 120.0),
+        ("Sun, 01 Mar 2026 14:02:00 +0200", 120.0),
+        ("Sun, 01 Mar 2026 11:00:00 GMT", 0.0),
+        ("2026-03-01T12:02:00Z", 120.0),
+        ("2026-03-01T12:02:00", 120.0),
+        ("2026-03-01 12:02:00.500", 120.5),
+        ("2026-03-01T14:02:00+02:00", 120.0),
+        ("2025-03-01T12:02:00Z", 0.0),
+        ("2026-02-30T12:02:00Z", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW) == seconds
+
+
+@pytest.fixture
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XXX-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize("value", ["2026-03-01T12:02:00", "Sun, 01 Mar 2026 12:02:00 -0000"])
+@pytest.mark.usefixtures("far_from_utc")
+def test_a_date_without_a_zone_is_utc(value: str) -> None:
+    assert parse_retry_after(value, NOW) == 120.0
+
+
+@given(st.text() | st.text("0123456789-+:.TZ, JanSuGMT", max_size=40))
+def test_any_text_is_a_wait_or_none(text: str) -> None:
+    seconds = parse_retry_after(text, NOW)
+
+    assert seconds is None or seconds >= 0
+
+
+@given(
+    moment=st.datetimes(min_value=datetime(1980, 1, 1), max_value=datetime(2200, 1, 1)),  # noqa: DTZ001 - the zone follows
+    offset=st.integers(-14 * 60, 14 * 60),
+)
+def test_a_date_in_either_form_and_any_zone(moment: datetime, offset: int) -> None:
+    date = moment.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset)))
+    expected = max(0.0, (date - NOW).total_seconds())
+
+    assert parse_retry_after(format_datetime(date), NOW) == expected
+    assert parse_retry_after(date.isoformat(), NOW) == expected
+
+
+def chained(failure: httpx.RequestError, cause: BaseException, *, by_cause: bool) -> httpx.RequestError:
+    middle = OSError("in between")
+    if by_cause:
+        failure.__cause__, middle.__cause__ = middle, cause
+    else:
+        failure.__context__, middle.__context__ = middle, cause
+    return failure
+
+
+def told(failure: httpx.RequestError, url: str = f"{URL}?signature=hush") -> NexthinkError:
+    return no_answer(failure, httpx.URL(url), "sent-id")
+
+
+@pytest.mark.parametrize(
+    "kind", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.DecodingError]
+)
+def test_no_answer_may_be_tried_again(kind: type[httpx.RequestError]) -> None:
+    found = told(kind("it broke"))
+
+    assert type(found) is NexthinkUnavailableError
+    assert (found.status, found.request_id) == (None, "sent-id")
+    assert f"No answer from {URL}: {kind.__name__} (it broke)." in str(found)
+    assert "hush" not in str(found)
+
+
+def test_a_failure_without_words_is_named_all_the_same() -> None:
+    assert f"No answer from {URL}: PoolTimeout." in str(told(httpx.PoolTimeout("")))
+
+
+def test_a_password_in_the_address_is_not_shown() -> None:
+    assert "hush" not in str(told(httpx.ReadTimeout(""), "https://me:hush@nx.example/x"))
+
+
+@pytest.mark.parametrize("by_cause", [True, False])
+def test_an_unknown_certificate_names_the_ca_bundle(by_cause: bool) -> None:
+    cause = ssl.SSLCertVerificationError(1, "self-signed certificate in certificate chain")
+    found = told(chained(httpx.ConnectError("x"), cause, by_cause=by_cause))
+
+    assert type(found) is NexthinkSettingsError
+    assert "certificate of https://acme.api.eu.nexthink.cloud" in str(found)
+    assert "'verify'" in str(found)
+
+
+def test_another_tls_failure_may_be_tried_again() -> None:
+    found = told(chained(httpx.ConnectError("x"), ssl.SSLEOFError(8, "cut off"), by_cause=True))
+
+    assert type(found) is NexthinkUnavailableError
+
+
+@pytest.mark.parametrize("kind", [httpx.UnsupportedProtocol, httpx.LocalProtocolError])
+def test_a_request_that_cannot_be_made_does_not_show_its_headers(kind: type[httpx.RequestError]) -> None:
+    found = told(kind("Illegal header value b'Bearer hush'"))
+
+    assert type(found) is NexthinkSettingsError
+    assert kind.__name__ in str(found)
+    assert "hush" not in str(found)

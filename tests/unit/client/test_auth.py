@@ -1,0 +1,374 @@
+"""One token: fetched once, shared, renewed in good time, and never shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
+from airflow_provider_nexthink.client.auth import TokenProvider
+from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import (
+    NexthinkAuthenticationError,
+    NexthinkError,
+    NexthinkFinalError,
+    NexthinkRetryableError,
+    NexthinkSignInError,
+)
+
+SECRET = "made-up-secret:with-colon-ü"
+BASIC = base64.b64encode(f"client:{SECRET}".encode()).decode()
+SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret=SECRET)
+TOKEN_URL = "https://acme-login.eu.nexthink.cloud/oauth2/default/v1/token"
+THREADS = 8
+
+
+@dataclass
+class Tenant:
+    """Signs in and answers; remembers what it was sent, and lets time pass at will.
+
+    :param sign_ins: answers to the token requests; then numbered tokens.
+    :param accepts: whether the API accepts a bearer token.
+    """
+
+    sign_ins: list[httpx.Response | Exception] = field(default_factory=list)
+    accepts: Callable[[str], bool] = lambda token: True
+    lifetime: float = 900.0
+    seconds: float = 0.0
+    token_requests: list[httpx.Request] = field(default_factory=list)
+    bearers: list[str] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+    sleeps: list[float] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url == TOKEN_URL:
+            self.token_requests.append(request)
+            answer = self.sign_ins.pop(0) if self.sign_ins else self.a_token()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        assert request.url.host == "acme.api.eu.nexthink.cloud"
+        bearer = request.headers["Authorization"].removeprefix("Bearer ")
+        self.bearers.append(bearer)
+        self.request_ids.append(request.headers["x-request-id"])
+        return httpx.Response(200 if self.accepts(bearer) else 401)
+
+    def a_token(self) -> httpx.Response:
+        token = f"made-up-token-{len(self.token_requests)}"
+        return httpx.Response(200, json={"access_token": token, "expires_in": self.lifetime, "token_type": "Bearer"})
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.seconds += seconds
+
+    def transport(self) -> Transport:
+        clock = Clock(
+            monotonic=lambda: self.seconds,
+            now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+            sleep=self.sleep,
+            rng=random.Random(0),
+        )
+        return Transport(SETTINGS, on_secret=self.secrets.append, clock=clock, http_transport=httpx.MockTransport(self))
+
+
+@pytest.fixture
+def tenant() -> Tenant:
+    return Tenant()
+
+
+@pytest.fixture
+def transport(tenant: Tenant) -> Iterator[Transport]:
+    with tenant.transport() as transport:
+        yield transport
+
+
+def shown_by(error: BaseException) -> str:
+    """What a log shows of an error, with the local variables of our own code."""
+    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
+    assert ours
+    return f"{error} {error!r} {vars(error)} {ours}"
+
+
+def refusal(transport: Transport) -> NexthinkError:
+    with pytest.raises(NexthinkError) as caught:
+        transport.send_once("GET", "/x")
+    shown = shown_by(caught.value)
+    assert BASIC not in shown
+    assert SECRET not in shown
+    assert "made-up-token" not in shown
+    return caught.value
+
+
+def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport) -> None:
+    transport.send_once("GET", "/x")
+
+    [request] = tenant.token_requests
+    assert (request.method, str(request.url)) == ("POST", TOKEN_URL)
+    assert request.headers["Authorization"] == f"Basic {BASIC}"
+    assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert parse_qs(request.content.decode(), strict_parsing=True) == {
+        "grant_type": ["client_credentials"],
+        "scope": ["service:integration"],
+    }
+    assert tenant.bearers == ["made-up-token-1"]
+
+
+def test_nothing_is_fetched_before_it_is_needed(tenant: Tenant, transport: Transport) -> None:
+    assert tenant.token_requests == []
+    assert transport.sign_in().get_secret_value() == "made-up-token-1"
+    assert tenant.bearers == []
+
+
+def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
+    tenant.sign_ins = [httpx.Response(401)]
+    refusal(transport)
+    assert tenant.secrets == [BASIC]
+
+    transport.sign_in()
+    assert tenant.secrets == [BASIC, BASIC, "made-up-token-2"]
+
+
+def test_many_requests_share_a_token(tenant: Tenant, transport: Transport) -> None:
+    for _ in range(20):
+        transport.send_once("GET", "/x")
+
+    assert len(tenant.token_requests) == 1
+    assert tenant.bearers == ["made-up-token-1"] * 20
+
+
+def test_threads_that_need_a_token_at_once_fetch_one() -> None:
+    workers: list[threading.Thread] = []
+    fetched: list[httpx.Request] = []
+    tokens: list[SecretStr] = []
+
+    def is_asking(worker: threading.Thread) -> bool:
+        frame = sys._current_frames().get(worker.ident or 0)
+        return any(each.f_code is TokenProvider.token.__code__ for each, _ in traceback.walk_stack(frame))
+
+    def fetch(request: httpx.Request) -> httpx.Response:
+        fetched.append(request)
+        # Answers only when all of them have asked: whoever does not wait for another is fetching by then.
+        while not all(is_asking(worker) for worker in workers if worker.is_alive()) and len(fetched) == 1:
+            pass
+        return httpx.Response(200, json={"access_token": "made-up-token"})
+
+    provider = TokenProvider(SETTINGS, fetch, clock=lambda: 0.0)
+    ready = threading.Barrier(THREADS)
+
+    def ask() -> None:
+        ready.wait(60)
+        tokens.append(provider.token())
+
+    workers += [threading.Thread(target=ask) for _ in range(THREADS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+
+    assert tokens == [SecretStr("made-up-token")] * THREADS
+    assert len(fetched) == 1
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "good_until"), [(900, 840), (3600, 3540), (120, 60), (100, 50), (60, 30), (10, 5), (0.5, 0.25)]
+)
+def test_a_token_is_renewed_shortly_before_its_end_and_no_sooner(
+    tenant: Tenant, transport: Transport, lifetime: float, good_until: float
+) -> None:
+    tenant.lifetime = lifetime
+    for seconds in (0, good_until - 0.01, good_until, good_until + good_until - 0.01):
+        tenant.seconds = seconds
+        transport.send_once("GET", "/x")
+
+    assert tenant.bearers == ["made-up-token-1", "made-up-token-1", "made-up-token-2", "made-up-token-2"]
+    assert len(tenant.token_requests) == 2
+
+
+def test_the_life_of_a_token_counts_from_the_question() -> None:
+    seconds = 0.0
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        nonlocal seconds
+        seconds += 100
+        return httpx.Response(200, json={"access_token": f"made-up-{seconds:.0f}", "expires_in": 900})
+
+    provider = TokenProvider(SETTINGS, slow, clock=lambda: seconds)
+    first = provider.token()
+    seconds = 839.0
+    assert provider.token() == first
+    seconds = 840.0
+    assert provider.token() != first
+
+
+def test_a_token_without_a_lifetime_is_good_for_15_minutes(tenant: Tenant, transport: Transport) -> None:
+    tenant.sign_ins = [httpx.Response(200, json={"access_token": "made-up-token-0"})]
+    for seconds in (0.0, 839.0, 840.0):
+        tenant.seconds = seconds
+        transport.send_once("GET", "/x")
+
+    assert tenant.bearers == ["made-up-token-0", "made-up-token-0", "made-up-token-2"]
+
+
+def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) -> None:
+    tenant.accepts = lambda token: token != "made-up-token-1"
+    answer = transport.send_once("GET", "/x")
+    transport.send_once("GET", "/x")
+
+    assert answer.status_code == 200
+    assert tenant.bearers == ["made-up-token-1", "made-up-token-2", "made-up-token-2"]
+    assert tenant.request_ids[0] == tenant.request_ids[1]
+    assert len(tenant.token_requests) == 2
+
+
+def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None:
+    tenant.accepts = lambda token: False
+    with pytest.raises(NexthinkAuthenticationError) as caught:
+        transport.send("GET", "/x", replay=True)
+
+    assert caught.value.status == 401
+    assert caught.value.request_id == tenant.request_ids[0]
+    assert isinstance(caught.value, NexthinkFinalError)
+    assert "A new token was refused too" in str(caught.value)
+    assert "made-up-token" not in shown_by(caught.value)
+    assert tenant.bearers == ["made-up-token-1", "made-up-token-2"]
+    assert tenant.sleeps == []
+
+
+def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: Transport) -> None:
+    all_refused = threading.Barrier(THREADS)
+
+    def accepts(token: str) -> bool:
+        if token == "made-up-token-1":
+            all_refused.wait(60)
+            return False
+        return True
+
+    tenant.accepts = accepts
+    transport.sign_in()
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(lambda _: transport.send_once("GET", "/x"), range(THREADS)))
+
+    assert [answer.status_code for answer in answers] == [200] * THREADS
+    assert sorted(tenant.bearers) == ["made-up-token-1"] * THREADS + ["made-up-token-2"] * THREADS
+    assert len(tenant.token_requests) == 2
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404])
+def test_a_refused_sign_in_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
+    tenant.sign_ins = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
+    error = refusal(transport)
+
+    assert type(error) is NexthinkAuthenticationError
+    assert error.status == status
+    assert f"{TOKEN_URL} answered {status}" in str(error)
+    assert "client secret (password)" in str(error)
+    assert len(tenant.token_requests) == 1
+    assert (tenant.bearers, tenant.sleeps) == ([], [])
+
+
+@pytest.mark.parametrize("failure", [500, 503, 408, 429, httpx.ReadTimeout("slow"), httpx.ConnectError("refused")])
+def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
+    tenant: Tenant, transport: Transport, failure: int | Exception
+) -> None:
+    def failed() -> httpx.Response | Exception:
+        return httpx.Response(failure) if isinstance(failure, int) else failure
+
+    tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS - 1)]
+    transport.send_once("GET", "/x")
+    assert len(tenant.token_requests) == MAX_ATTEMPTS
+    assert len(tenant.sleeps) == MAX_ATTEMPTS - 1
+    assert all(0 <= wait <= 2.0**attempt for attempt, wait in enumerate(tenant.sleeps))
+
+    tenant.seconds, tenant.sleeps = 10_000, []
+    tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS)]
+    error = refusal(transport)
+    assert type(error) is NexthinkSignInError
+    assert isinstance(error, NexthinkRetryableError)
+    assert TOKEN_URL in str(error)
+    assert len(tenant.token_requests) == 2 * MAX_ATTEMPTS
+
+
+def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Tenant, transport: Transport) -> None:
+    tenant.sign_ins = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
+    with pytest.raises(NexthinkSignInError):
+        transport.send("GET", "/x", replay=True)
+
+    assert len(tenant.token_requests) == MAX_ATTEMPTS
+    assert tenant.bearers == []
+
+
+def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport) -> None:
+    tenant.sign_ins = [httpx.Response(429, headers={"retry-after": "17"})]
+    transport.sign_in()
+
+    assert tenant.sleeps == [17.0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Sign in</html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"access_token": ""}',
+        b'{"access_token": null}',
+        b'{"access_token": 1}',
+        b'{"access_token": {"a": "made-up-token"}}',
+        b'{"access_token": "made-up-token", "expires_in": "soon"}',
+        b'{"access_token": "made-up-token", "expires_in": []',
+    ],
+)
+def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transport, body: bytes) -> None:
+    tenant.sign_ins = [httpx.Response(200, content=body)]
+    error = refusal(transport)
+
+    assert type(error) is NexthinkAuthenticationError
+    assert error.status == 200
+    assert f"{TOKEN_URL} answered 200, but not with a token" in str(error)
+    assert len(tenant.token_requests) == 1
+
+
+def test_a_failed_sign_in_leaves_the_door_open(tenant: Tenant, transport: Transport) -> None:
+    tenant.sign_ins = [httpx.Response(401)]
+    refusal(transport)
+
+    assert transport.send_once("GET", "/x").status_code == 200
+
+
+def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    tenant.sign_ins = [httpx.Response(500, json={"message": "busy"}), httpx.ReadTimeout("slow")]
+    tenant.accepts = lambda token: token != "made-up-token-3"
+    transport.send_once("GET", "/x")
+    logged = json.dumps([[record.getMessage(), repr(record.args)] for record in caplog.records], ensure_ascii=False)
+
+    assert logged.count("Trying again in") >= 2
+    assert TOKEN_URL in logged
+    for secret in (BASIC, SECRET, "made-up-token"):
+        assert secret not in logged
+
+
+def test_the_provider_does_not_show_its_token(tenant: Tenant, transport: Transport) -> None:
+    token: Any = transport.sign_in()
+
+    assert "made-up" not in f"{token} {token!r}"

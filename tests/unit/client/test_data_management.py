@@ -1,0 +1,179 @@
+"""The deletion request, and the answers to it that cannot be trusted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_provider_nexthink.client.data_management import DeletionAnswer, delete_devices
+from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import (
+    NexthinkBatchSizeError,
+    NexthinkInvalidRequestError,
+    NexthinkPermissionError,
+    NexthinkRateLimitError,
+    NexthinkRetryableError,
+    NexthinkUnavailableError,
+    NexthinkUnclearAnswerError,
+)
+
+SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret="made-up-secret")
+DEVICES = [
+    {"uid": "00000000-0000-4000-8000-000000000001", "name": "NA"},
+    {"uid": "00000000-0000-4000-8000-000000000002", "name": "00123"},
+    {"uid": "00000000-0000-4000-8000-000000000003", "name": 'Zoë "1E10"\n'},
+]
+
+Body = dict[str, Any]
+
+
+def body(*statuses: str) -> Body:
+    devices = [{**device, "status": status} for device, status in zip(DEVICES, statuses, strict=True)]
+    return {"scheduledCount": statuses.count("SCHEDULED"), "status": "ACCEPTED", "devices": devices}
+
+
+class Deletions:
+    """Gives a token, and to the deletion requests the answers it was told."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.received: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 900})
+        self.received.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def delete(self) -> DeletionAnswer:
+        clock = Clock(monotonic=lambda: 0.0, sleep=lambda _: pytest.fail("it waits"), rng=random.Random(0))
+        with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(self)) as transport:
+            return delete_devices(transport, DEVICES, "my-request-id")
+
+
+def unclear(answer: httpx.Response) -> NexthinkUnclearAnswerError:
+    with pytest.raises(NexthinkUnclearAnswerError) as caught:
+        Deletions(answer).delete()
+    return caught.value
+
+
+def test_the_request_is_as_documented() -> None:
+    tenant = Deletions(httpx.Response(202, json=body("SCHEDULED", "INVALID", "FAILED")))
+    tenant.delete()
+
+    [request] = tenant.received
+    assert request.method == "POST"
+    assert request.url == "https://acme.api.eu.nexthink.cloud/api/v1/data-management/device/deletions"
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["Authorization"] == "Bearer made-up-token"
+    assert request.headers["x-request-id"] == "my-request-id"
+    assert json.loads(request.content) == {"devices": DEVICES}
+
+
+def test_each_device_takes_its_status() -> None:
+    answer = httpx.Response(202, json=body("SCHEDULED", "INVALID", "FAILED"), headers={"x-trace-id": "a-trace"})
+
+    assert Deletions(answer).delete() == DeletionAnswer(["SCHEDULED", "INVALID", "FAILED"], "a-trace")
+
+
+def test_the_counts_are_not_needed_nor_the_trace() -> None:
+    answer = httpx.Response(202, json={"devices": body(*["SCHEDULED"] * 3)["devices"], "more": 1})
+
+    assert Deletions(answer).delete() == DeletionAnswer(["SCHEDULED"] * 3, None)
+
+
+def changed(change: Callable[[list[Body]], object]) -> Body:
+    answer = body("SCHEDULED", "SCHEDULED", "SCHEDULED")
+    change(answer["devices"])
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (changed(lambda devices: devices.pop()), "it names 2 of 3 devices"),
+        (changed(lambda devices: devices.clear()), "it names 0 of 3 devices"),
+        (changed(lambda devices: devices.append(devices[0])), "it names 4 of 3 devices"),
+        (changed(lambda devices: devices.reverse()), "in another order"),
+        (changed(lambda devices: devices[1].update(name="00124")), "other devices"),
+        (changed(lambda devices: devices[1].update(name="123")), "other devices"),
+        (changed(lambda devices: devices[0].update(name="na")), "other devices"),
+        (changed(lambda devices: devices[2].update(uid=devices[0]["uid"])), "other devices"),
+        (changed(lambda devices: devices[1].update(name=123)), "it cannot be read (devices.1.name)"),
+        (changed(lambda devices: devices[1].update(status="DELETED")), "it cannot be read (devices.1.status)"),
+        (changed(lambda devices: devices[1].update(status=None)), "it cannot be read (devices.1.status)"),
+        (changed(lambda devices: devices[0].pop("status")), "it cannot be read (devices.0.status)"),
+        (changed(lambda devices: devices[2].pop("uid")), "it cannot be read (devices.2.uid)"),
+        ({"status": "ACCEPTED"}, "it cannot be read (devices)"),
+        ({"devices": None}, "it cannot be read (devices)"),
+        ([], "it cannot be read (the body)"),
+        (None, "it cannot be read (the body)"),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_not_trusted(answer: object, problem: str) -> None:
+    error = unclear(httpx.Response(202, content=json.dumps(answer), headers={"x-trace-id": "a-trace"}))
+
+    assert problem in str(error)
+    assert (error.status, error.request_id, error.trace_id) == (202, "my-request-id", "a-trace")
+    assert isinstance(error, NexthinkRetryableError)
+    assert "made-up" not in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"Accepted", b"<html></html>", b'{"devices": [', b"\xff\xfe\x00"])
+def test_what_is_no_json_is_not_trusted(content: bytes) -> None:
+    assert "it cannot be read (the body)" in str(unclear(httpx.Response(202, content=content)))
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 206])
+def test_another_success_than_202_is_not_trusted(status: int) -> None:
+    error = unclear(httpx.Response(status, json=body(*["SCHEDULED"] * 3)))
+
+    assert f"it is a {status}, not a 202" in str(error)
+    assert error.status == status
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx.Response(400, json={"code": "BATCH_SIZE_EXCEEDED", "message": "at most 2"}), NexthinkBatchSizeError),
+        (httpx.Response(400, json={"code": "INVALID_REQUEST", "message": "blank"}), NexthinkInvalidRequestError),
+        (httpx.Response(429, headers={"retry-after": "1"}), NexthinkRateLimitError),
+        (httpx.Response(500, json={"code": "INTERNAL_ERROR", "message": "sorry"}), NexthinkUnavailableError),
+        (httpx.ReadTimeout("slow"), NexthinkUnavailableError),
+    ],
+)
+def test_it_is_asked_once_and_the_run_decides(answer: httpx.Response | Exception, kind: type[Exception]) -> None:
+    tenant = Deletions(answer)
+    with pytest.raises(kind) as caught:
+        tenant.delete()
+
+    assert type(caught.value) is kind
+    assert len(tenant.received) == 1
+    assert getattr(caught.value, "request_id", None) == "my-request-id"
+
+
+def test_a_missing_permission_names_the_box_to_tick() -> None:
+    answer = httpx.Response(403, json={"code": "FEATURE_NOT_ENABLED", "message": "no"})
+    with pytest.raises(NexthinkPermissionError, match="Tick the permission 'Data management'") as caught:
+        Deletions(answer).delete()
+
+    assert caught.value.code == "FEATURE_NOT_ENABLED"
+
+
+def test_after_a_refused_token_the_same_devices_are_sent_again() -> None:
+    tenant = Deletions(httpx.Response(401), httpx.Response(202, json=body(*["SCHEDULED"] * 3)))
+
+    assert tenant.delete().statuses == ["SCHEDULED"] * 3
+    first, second = tenant.received
+    assert first.content == second.content
+    assert first.headers["x-request-id"] == second.headers["x-request-id"]

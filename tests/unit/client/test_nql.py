@@ -1,0 +1,566 @@
+"""Queries: run at once or exported, with every value as the text that it is in Nexthink."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.client.nql import (
+    EXECUTE_ROWS,
+    NqlRows,
+    execute,
+    export_status,
+    fetch_export,
+    read_csv,
+    start_export,
+    wait_for_export,
+)
+from airflow_provider_nexthink.client.query_id import check_query_id
+from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import (
+    NexthinkExportError,
+    NexthinkFinalError,
+    NexthinkInputError,
+    NexthinkNotFoundError,
+    NexthinkPermissionError,
+    NexthinkRetryableError,
+    NexthinkTruncatedError,
+)
+
+SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret="made-up-secret")
+API = "https://acme.api.eu.nexthink.cloud"
+STATUS = f"{API}/api/v1/nql/status/e-1"
+ODD_NAMES = [
+    "NA",
+    "None",
+    "null",
+    "nan",
+    "00123",
+    "1E10",
+    "-0",
+    "TRUE",
+    "",
+    " ",
+    'q"u,o"te',
+    "l1\nl2",
+    "c\r\nd",
+    "Zoë 🖥",
+]
+
+
+@dataclass
+class Nexthink:
+    """Signs in, answers as it is told, and remembers what was asked and how long was waited."""
+
+    answers: list[httpx.Response] = field(default_factory=list)
+    received: list[httpx.Request] = field(default_factory=list)
+    sleeps: list[float] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 1e9})
+        self.received.append(request)
+        return self.answers.pop(0)
+
+    @property
+    def asked(self) -> list[str]:
+        return [f"{request.method} {request.url}" for request in self.received]
+
+
+@pytest.fixture
+def nexthink() -> Nexthink:
+    return Nexthink()
+
+
+@pytest.fixture
+def transport(nexthink: Nexthink) -> Iterator[Transport]:
+    clock = Clock(
+        monotonic=lambda: sum(nexthink.sleeps),
+        now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+        sleep=nexthink.sleeps.append,
+        rng=random.Random(0),
+    )
+    with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(nexthink)) as transport:
+        yield transport
+
+
+def status(word: str, *, http: int = 200, **more: object) -> httpx.Response:
+    return httpx.Response(http, json={"status": word, **more}, headers={"x-request-id": "their-id"})
+
+
+def completed(file: str = "one", *, http: int = 200) -> httpx.Response:
+    return status("COMPLETED", http=http, resultsFileUrl=f"https://store.example/{file}?s=made-up-signature")
+
+
+def stored(content: bytes) -> httpx.Response:
+    return httpx.Response(200, stream=httpx.ByteStream(content))
+
+
+# --- the query
+
+
+@pytest.mark.parametrize("query_id", ["#ab", "#stale_devices_90", "#__", "#" + "a" * 254])
+def test_a_query_id(query_id: str) -> None:
+    assert check_query_id(query_id) == query_id
+
+
+@pytest.mark.parametrize(
+    "query_id",
+    [
+        "",
+        "#",
+        "#a",
+        "ab",
+        "#Ab",
+        "#a-b",
+        "#a b",
+        "#ab\n",
+        "##ab",
+        "#é" * 2,
+        "#" + "a" * 255,
+        "devices | list name",
+        None,
+        1,
+        b"#ab",
+    ],
+)
+@pytest.mark.parametrize("run", [execute, start_export])
+def test_what_is_no_query_id_is_not_sent(
+    nexthink: Nexthink, transport: Transport, query_id: Any, run: Callable[[Transport, str], object]
+) -> None:
+    with pytest.raises(NexthinkInputError, match="is no NQL query id"):
+        run(transport, query_id)
+
+    assert nexthink.received == []
+
+
+@pytest.mark.parametrize("value", [None, True, False, ["a"], {"a": "b"}, b"x", object()])
+@pytest.mark.parametrize("run", [execute, start_export])
+def test_a_parameter_of_another_type_is_not_sent(
+    nexthink: Nexthink, transport: Transport, value: Any, run: Callable[..., object]
+) -> None:
+    with pytest.raises(NexthinkInputError, match="NQL parameter 'days' is"):
+        run(transport, "#ab", {"name": "x", "days": value})
+
+    assert nexthink.received == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sent"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"name": "00123", "empty": ""}, {"parameters": {"name": "00123", "empty": ""}}),
+        ({"days": 90, "share": 0.5}, {"parameters": {"days": "90", "share": "0.5"}}),
+    ],
+)
+def test_the_query_is_sent_as_documented(
+    nexthink: Nexthink, transport: Transport, parameters: Any, sent: dict[str, object]
+) -> None:
+    nexthink.answers = [httpx.Response(200, json={"data": []}), httpx.Response(200, json={"exportId": "e-1"})]
+    execute(transport, "#ab", parameters)
+    start_export(transport, "#ab", parameters, "ZSTD")
+
+    assert nexthink.asked == [f"POST {API}/api/v2/nql/execute", f"POST {API}/api/v1/nql/export"]
+    first, second = nexthink.received
+    assert json.loads(first.content) == {"queryId": "#ab", **sent}
+    assert json.loads(second.content) == {"queryId": "#ab", "compression": "ZSTD", **sent}
+    assert first.headers["Accept"] == "application/json"
+    assert first.headers["x-utc-times"] == "true"
+
+
+@pytest.mark.parametrize("run", [execute, start_export])
+@pytest.mark.parametrize(
+    ("http", "kind", "cure"),
+    [
+        (403, NexthinkPermissionError, "Tick the permission 'NQL API'"),
+        (404, NexthinkNotFoundError, "Nexthink has no saved query #ab"),
+    ],
+)
+def test_a_refused_query_names_the_cure(
+    nexthink: Nexthink, transport: Transport, run: Callable[..., object], http: int, kind: type[Exception], cure: str
+) -> None:
+    nexthink.answers = [httpx.Response(http)]
+    with pytest.raises(kind, match=cure):
+        run(transport, "#ab")
+
+
+# --- at once
+
+
+def executed(nexthink: Nexthink, transport: Transport, body: str | bytes) -> NqlRows:
+    nexthink.answers = [httpx.Response(200, content=body)]
+    return execute(transport, "#ab")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0", "0"),
+        ("-0", "-0"),
+        ("1E10", "1E10"),
+        ("1e-7", "1e-7"),
+        ("1.50", "1.50"),
+        ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827"),
+        ("12345678901234567890123", "12345678901234567890123"),
+        ("1" * 5000, "1" * 5000),
+        ("NaN", "NaN"),
+        ("null", ""),
+        ("true", "true"),
+        ("false", "false"),
+        ('""', ""),
+        ('"null"', "null"),
+        ('"00123"', "00123"),
+        ('"a\\u00e9\\n\\"b"', 'aé\n"b'),
+        ('["Zoë", null, true]', '["Zoë", null, true]'),
+        ('{"a": {"b": "c"}}', '{"a": {"b": "c"}}'),
+        ("[]", "[]"),
+    ],
+)
+def test_a_value_of_json_becomes_its_text(nexthink: Nexthink, transport: Transport, value: str, text: str) -> None:
+    rows = executed(nexthink, transport, f'{{"data": [{{"device.name": {value}}}]}}'.encode())
+
+    assert rows == [{"device.name": text}]
+
+
+@given(names=st.lists(st.text() | st.sampled_from(ODD_NAMES)))
+def test_names_survive_a_query(names: list[str]) -> None:
+    nexthink = Nexthink()
+    with Transport(SETTINGS, http_transport=httpx.MockTransport(nexthink)) as transport:
+        rows = executed(nexthink, transport, json.dumps({"data": [{"device.name": name} for name in names]}))
+
+    assert [row["device.name"] for row in rows] == names
+
+
+def test_the_columns_of_a_query(nexthink: Nexthink, transport: Transport) -> None:
+    rows = executed(nexthink, transport, '{"data": [{"b": 1, "a": 2}, {"b": 3, "c": 4}], "rows": 2}')
+
+    assert rows.columns == ["b", "a", "c"]
+    assert rows.truncated is False
+    assert executed(nexthink, transport, '{"data": []}').columns == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"null", b"[]", b"{}", b'{"data": null}', b'{"data": [1]}', b"\xff", b'{"data": [{"a"']
+)
+def test_what_is_no_result_is_refused(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
+    with pytest.raises(NexthinkExportError, match="not as the NQL API documents it") as caught:
+        executed(nexthink, transport, body)
+
+    assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(EXECUTE_ROWS - 1, False), (EXECUTE_ROWS, True)])
+def test_a_result_that_may_not_be_whole_is_a_warning(
+    nexthink: Nexthink, transport: Transport, caplog: pytest.LogCaptureFixture, rows: int, warned: bool
+) -> None:
+    executed(nexthink, transport, json.dumps({"data": [{"a": "b"}] * rows}))
+
+    assert ("#ab gave 1000 rows" in caplog.text) is warned
+
+
+# --- exported
+
+
+def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [
+        httpx.Response(200, json={"exportId": "e-1"}),
+        status("SUBMITTED"),
+        status("IN_PROGRESS"),
+        status("IN_PROGRESS"),
+        completed(),
+        completed(),
+        stored(gzip.compress("device.name,device.uid\r\n00123,u1\r\nNA,u2\r\n".encode("utf-8-sig"))),
+    ]
+    export_id = start_export(transport, "#ab")
+    wait_for_export(transport, export_id, poll_interval=4, timeout=60)
+    rows = fetch_export(transport, export_id)
+
+    assert rows == [{"device.name": "00123", "device.uid": "u1"}, {"device.name": "NA", "device.uid": "u2"}]
+    assert (rows.columns, rows.truncated) == (["device.name", "device.uid"], False)
+    assert nexthink.sleeps == [4, 6, 9]
+    assert nexthink.asked == [
+        f"POST {API}/api/v1/nql/export",
+        *[f"GET {STATUS}"] * 5,
+        "GET https://store.example/one?s=made-up-signature",
+    ]
+    assert json.loads(nexthink.received[0].content)["compression"] == "GZIP"
+    assert "authorization" not in nexthink.received[-1].headers
+
+
+@pytest.mark.parametrize(("first", "waits"), [(20, [20, 30, 45, 60, 60]), (60, [60] * 5), (100, [100] * 5)])
+def test_the_waits_grow_to_a_minute(nexthink: Nexthink, transport: Transport, first: float, waits: list[float]) -> None:
+    nexthink.answers = [status("IN_PROGRESS") for _ in waits] + [completed()]
+    wait_for_export(transport, "e-1", poll_interval=first, timeout=1000)
+
+    assert nexthink.sleeps == waits
+
+
+def test_a_wait_ends_at_the_timeout(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [status("IN_PROGRESS") for _ in range(3)]
+    with pytest.raises(NexthinkExportError, match="export e-1 was not ready after 25 s") as caught:
+        wait_for_export(transport, "e-1", poll_interval=10, timeout=25)
+
+    assert isinstance(caught.value, NexthinkRetryableError)
+    assert nexthink.sleeps == [10, 15]
+    assert nexthink.answers == []
+
+
+@pytest.mark.parametrize(("said", "shown"), [("out of luck", "out of luck"), (None, "no reason given")])
+def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: str | None, shown: str) -> None:
+    nexthink.answers = [status("SUBMITTED"), status("ERROR", errorDescription=said)]
+    with pytest.raises(NexthinkExportError, match=f"export e-1.*{shown}") as caught:
+        wait_for_export(transport, "e-1", poll_interval=1, timeout=60)
+
+    assert caught.value.request_id == "their-id"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"status": "DONE"}', b'{"status": "COMPLETED", "resultsFileUrl": ["made-up-url"]}']
+)
+def test_a_status_that_cannot_be_read(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
+    nexthink.answers = [httpx.Response(200, content=body)]
+    with pytest.raises(NexthinkExportError, match="not as the NQL API documents it") as caught:
+        export_status(transport, "e-1")
+
+    assert "made-up" not in str(caught.value)
+
+
+def test_the_address_of_the_file_does_not_show(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [completed()]
+
+    assert "made-up" not in repr(export_status(transport, "e-1"))
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"exportId": ""}', b'{"exportId": 1}'])
+def test_an_export_without_an_id(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
+    nexthink.answers = [httpx.Response(200, content=body)]
+    with pytest.raises(NexthinkExportError, match="not as the NQL API documents it"):
+        start_export(transport, "#ab")
+
+
+def test_an_export_id_is_one_part_of_the_path(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [status("SUBMITTED")]
+    export_status(transport, "../a?b#c")
+
+    assert nexthink.asked == [f"GET {API}/api/v1/nql/status/..%2Fa%3Fb%23c"]
+
+
+def test_an_export_that_is_not_known(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [httpx.Response(404)]
+    with pytest.raises(NexthinkNotFoundError, match=r"does not know the export e-1 \(any more\)"):
+        export_status(transport, "e-1")
+
+
+def test_a_result_that_was_cut_off_proves_nothing(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [completed(http=206)]
+    with pytest.raises(NexthinkTruncatedError, match="allow_truncated=True") as caught:
+        fetch_export(transport, "e-1")
+
+    assert caught.value.status == 206
+    assert isinstance(caught.value, NexthinkFinalError)
+    assert nexthink.asked == [f"GET {STATUS}"]
+
+
+def test_a_result_that_was_cut_off_says_so_where_it_is_allowed(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [completed(http=206), stored(b"a\r\n1\r\n")]
+    rows = fetch_export(transport, "e-1", allow_truncated=True)
+
+    assert (rows, rows.truncated) == ([{"a": "1"}], True)
+
+
+def test_an_expired_address_is_asked_for_anew(
+    nexthink: Nexthink, transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    nexthink.answers = [completed("one"), httpx.Response(403), completed("two"), stored(b"a\r\n1\r\n")]
+
+    assert fetch_export(transport, "e-1") == [{"a": "1"}]
+    assert nexthink.asked == [
+        f"GET {STATUS}",
+        "GET https://store.example/one?s=made-up-signature",
+        f"GET {STATUS}",
+        "GET https://store.example/two?s=made-up-signature",
+    ]
+    assert len(nexthink.sleeps) == 1
+    assert 0 <= nexthink.sleeps[0] <= 1
+    assert "answered 403" in caplog.text
+    assert "made-up" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([completed, lambda: httpx.Response(403)], "store.example answered 403"),
+        ([completed, lambda: stored(gzip.compress(b"a\r\n1\r\n")[:-4])], "cannot be read"),
+        ([lambda: status("COMPLETED")], "The export e-1 names no file"),
+        ([lambda: status("COMPLETED", resultsFileUrl=None)], "The export e-1 names no file"),
+    ],
+)
+def test_a_file_is_given_up_after_three_tries(
+    nexthink: Nexthink, transport: Transport, answers: list[Callable[[], httpx.Response]], message: str
+) -> None:
+    nexthink.answers = [answer() for _ in range(3) for answer in answers]
+    with pytest.raises(NexthinkExportError, match=message) as caught:
+        fetch_export(transport, "e-1")
+
+    assert "made-up" not in str(caught.value)
+    assert nexthink.answers == []
+    assert len(nexthink.sleeps) == 2
+
+
+# --- the file
+
+
+def written(rows: list[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def halves(compress: Callable[[bytes], bytes], content: bytes) -> bytes:
+    middle = len(content) // 2
+    return compress(content[:middle]) + compress(content[middle:])
+
+
+def zstd(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(content)
+
+
+def zstd_of_unknown_size(content: bytes) -> bytes:
+    stream = zstandard.ZstdCompressor().compressobj()
+    return stream.compress(content) + stream.flush()
+
+
+WRAPPERS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda content: content,
+    "bom": lambda content: b"\xef\xbb\xbf" + content,
+    "gzip": gzip.compress,
+    "gzip of bom": lambda content: gzip.compress(b"\xef\xbb\xbf" + content),
+    "gzip in two members": lambda content: halves(gzip.compress, content),
+    "zstd": zstd,
+    "zstd of unknown size": zstd_of_unknown_size,
+    "zstd of bom": lambda content: zstd(b"\xef\xbb\xbf" + content),
+    "zstd in two frames": lambda content: halves(zstd, content),
+}
+
+
+def in_chunks(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[start : start + size] for start in range(0, len(content), size))
+
+
+cells = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(ODD_NAMES)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[list[str]]:
+    # A first column whose name begins with the BOM character cannot be told from a BOM.
+    names = st.text(st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=20)
+    columns = draw(st.lists(names, min_size=1, max_size=5, unique=True))
+    return [columns, *draw(st.lists(st.lists(cells, min_size=len(columns), max_size=len(columns)), max_size=8))]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@given(table=tables(), size=st.integers(1, 300))
+def test_every_text_survives_the_file(wrapper: str, table: list[list[str]], size: int) -> None:
+    columns, rows = read_csv(in_chunks(WRAPPERS[wrapper](written(table)), size))
+
+    assert columns == table[0]
+    assert [list(row.values()) for row in rows] == table[1:]
+    assert all(list(row) == columns for row in rows)
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["gzip", "gzip in two members", "zstd", "zstd of unknown size", "zstd in two frames"]
+)
+@given(table=tables(), size=st.integers(1, 300), data=st.data())
+def test_a_compressed_file_that_is_cut_off_is_refused(
+    wrapper: str, table: list[list[str]], size: int, data: st.DataObject
+) -> None:
+    content = WRAPPERS[wrapper](written(table))
+    first_member = len(WRAPPERS[wrapper.split()[0]](written(table)[: len(written(table)) // 2]))
+    # From the second byte on, where it can be told what it is; a whole first member looks like a whole file.
+    cut = data.draw(st.integers(2, len(content) - 1).filter(lambda cut: "two" not in wrapper or cut != first_member))
+    with pytest.raises(NexthinkExportError):
+        read_csv(in_chunks(content[:cut], size))
+
+
+def test_a_large_file_in_pieces() -> None:
+    table = [
+        ["device.uid", "device.name"],
+        *([f"u{number}", ODD_NAMES[number % len(ODD_NAMES)]] for number in range(20_000)),
+    ]
+    for wrapper in WRAPPERS.values():
+        columns, rows = read_csv(in_chunks(wrapper(written(table)), 65_536))
+        assert [columns, *(list(row.values()) for row in rows)] == table
+
+
+def read(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
+    return read_csv(iter([content]))
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_file_without_rows(wrapper: str) -> None:
+    assert read(WRAPPERS[wrapper](b"")) == ([], [])
+    assert read(WRAPPERS[wrapper](b"a,b\r\n")) == (["a", "b"], [])
+    assert read_csv(iter([])) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"a,b\r1,2\r", b"a,b\r\n1,2", b'"a","b"\n"1","2"\n', b"a,b\n\n1,2\n\r\n\n"]
+)
+def test_line_ends_quotes_and_blank_lines_change_nothing(content: bytes) -> None:
+    assert read(content) == (["a", "b"], [{"a": "1", "b": "2"}])
+
+
+def test_an_empty_value_of_the_only_column_is_a_row() -> None:
+    assert read(b'a\r\n""\r\n') == (["a"], [{"a": ""}])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b,a\r\n1,2,3\r\n", "has a column twice: a, b, a"),
+        (b"a,b\r\n1,2\r\n1\r\n", "Line 3 of the result file has 1 values for 2 columns"),
+        (b"a,b\r\n1,2,3\r\n", "Line 2 of the result file has 3 values for 2 columns"),
+        (b'a,b\r\n1,"2\r\n', "cannot be read: Error"),
+        (b'a,b\r\n1,"2"x\r\n', "cannot be read: Error"),
+        (b"a,b\r\n1,\xe9\r\n", "cannot be read: UnicodeDecodeError"),
+        (b"a,b\r\n1,\xc3", "cannot be read: UnicodeDecodeError"),
+        (b"\x1f\x8b but no gzip", "it is damaged"),
+        (gzip.compress(b"a\r\n1\r\n")[:-8] + b"\x00" * 8, "it is damaged"),
+        (gzip.compress(b"a\r\n1\r\n") + b"trailing", "it is damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(NexthinkExportError, match=message):
+        read(content)
+
+
+def test_a_file_is_read_as_it_comes() -> None:
+    given_out: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        yield b"a,a\r\n"
+        for number in range(100):
+            given_out.append(number)
+            yield b"1,2\r\n" * 10_000
+
+    with pytest.raises(NexthinkExportError, match="a column twice"):
+        read_csv(chunks())
+    assert len(given_out) < 10

@@ -1,0 +1,239 @@
+"""What a person fills in becomes settings, or a message that says what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.client.settings import REGIONS, NexthinkSettings, is_private_enough
+from airflow_provider_nexthink.exceptions import NexthinkSettingsError
+
+API = "https://acme.api.eu.nexthink.cloud"
+LOGIN = "https://acme-login.eu.nexthink.cloud/oauth2/default/v1/token"
+
+
+def resolve(**given_: Any) -> NexthinkSettings:
+    return NexthinkSettings.resolve(
+        **{"instance": "acme", "region": "eu", "client_id": "id", "client_secret": "made-up-secret", **given_}
+    )
+
+
+def refusal(**given_: Any) -> str:
+    with pytest.raises(NexthinkSettingsError) as error:
+        resolve(**given_)
+    assert "made-up-secret" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_instance_and_region_make_the_addresses(region: str) -> None:
+    settings = resolve(region=region)
+
+    assert settings.instance == "acme"
+    assert settings.base_url == f"https://acme.api.{region}.nexthink.cloud"
+    assert settings.token_url == f"https://acme-login.{region}.nexthink.cloud/oauth2/default/v1/token"
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "https://acme.eu.nexthink.cloud",
+        "https://acme.eu.nexthink.cloud/",
+        "https://acme.eu.nexthink.cloud/main/#/investigations?id=1",
+        " acme.eu.nexthink.cloud ",
+        "acme.eu.nexthink.cloud/login",
+        "https://acme.api.eu.nexthink.cloud",
+        "acme.api.eu.nexthink.cloud/api/v1",
+        "https://acme-login.eu.nexthink.cloud/oauth2/default/v1/token",
+        "acme.EU.Nexthink.Cloud",
+    ],
+)
+@pytest.mark.parametrize("region", [None, "", "eu", " EU "])
+def test_a_copied_address_names_instance_and_region(pasted: str, region: str | None) -> None:
+    settings = resolve(instance=pasted, region=region)
+
+    assert (settings.instance, settings.base_url, settings.token_url) == ("acme", API, LOGIN)
+
+
+@pytest.mark.parametrize(
+    ("host", "instance"), [("my-acme-2", "my-acme-2"), ("api", "api"), ("a", "a"), (" acme ", "acme")]
+)
+def test_an_instance_may_be_any_label(host: str, instance: str) -> None:
+    assert resolve(instance=host).base_url == f"https://{instance}.api.eu.nexthink.cloud"
+    assert resolve(instance=f"{instance}.eu.nexthink.cloud", region=None).instance == instance
+
+
+def test_host_and_region_may_not_contradict() -> None:
+    message = refusal(instance="https://acme.eu.nexthink.cloud", region="us")
+
+    assert "'eu'" in message
+    assert "'us'" in message
+    assert "acme.eu.nexthink.cloud" in message
+
+
+@pytest.mark.parametrize("instance", ["a.b", "acme.example.com", "-acme", "acme-", "ac me", "acmé", "a_b"])
+def test_what_is_no_instance_is_refused(instance: str) -> None:
+    assert "is no Nexthink instance" in refusal(instance=instance)
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("client_id", "no client id (login)"),
+        ("client_secret", "no client secret (password)"),
+        ("region", "no region: set the extra 'region' to one of us, eu, pac, meta"),
+        ("instance", "no instance (host)"),
+    ],
+)
+def test_what_is_missing_is_named(what: str, message: str, nothing: str | None) -> None:
+    assert message in refusal(**{what: nothing})
+
+
+@pytest.mark.parametrize("given_", [{"region": "moon"}, {"instance": "acme.moon.nexthink.cloud", "region": None}])
+def test_an_unknown_region_is_named(given_: dict[str, Any]) -> None:
+    assert "an unknown region 'moon'" in refusal(**given_)
+
+
+def test_both_addresses_need_neither_instance_nor_region() -> None:
+    settings = resolve(instance=None, region=None, base_url="https://nx.example/", token_url="https://in.example/t")
+
+    assert settings.instance == "nx.example"
+    assert settings.base_url == "https://nx.example"
+    assert settings.token_url == "https://in.example/t"
+
+
+def test_one_address_leaves_the_other_to_instance_and_region() -> None:
+    assert resolve(base_url="https://nx.example/nexthink/").token_url == LOGIN
+    assert resolve(base_url="https://nx.example/nexthink/").base_url == "https://nx.example/nexthink"
+    assert resolve(token_url="https://in.example/t").base_url == API
+    assert "set 'token_url' too" in refusal(instance=None, base_url="https://nx.example")
+    assert "no region" in refusal(region=None, token_url="https://in.example")
+
+
+@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.9.9.9", "LOCALHOST:8080"])
+def test_plain_http_is_for_loopback(option: str, host: str) -> None:
+    assert getattr(resolve(**{option: f"http://{host}/x/"}), option) == f"http://{host.lower()}/x"
+
+
+@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize(
+    "host",
+    ["nx.example", "10.0.0.1", "128.0.0.1", "[::2]", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0"],
+)
+def test_plain_http_to_another_machine_is_refused(option: str, host: str) -> None:
+    message = refusal(**{option: f"http://{host}/x"})
+
+    assert message.startswith(f"{option} is http://{host}/x")
+    assert "Use https" in message
+
+
+@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:hush@nx.example",
+        "https://hush@nx.example",
+        "https://nx.example/?key=hush",
+        "https://nx.example/#hush",
+    ],
+)
+def test_an_address_holds_no_secret(option: str, address: str) -> None:
+    message = refusal(**{option: address})
+
+    assert message.startswith(f"{option} must be a plain address")
+    assert "hush" not in message
+
+
+@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize(
+    "address",
+    ["nx.example", "ftp://nx.example", "https://", "https:///path", "file:///etc/passwd", "https://nx.example:x"],
+)
+def test_what_is_no_web_address_is_refused(option: str, address: str) -> None:
+    assert refusal(**{option: address}).startswith(option)
+
+
+@pytest.mark.parametrize(
+    ("address", "private"),
+    [("https://x", True), ("http://localhost", True), ("http://x", False), ("ftp://localhost", False)],
+)
+def test_a_secret_travels_by_https_or_stays_here(address: str, private: bool) -> None:
+    assert is_private_enough(httpx.URL(address)) is private
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 30), ("", 30), (5, 5), ("2.5", 2.5), (" 7 ", 7)])
+def test_timeout_as_number_or_text(timeout: object, seconds: float) -> None:
+    assert resolve(timeout=timeout).timeout == seconds
+
+
+@pytest.mark.parametrize("timeout", [0, "0", -1, "-1", "soon", "inf", "nan", float("inf"), [1]])
+def test_a_timeout_that_cannot_be_is_refused(timeout: object) -> None:
+    assert refusal(timeout=timeout).startswith(f"timeout is {timeout!r}")
+
+
+@pytest.mark.parametrize(
+    ("verify", "read"),
+    [
+        (None, True),
+        ("", True),
+        (True, True),
+        (False, False),
+        ("true", True),
+        ("False", False),
+        (" FALSE ", False),
+        ("/etc/ssl/proxy.pem", "/etc/ssl/proxy.pem"),
+    ],
+)
+def test_verify_as_boolean_text_or_path(verify: object, read: object) -> None:
+    assert resolve(verify=verify).verify == read
+    assert type(resolve(verify=verify).verify) is type(read)
+
+
+@pytest.mark.parametrize("verify", [0, 1, ["x"]])
+def test_verify_of_another_type_is_refused(verify: object) -> None:
+    assert refusal(verify=verify).startswith("verify is")
+
+
+def test_secrets_do_not_show() -> None:
+    settings = resolve(proxy="http://me:made-up-proxy-password@proxy.example:3128")
+
+    assert settings.client_secret.get_secret_value() == "made-up-secret"
+    assert settings.proxy is not None
+    assert settings.proxy.get_secret_value() == "http://me:made-up-proxy-password@proxy.example:3128"
+    assert "made-up" not in f"{settings} {settings!r} {vars(settings)}"
+
+
+@pytest.mark.parametrize("proxy", [None, ""])
+def test_no_proxy(proxy: str | None) -> None:
+    assert resolve(proxy=proxy).proxy is None
+
+
+anything = st.none() | st.text() | st.tuples(st.sampled_from(["https://", "http://", "acme."]), st.text()).map("".join)
+
+
+@given(
+    instance=anything | st.just("acme"),
+    region=anything | st.sampled_from(REGIONS),
+    client_id=anything,
+    client_secret=anything,
+    base_url=anything,
+    token_url=anything,
+    timeout=anything,
+    verify=anything,
+    proxy=anything,
+)
+def test_whatever_is_filled_in_is_read_or_refused(**filled_in: str | None) -> None:
+    try:
+        settings = NexthinkSettings.resolve(**filled_in)
+    except NexthinkSettingsError:
+        return
+    assert settings.instance
+    assert settings.timeout > 0
+    assert is_private_enough(httpx.URL(settings.base_url))
+    assert is_private_enough(httpx.URL(settings.token_url))

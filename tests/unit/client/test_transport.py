@@ -1,0 +1,524 @@
+"""Requests, re-sends and downloads: what is sent where, and what is never shown."""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pydantic import SecretStr
+
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
+from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import (
+    NexthinkApiError,
+    NexthinkExportError,
+    NexthinkFinalError,
+    NexthinkInputError,
+    NexthinkNotFoundError,
+    NexthinkPermissionError,
+    NexthinkRateLimitError,
+    NexthinkRequestError,
+    NexthinkSettingsError,
+    NexthinkUnavailableError,
+)
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+API = "acme.api.eu.nexthink.cloud"
+SIGNED = "https://store.example/results/7.csv?X-Signature=made-up-signature"
+CREDENTIAL = {"client_id": "client", "client_secret": "made-up-secret"}
+SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", **CREDENTIAL)
+
+Answer = httpx.Response | Exception
+
+
+@dataclass
+class Net:
+    """Signs in, answers as it is told, and remembers what was sent and how long was waited."""
+
+    answers: list[Answer] = field(default_factory=list)
+    received: list[httpx.Request] = field(default_factory=list)
+    sleeps: list[float] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 900})
+        self.received.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def clock(self) -> Clock:
+        return Clock(
+            monotonic=lambda: sum(self.sleeps),
+            now=lambda: START + timedelta(seconds=sum(self.sleeps)),
+            sleep=self.sleeps.append,
+            rng=random.Random(0),
+        )
+
+
+@pytest.fixture
+def net() -> Net:
+    return Net()
+
+
+@pytest.fixture
+def transport(net: Net) -> Iterator[Transport]:
+    carrier = httpx.MockTransport(net)
+    with Transport(SETTINGS, on_secret=net.secrets.append, clock=net.clock(), http_transport=carrier) as transport:
+        yield transport
+
+
+@pytest.fixture
+def everything_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The logs, all at their most talkative, whatever another test or Airflow has set."""
+    for name in ("root", "airflow_provider_nexthink", "httpx", "httpcore", "httpcore.http11", "httpcore.connection"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        caplog.set_level("DEBUG", logger=None if name == "root" else name)
+    return caplog
+
+
+def shown_by(error: BaseException) -> str:
+    """What a log shows of an error, with the local variables of our own code."""
+    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
+    assert ours
+    return f"{error} {error!r} {vars(error)} {ours}"
+
+
+def failed(transport: Transport, **parts: Any) -> NexthinkApiError:
+    with pytest.raises(NexthinkApiError) as caught:
+        transport.send("POST", "/api/v1/x", **{"replay": True, "json": {"a": 1}, **parts})
+    assert "made-up" not in shown_by(caught.value)
+    return caught.value
+
+
+# --- requests
+
+
+def test_a_request_goes_signed_to_the_api_host(net: Net, transport: Transport) -> None:
+    net.answers = [httpx.Response(200, json={"a": 1})]
+    answer = transport.send_once(
+        "PUT", "/api/v1/x", json={"b": "ü"}, params={"c": "d", "e": 1}, headers={"x-more": "1"}
+    )
+
+    [request] = net.received
+    assert answer.json() == {"a": 1}
+    assert (request.method, str(request.url)) == ("PUT", f"https://{API}/api/v1/x?c=d&e=1")
+    assert request.headers["Authorization"] == "Bearer made-up-token"
+    assert request.headers["User-Agent"] == "airflow-provider-nexthink"
+    assert request.headers["x-more"] == "1"
+    assert request.content == '{"b":"ü"}'.encode()
+
+
+@pytest.mark.parametrize(
+    "path", ["", "x", "https://evil.example/x", "//evil.example/x", "@evil.example/x", ".evil.example"]
+)
+def test_a_path_cannot_name_another_host(net: Net, transport: Transport, path: str) -> None:
+    with pytest.raises(NexthinkInputError, match="no path on the API host"):
+        transport.send_once("GET", path)
+
+    assert net.received == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/@evil.example/x", "/:80/x", "/\\evil.example", "/..//evil.example/", "/x?u=https://e.example"]
+)
+def test_the_token_goes_to_the_api_host_only(net: Net, transport: Transport, path: str) -> None:
+    net.answers = [httpx.Response(200)]
+    transport.send_once("GET", path)
+
+    assert [request.url.host for request in net.received] == [API]
+
+
+def test_every_request_has_an_id_of_its_own(net: Net, transport: Transport) -> None:
+    net.answers = [httpx.Response(200) for _ in range(3)]
+    transport.send_once("GET", "/x")
+    transport.send("GET", "/x", replay=True)
+    transport.send_once("GET", "/x", request_id="my-id")
+    *made, given = (request.headers["x-request-id"] for request in net.received)
+
+    assert len({uuid.UUID(each) for each in made}) == 2
+    assert given == "my-id"
+
+
+def test_re_sends_keep_the_id_and_the_body(net: Net, transport: Transport) -> None:
+    net.answers = [
+        httpx.Response(500),
+        httpx.ConnectError("x"),
+        httpx.Response(429),
+        httpx.Response(401),
+        httpx.Response(200),
+    ]
+    transport.send("POST", "/x", replay=True, json={"a": 1})
+
+    assert len({request.headers["x-request-id"] for request in net.received}) == 1
+    assert [request.content for request in net.received] == [b'{"a":1}'] * 5
+    assert len(net.sleeps) == 3
+
+
+# --- answers that are no success
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, NexthinkRequestError),
+        (403, NexthinkPermissionError),
+        (404, NexthinkNotFoundError),
+        (409, NexthinkRequestError),
+    ],
+)
+def test_a_refusal_is_raised_at_once(net: Net, transport: Transport, status: int, kind: type[NexthinkApiError]) -> None:
+    body = {"code": "A_CODE", "message": "their words"}
+    net.answers = [httpx.Response(status, json=body, headers={"x-request-id": "their-id", "x-trace-id": "a-trace"})]
+    error = failed(transport, cures={status: "Do this."})
+
+    assert type(error) is kind
+    assert isinstance(error, NexthinkFinalError)
+    assert (error.status, error.code, error.request_id, error.trace_id) == (status, "A_CODE", "their-id", "a-trace")
+    assert str(error) == (
+        f"POST https://{API}/api/v1/x answered {status} A_CODE their words. Do this. [x-request-id their-id]"
+    )
+    assert net.sleeps == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_named_and_not_followed(net: Net, transport: Transport, status: int) -> None:
+    net.answers = [httpx.Response(status, headers={"location": f"https://{API}/elsewhere?key=made-up-key"})]
+    error = failed(transport)
+
+    assert "Redirects are not followed" in str(error)
+    assert len(net.received) == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [408, 500, 502, 503, 504, httpx.ConnectError("x"), httpx.ReadTimeout("x"), httpx.RemoteProtocolError("x")],
+)
+def test_an_unclear_failure_is_sent_again_with_growing_pauses(
+    net: Net, transport: Transport, failure: int | Exception
+) -> None:
+    net.answers = [httpx.Response(failure) if isinstance(failure, int) else failure for _ in range(MAX_ATTEMPTS)]
+    error = failed(transport)
+
+    assert type(error) is NexthinkUnavailableError
+    assert error.status == (failure if isinstance(failure, int) else None)
+    assert error.request_id == net.received[0].headers["x-request-id"]
+    assert len(net.received) == MAX_ATTEMPTS
+    assert len(net.sleeps) == MAX_ATTEMPTS - 1
+    assert all(0 <= wait <= 2.0**attempt for attempt, wait in enumerate(net.sleeps))
+    assert len(set(net.sleeps)) == len(net.sleeps)
+
+
+@pytest.mark.parametrize("failure", [408, 500, 503, httpx.ReadTimeout("x"), httpx.ConnectError("x")])
+def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure: int | Exception) -> None:
+    headers = {"retry-after": "1"}
+    net.answers = [httpx.Response(failure, headers=headers) if isinstance(failure, int) else failure]
+    error = failed(transport, replay=False)
+
+    assert isinstance(error, NexthinkUnavailableError)
+    assert len(net.received) == 1
+    assert net.sleeps == []
+
+
+@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize(
+    ("retry_after", "wait"),
+    [
+        ("0", 0.0),
+        ("42", 42.0),
+        ("Sun, 01 Mar 2026 12:00:30 GMT", 30.0),
+        ("2026-03-01T12:00:45Z", 45.0),
+        ("2026-03-01T11:00:00Z", 0.0),
+        (f"{RETRY_AFTER_CAP_SECONDS:.0f}", RETRY_AFTER_CAP_SECONDS),
+    ],
+)
+def test_after_a_429_it_waits_as_long_as_it_is_asked_to(
+    net: Net, transport: Transport, retry_after: str, wait: float, replay: bool
+) -> None:
+    net.answers = [httpx.Response(429, headers={"retry-after": retry_after}), httpx.Response(200)]
+
+    assert transport.send("POST", "/x", replay=replay).status_code == 200
+    assert net.sleeps == [wait]
+
+
+@pytest.mark.parametrize("retry_after", ["301", "86400", "Mon, 02 Mar 2026 00:00:00 GMT", "2026-03-02T00:00:00Z"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_beyond_the_cap_it_does_not_wait(net: Net, transport: Transport, retry_after: str, status: int) -> None:
+    net.answers = [httpx.Response(status, headers={"retry-after": retry_after})]
+    error = failed(transport)
+
+    assert type(error) is (NexthinkRateLimitError if status == 429 else NexthinkUnavailableError)
+    assert error.retry_after is not None
+    assert error.retry_after > RETRY_AFTER_CAP_SECONDS
+    assert net.sleeps == []
+
+
+def test_a_429_without_a_wait_is_sent_again_a_few_times_only(net: Net, transport: Transport) -> None:
+    net.answers = [httpx.Response(429) for _ in range(MAX_ATTEMPTS)]
+
+    assert type(failed(transport, replay=False)) is NexthinkRateLimitError
+    assert len(net.sleeps) == MAX_ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("failure", [500, 429, httpx.ConnectError("x")])
+def test_send_once_sends_once(net: Net, transport: Transport, failure: int | Exception) -> None:
+    net.answers = [httpx.Response(failure) if isinstance(failure, int) else failure]
+    with pytest.raises(NexthinkApiError):
+        transport.send_once("GET", "/x")
+
+    assert len(net.received) == 1
+    assert net.sleeps == []
+
+
+def test_it_says_that_it_tries_again(net: Net, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="airflow_provider_nexthink")
+    net.answers = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200)]
+    transport.send("GET", "/x", replay=True)
+
+    assert f"GET https://{API}/x answered 429." in caplog.text
+    assert "Trying again in 7.0 s." in caplog.text
+
+
+# --- the result file
+
+
+def test_a_file_is_fetched_without_the_token(net: Net, transport: Transport) -> None:
+    net.answers = [httpx.Response(200), httpx.Response(200, stream=httpx.ByteStream(b"a,b\r\n"))]
+    transport.send_once("GET", "/x")
+    with transport.download(SecretStr(SIGNED)) as chunks:
+        assert b"".join(chunks) == b"a,b\r\n"
+
+    request = net.received[-1]
+    assert str(request.url) == SIGNED
+    assert "made-up-token" not in str(request.headers.raw)
+    assert "authorization" not in request.headers
+    assert net.secrets[-1] == SIGNED
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]"])
+def test_a_file_may_come_from_this_machine_in_the_clear(net: Net, transport: Transport, host: str) -> None:
+    net.answers = [httpx.Response(200, stream=httpx.ByteStream(b"x"))]
+    with transport.download(SecretStr(f"http://{host}/x?s=made-up-signature")) as chunks:
+        assert list(chunks) == [b"x"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://store.example/x?s=made-up-signature",
+        "http://127.0.0.1.evil.example/?s=made-up-signature",
+        "ftp://store.example/?s=made-up-signature",
+        "file:///etc/passwd#made-up-signature",
+        "made-up-signature",
+        "https://store.example:x/?s=made-up-signature",
+        "",
+    ],
+)
+def test_another_address_of_a_file_is_refused(net: Net, transport: Transport, address: str) -> None:
+    with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(address)):
+        pytest.fail("it was fetched")
+
+    assert "made-up" not in str(caught.value)
+    assert net.received == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(403, text="<Error>made-up-signature has expired</Error>"),
+        httpx.Response(404),
+        httpx.Response(500),
+        httpx.Response(302, headers={"location": "https://store.example/other?s=made-up-signature"}),
+    ],
+)
+def test_a_refused_file_shows_the_host_and_not_the_signature(
+    net: Net, transport: Transport, answer: httpx.Response
+) -> None:
+    net.answers = [answer]
+    with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(SIGNED)):
+        pytest.fail("it was opened")
+
+    assert caught.value.status == answer.status_code
+    assert f"store.example answered {answer.status_code}" in str(caught.value)
+    assert "made-up" not in f"{caught.value} {vars(caught.value)}"
+    assert len(net.received) == 1
+
+
+class Cut(httpx.SyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"a,b\r\n"
+        raise httpx.ReadError("made-up-signature")
+
+
+@pytest.mark.parametrize("answer", [httpx.ConnectError("made-up-signature"), httpx.Response(200, stream=Cut())])
+def test_a_file_that_does_not_come_through(net: Net, transport: Transport, answer: Answer) -> None:
+    net.answers = [answer]
+    with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(SIGNED)) as chunks:
+        list(chunks)
+
+    assert "store.example" in str(caught.value)
+    assert "made-up" not in f"{caught.value} {vars(caught.value)}"
+
+
+def test_logging_of_other_requests_goes_on(
+    net: Net, transport: Transport, everything_logged: pytest.LogCaptureFixture
+) -> None:
+    net.answers = [httpx.Response(200, stream=httpx.ByteStream(b"x")) for _ in range(3)]
+    with transport.download(SecretStr(SIGNED)) as chunks:
+        transport.send_once("GET", "/meanwhile")
+        list(chunks)
+    transport.send_once("GET", "/later")
+
+    assert f"https://{API}/meanwhile" in everything_logged.text
+    assert f"https://{API}/later" in everything_logged.text
+    assert "store.example" not in everything_logged.text
+    assert logging.getLogger("httpx").filters == []
+
+
+# --- over a real connection
+
+
+@contextmanager
+def served(answer: Callable[[str, Any], tuple[int, bytes]], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve this machine's loopback address, and tell the address.
+
+    :param answer: told path and headers; gives status and body.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            status, body = answer(self.path, self.headers)
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - as http.server calls it
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def local_tenant(url: str, **more: Any) -> Transport:
+    addresses = {"base_url": url, "token_url": f"{url}/token"}
+    settings = NexthinkSettings.resolve(instance="acme", **addresses, **CREDENTIAL, **more)
+    return Transport(settings, clock=Net().clock())
+
+
+def test_no_secret_in_any_log(everything_logged: pytest.LogCaptureFixture) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(path: str, headers: Any) -> tuple[int, bytes]:
+        seen.append((path, headers["authorization"]))
+        if path == "/token":
+            return 200, b'{"access_token": "made-up-token"}'
+        return (403 if "refused" in path else 200), b"made-up-content"
+
+    with served(answer) as url, local_tenant(url) as transport:
+        transport.send_once("POST", "/x", json={"a": 1})
+        with transport.download(SecretStr(f"{url}/file?s=made-up-signature")) as chunks:
+            assert b"".join(chunks) == b"made-up-content"
+        with (
+            pytest.raises(NexthinkExportError),
+            transport.download(SecretStr(f"{url}/refused?s=made-up-signature")),
+        ):
+            pytest.fail("it was opened")
+
+    (_, basic), signed, file, refused = seen
+    assert signed == ("/x", "Bearer made-up-token")
+    assert [file, refused] == [("/file?s=made-up-signature", None), ("/refused?s=made-up-signature", None)]
+    logged = [f"{record.getMessage()} {record.args}" for record in everything_logged.records]
+    assert {"httpx", "httpcore.http11", "httpcore.connection"} <= {record.name for record in everything_logged.records}
+    assert basic
+    for secret in ("made-up", basic.removeprefix("Basic ")):
+        assert [line for line in logged if secret in line] == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for this machine that no authority signed, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2100, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    path.write_bytes(made.public_bytes(pem) + secret)
+    return path
+
+
+def test_verify_decides_which_certificates_are_good(certificate: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with served(lambda *_: (200, b'{"access_token": "made-up-token"}'), tls) as url:
+        with (
+            local_tenant(url) as transport,
+            pytest.raises(NexthinkSettingsError, match=f"certificate of {url} .*'verify'"),
+        ):
+            transport.send("GET", "/x", replay=True)
+        with local_tenant(url, verify=str(certificate)) as transport:
+            assert transport.send_once("GET", "/x").status_code == 200
+        assert "not checked" not in caplog.text
+        with local_tenant(url, verify="false") as transport:
+            assert transport.send_once("GET", "/x").status_code == 200
+        assert "Certificates are not checked" in caplog.text
+
+
+def test_a_ca_bundle_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for bundle in (tmp_path / "missing.pem", tmp_path):
+        with pytest.raises(NexthinkSettingsError, match=f"CA bundle '{bundle}' .verify. cannot be read"):
+            local_tenant("http://127.0.0.1", verify=str(bundle))
+
+
+def test_a_proxy_carries_the_requests() -> None:
+    seen: list[str] = []
+
+    def answer(path: str, headers: Any) -> tuple[int, bytes]:
+        seen.append(path)
+        return 200, b'{"access_token": "made-up-token"}'
+
+    with served(answer) as proxy, local_tenant("http://127.0.0.1:9", proxy=proxy) as transport:
+        transport.send_once("GET", "/x")
+
+    assert seen == ["http://127.0.0.1:9/token", "http://127.0.0.1:9/x"]
