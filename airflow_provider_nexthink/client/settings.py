@@ -126,6 +126,7 @@ def _parsed(url: str, option: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url.strip())
         host = parsed.host
+        parsed.raw_host.decode("ascii").encode("idna")  # as the socket will: no label is empty or too long
     except (httpx.InvalidURL, ValueError):
         host = ""
     if not host:
@@ -151,7 +152,7 @@ def _checked_text(option: str, value: object) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise NexthinkSettingsError(f"{option} is {value!r:.100}: it takes text.")
+        raise NexthinkSettingsError(f"{option} is a {type(value).__name__}: it takes text.")
     return value.strip()
 
 
@@ -167,20 +168,21 @@ def _read_instance(instance: str, region: str | None) -> tuple[str, str | None]:
     """Take the tenant's name, and the region where a copied address names it."""
     text = re.sub(r"^https?://", "", instance, flags=re.IGNORECASE).split("/")[0]
     address = _TENANT_HOST.fullmatch(text)
+    name = address["instance"] if address else text
+    if name and not _INSTANCE.fullmatch(name):
+        raise NexthinkSettingsError(
+            f"The host {text.rpartition('@')[2]!r} is no Nexthink instance: it takes the tenant's name, such as "
+            "'acme', or its address, such as 'https://acme.eu.nexthink.cloud'. Another API host goes into the extra "
+            "'base_url'."
+        )
     if address is None:
-        if text and not _INSTANCE.fullmatch(text):
-            raise NexthinkSettingsError(
-                f"The host {instance!r} is no Nexthink instance: it takes the tenant's name, such as 'acme', or "
-                "its address, such as 'https://acme.eu.nexthink.cloud'. Another API host goes into the extra "
-                "'base_url'."
-            )
-        return text, region or None
+        return name, region or None
     if region and region.lower() != address["region"].lower():
         raise NexthinkSettingsError(
             f"The host {text!r} names the region {address['region']!r}, the extra 'region' says {region!r}. "
             "Remove the one that is wrong."
         )
-    return address["instance"], address["region"]
+    return name, address["region"]
 
 
 def _checked_region(name: str, region: str | None, base_url: str | None) -> str:
@@ -205,7 +207,7 @@ def _checked_timeout(timeout: float | str | None) -> float:
         return NexthinkSettings.timeout
     try:
         seconds = float(timeout)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = 0.0
     if not 0 < seconds <= _MAX_TIMEOUT_SECONDS:
         raise NexthinkSettingsError(f"timeout is {timeout!r}: it takes a number of seconds, above 0 and up to a day.")

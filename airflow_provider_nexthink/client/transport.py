@@ -6,7 +6,7 @@ import logging
 import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -56,14 +56,21 @@ class Transport:
         self.settings = settings
         self.clock = clock or Clock()
         self._on_secret = on_secret
-        self._http = httpx.Client(
-            timeout=settings.timeout,
-            verify=_ssl_context(settings.verify),
-            proxy=settings.proxy.get_secret_value() if settings.proxy else None,
-            follow_redirects=False,
-            transport=http_transport,
-            headers={"User-Agent": "airflow-provider-nexthink"},
-        )
+        verify = _ssl_context(settings.verify)
+        try:
+            self._http = httpx.Client(
+                timeout=settings.timeout,
+                verify=verify,
+                proxy=settings.proxy.get_secret_value() if settings.proxy else None,
+                follow_redirects=False,
+                transport=http_transport,
+                headers={"User-Agent": "airflow-provider-nexthink"},
+            )
+        except (httpx.InvalidURL, ValueError, ImportError):  # may repeat the address, which may hold a password
+            raise NexthinkSettingsError(
+                "The proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) cannot be used: it must "
+                "be an address that starts with http:// or https://."
+            ) from None
         tokens = TokenProvider(settings, self._fetch_token, on_secret=on_secret, clock=self.clock.monotonic)
         self.sign_in = tokens.token
         self._auth = BearerAuth(tokens)
@@ -214,14 +221,18 @@ def _ssl_context(verify: bool | str) -> ssl.SSLContext | bool:
 
 def _storage_host(url: SecretStr) -> str:
     """Return the host of a signed address, if a file may be fetched from there."""
-    try:
-        address = httpx.URL(url.get_secret_value())
-        private_enough = is_private_enough(address)
-    except (httpx.InvalidURL, ValueError):
-        raise NexthinkExportError("The export names a result file at an address that is none.") from None
-    if not private_enough or address.userinfo:
+    host = None
+    with suppress(httpx.InvalidURL, ValueError):
+        host = _host_to_fetch_from(url)
+    if host is None:
         raise NexthinkExportError("The address of the result file is not plain https: it was not fetched.")
-    return address.host
+    return host
+
+
+def _host_to_fetch_from(url: SecretStr) -> str | None:
+    address = httpx.URL(url.get_secret_value())
+    address.raw_host.decode("ascii").encode("idna")  # as the socket will: no label is empty or too long
+    return address.host if is_private_enough(address) and not address.userinfo else None
 
 
 @contextmanager

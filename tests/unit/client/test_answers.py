@@ -160,6 +160,7 @@ def test_nql_has_codes_that_are_numbers() -> None:
         b'{"message": 1}',
         b"\xff\xfe",
         b"{",
+        pytest.param(b'{"code": ' + b"[" * 100_000, id="nested"),
     ],
 )
 @pytest.mark.parametrize("status", [400, 502])
@@ -209,6 +210,11 @@ def test_nothing_is_said_twice() -> None:
         ("2026-03-01T14:02:00+02:00", 120.0),
         ("2025-03-01T12:02:00Z", 0.0),
         ("2026-02-30T12:02:00Z", None),
+        ("Sun, 01 Mar 2026 12:02:00 +99999999999999999999", None),
+        ("Sun, 01 Mar 2026 12:02:00 -99999999999999999999", None),
+        ("Sun, 01 Mar 99999999999999999999 12:02:00 GMT", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0.0),
+        ("9" * 400, None),
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:

@@ -218,8 +218,11 @@ def test_the_life_of_a_token_counts_from_the_question() -> None:
     assert provider.token() != first
 
 
-def test_a_token_without_a_lifetime_is_good_for_15_minutes(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(200, json={"access_token": "made-up-token-0"})]
+@pytest.mark.parametrize("lifetime", [{}, {"expires_in": None}])
+def test_a_token_without_a_lifetime_is_good_for_15_minutes(
+    tenant: Tenant, transport: Transport, lifetime: dict[str, None]
+) -> None:
+    tenant.sign_ins = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
     for seconds in (0.0, 839.0, 840.0):
         tenant.seconds = seconds
         transport.send_once("GET", "/x")
@@ -322,6 +325,24 @@ def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport)
     assert tenant.sleeps == [17.0]
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transport: Transport, status: int) -> None:
+    tenant.sign_ins = [httpx.Response(status, headers={"retry-after": "900"})]
+    error = refusal(transport)
+
+    assert isinstance(error, NexthinkSignInError)
+    assert (error.status, error.retry_after) == (status, 900.0)
+    assert tenant.sleeps == []
+
+
+def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Transport) -> None:
+    tenant.sign_ins = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
+    error = refusal(transport)
+
+    assert isinstance(error, NexthinkSignInError)
+    assert (error.status, error.retry_after) == (None, None)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -335,6 +356,12 @@ def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport)
         b'{"access_token": 1}',
         b'{"access_token": {"a": "made-up-token"}}',
         b'{"access_token": "made-up-token", "expires_in": "soon"}',
+        b'{"access_token": "made-up-token", "expires_in": NaN}',
+        b'{"access_token": "made-up-token", "expires_in": "NaN"}',
+        b'{"access_token": "made-up-token", "expires_in": Infinity}',
+        b'{"access_token": "made-up-token", "expires_in": -Infinity}',
+        b'{"access_token": "made-up-token", "expires_in": 1e999}',
+        pytest.param(b'{"access_token": ' + b"[" * 100_000, id="nested"),
         b'{"access_token": "made-up-token", "expires_in": []',
     ],
 )

@@ -129,7 +129,17 @@ def test_an_answer_that_does_not_fit_is_not_trusted(answer: object, problem: str
     assert "made-up" not in str(error)
 
 
-@pytest.mark.parametrize("content", [b"", b"Accepted", b"<html></html>", b'{"devices": [', b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"Accepted",
+        b"<html></html>",
+        b'{"devices": [',
+        pytest.param(b'{"devices": ' + b"[" * 100_000, id="nested"),
+        b"\xff\xfe\x00",
+    ],
+)
 def test_what_is_no_json_is_not_trusted(content: bytes) -> None:
     assert "it cannot be read (the body)" in str(unclear(httpx.Response(202, content=content)))
 

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import random
+import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -107,8 +109,16 @@ def completed(file: str = "one", *, http: int = 200) -> httpx.Response:
     return status("COMPLETED", http=http, resultsFileUrl=f"https://store.example/{file}?s=made-up-signature")
 
 
-def stored(content: bytes) -> httpx.Response:
-    return httpx.Response(200, stream=httpx.ByteStream(content))
+def stored(content: bytes, **headers: str) -> httpx.Response:
+    return httpx.Response(200, headers=headers, stream=httpx.ByteStream(content))
+
+
+def shown_by(error: BaseException) -> str:
+    """What a log shows of an error, with the local variables of our own code."""
+    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
+    assert ours
+    return f"{error} {error!r} {vars(error)} {ours}"
 
 
 # --- the query
@@ -156,6 +166,17 @@ def test_a_parameter_of_another_type_is_not_sent(
 ) -> None:
     with pytest.raises(NexthinkInputError, match="NQL parameter 'days' is"):
         run(transport, "#ab", {"name": "x", "days": value})
+
+    assert nexthink.received == []
+
+
+@pytest.mark.parametrize("parameters", [["a"], "abc", [("name", "x")], {"a"}, 1])
+@pytest.mark.parametrize("run", [execute, start_export])
+def test_parameters_without_names_are_not_sent(
+    nexthink: Nexthink, transport: Transport, parameters: Any, run: Callable[..., object]
+) -> None:
+    with pytest.raises(NexthinkInputError, match="parameters is a .* a mapping of names to text"):
+        run(transport, "#ab", parameters)
 
     assert nexthink.received == []
 
@@ -256,7 +277,20 @@ def test_the_columns_of_a_query(nexthink: Nexthink, transport: Transport) -> Non
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"null", b"[]", b"{}", b'{"data": null}', b'{"data": [1]}', b"\xff", b'{"data": [{"a"']
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"data": null}',
+        b'{"data": [1]}',
+        b"\xff",
+        b'{"data": [{"a"',
+        pytest.param(b'{"data": ' + b"[" * 100_000, id="nested and cut off"),
+        pytest.param(b'{"data": [{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}", id="nested"),
+    ],
 )
 def test_what_is_no_result_is_refused(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it") as caught:
@@ -318,6 +352,16 @@ def test_a_wait_ends_at_the_timeout(nexthink: Nexthink, transport: Transport) ->
 
     assert isinstance(caught.value, NexthinkRetryableError)
     assert nexthink.sleeps == [10, 15]
+    assert nexthink.answers == []
+
+
+def test_a_wait_longer_than_the_timeout_ends_with_it_and_looks_once_more(
+    nexthink: Nexthink, transport: Transport
+) -> None:
+    nexthink.answers = [status("IN_PROGRESS"), completed()]
+    wait_for_export(transport, "e-1", poll_interval=60, timeout=10)
+
+    assert nexthink.sleeps == [10]
     assert nexthink.answers == []
 
 
@@ -419,9 +463,26 @@ def test_a_file_is_given_up_after_three_tries(
     with pytest.raises(NexthinkExportError, match=message) as caught:
         fetch_export(transport, "e-1")
 
-    assert "made-up" not in str(caught.value)
+    assert "made-up" not in shown_by(caught.value)
     assert nexthink.answers == []
     assert len(nexthink.sleeps) == 2
+
+
+def test_a_file_that_its_store_calls_gzip_is_read(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.answers = [completed(), stored(gzip.compress(b"a\r\n1\r\n"), **{"content-encoding": "gzip"})]
+
+    assert fetch_export(transport, "e-1") == [{"a": "1"}]
+
+
+def test_a_file_that_its_store_calls_gzip_loses_no_rows_in_silence(nexthink: Nexthink, transport: Transport) -> None:
+    # All bytes of the first half come out, to the end of a row: only the end of the stream is missing.
+    gzipped = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    cut = gzipped.compress(written([["a", "b"], *[["1", "2"]] * 2500])) + gzipped.flush(zlib.Z_FULL_FLUSH)
+    nexthink.answers = [
+        answer for _ in range(3) for answer in (completed(), stored(cut, **{"content-encoding": "gzip"}))
+    ]
+    with pytest.raises(NexthinkExportError, match="it ends too early"):
+        fetch_export(transport, "e-1")
 
 
 # --- the file
@@ -440,6 +501,10 @@ def halves(compress: Callable[[bytes], bytes], content: bytes) -> bytes:
 
 def zstd(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(write_checksum=True).compress(content)
+
+
+def last_bit_flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
 
 
 def zstd_of_unknown_size(content: bytes) -> bytes:
@@ -494,8 +559,8 @@ def test_a_compressed_file_that_is_cut_off_is_refused(
 ) -> None:
     content = WRAPPERS[wrapper](written(table))
     first_member = len(WRAPPERS[wrapper.split()[0]](written(table)[: len(written(table)) // 2]))
-    # From the second byte on, where it can be told what it is; a whole first member looks like a whole file.
-    cut = data.draw(st.integers(2, len(content) - 1).filter(lambda cut: "two" not in wrapper or cut != first_member))
+    # A whole first member looks like a whole file.
+    cut = data.draw(st.integers(1, len(content) - 1).filter(lambda cut: "two" not in wrapper or cut != first_member))
     with pytest.raises(NexthinkExportError):
         read_csv(in_chunks(content[:cut], size))
 
@@ -508,6 +573,15 @@ def test_a_large_file_in_pieces() -> None:
     for wrapper in WRAPPERS.values():
         columns, rows = read_csv(in_chunks(wrapper(written(table)), 65_536))
         assert [columns, *(list(row.values()) for row in rows)] == table
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_pieces_of_no_bytes_change_nothing(wrapper: str) -> None:
+    content = WRAPPERS[wrapper](b"a,b\r\n1,2\r\n")
+    chunks = [piece for chunk in in_chunks(content, 3) for piece in (b"", chunk, b"")]
+
+    assert read_csv(iter(chunks)) == (["a", "b"], [{"a": "1", "b": "2"}])
+    assert read_csv(iter([b"", b""])) == ([], [])
 
 
 def read(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
@@ -545,11 +619,27 @@ def test_an_empty_value_of_the_only_column_is_a_row() -> None:
         (b"\x1f\x8b but no gzip", "it is damaged"),
         (gzip.compress(b"a\r\n1\r\n")[:-8] + b"\x00" * 8, "it is damaged"),
         (gzip.compress(b"a\r\n1\r\n") + b"trailing", "it is damaged"),
+        (last_bit_flipped(gzip.compress(b"a\r\n1\r\n")), "it is damaged"),
+        (last_bit_flipped(zstd(b"a,b\r\n" + b"1,2\r\n" * 1000)), "it is damaged"),
+        (zstd(b"a\r\n1\r\n") + b"trailing", "it is damaged"),
+        (b"\x28\xb5\x2f\xfd but no zstd", "it is damaged"),
+        *(
+            (magic[:size], "it ends too early")
+            for magic in (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+            for size in (1, len(magic))
+        ),
     ],
 )
 def test_a_damaged_file_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(NexthinkExportError, match=message):
         read(content)
+
+
+def test_a_value_beyond_128_kib_is_refused() -> None:
+    assert read(b"a,b\r\n" + b"x" * 131_072 + b",2\r\n") == (["a", "b"], [{"a": "x" * 131_072, "b": "2"}])
+
+    with pytest.raises(NexthinkExportError, match=r"cannot be read: Error: field larger than field limit"):
+        read(b"a,b\r\n" + b"x" * 131_073 + b",2\r\n")
 
 
 def test_a_file_is_read_as_it_comes() -> None:

@@ -67,6 +67,17 @@ def test_an_instance_may_be_any_label(host: str, instance: str) -> None:
     assert resolve(instance=f"{instance}.eu.nexthink.cloud", region=None).instance == instance
 
 
+def test_an_instance_is_as_long_as_the_name_of_its_sign_in_page_may_be() -> None:
+    settings = resolve(instance="a" * 57)
+
+    assert len(httpx.URL(settings.token_url).host.split(".")[0]) == 63
+
+
+@pytest.mark.parametrize("label", ["a" * 58, "a" * 64, "-acme"])
+def test_what_is_no_instance_is_none_in_an_address_either(label: str) -> None:
+    assert refusal(instance=f"{label}.eu.nexthink.cloud")
+
+
 def test_host_and_region_may_not_contradict() -> None:
     message = refusal(instance="https://acme.eu.nexthink.cloud", region="us")
 
@@ -75,7 +86,7 @@ def test_host_and_region_may_not_contradict() -> None:
     assert "acme.eu.nexthink.cloud" in message
 
 
-@pytest.mark.parametrize("instance", ["a.b", "acme.example.com", "-acme", "acme-", "ac me", "acmé", "a_b"])
+@pytest.mark.parametrize("instance", ["a.b", "acme.example.com", "-acme", "acme-", "ac me", "acmé", "a_b", "a" * 58])
 def test_what_is_no_instance_is_refused(instance: str) -> None:
     assert "is no Nexthink instance" in refusal(instance=instance)
 
@@ -151,12 +162,35 @@ def test_an_address_holds_no_secret(option: str, address: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("mark", ["?", "#", "/?", "/#", "/x?"])
+def test_an_address_ends_before_its_query(option: str, mark: str) -> None:
+    message = refusal(**{option: f"https://nx.example{mark}"})
+
+    assert message.startswith(f"{option} must be a plain address")
+
+
+@pytest.mark.parametrize("option", ["base_url", "token_url"])
 @pytest.mark.parametrize(
     "address",
-    ["nx.example", "ftp://nx.example", "https://", "https:///path", "file:///etc/passwd", "https://nx.example:x"],
+    [
+        "nx.example",
+        "ftp://nx.example",
+        "https://",
+        "https:///path",
+        "file:///etc/passwd",
+        "https://nx.example:x",
+        "https://xn--/",
+        "https://nx.example/\0",
+    ],
 )
 def test_what_is_no_web_address_is_refused(option: str, address: str) -> None:
     assert refusal(**{option: address}).startswith(option)
+
+
+@pytest.mark.parametrize("option", ["region", "base_url", "token_url", "proxy"])
+@pytest.mark.parametrize("value", [5, 0, True, 1.5, ["https://nx.example"], {"eu": "us"}, b"eu"])
+def test_what_is_no_text_is_refused(option: str, value: object) -> None:
+    assert refusal(**{option: value}).startswith(f"{option} is")
 
 
 @pytest.mark.parametrize(
@@ -167,12 +201,30 @@ def test_a_secret_travels_by_https_or_stays_here(address: str, private: bool) ->
     assert is_private_enough(httpx.URL(address)) is private
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [(None, 30), ("", 30), (5, 5), ("2.5", 2.5), (" 7 ", 7)])
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(None, 30), ("", 30), (5, 5), ("2.5", 2.5), (" 7 ", 7), (86_400, 86_400)]
+)
 def test_timeout_as_number_or_text(timeout: object, seconds: float) -> None:
     assert resolve(timeout=timeout).timeout == seconds
 
 
-@pytest.mark.parametrize("timeout", [0, "0", -1, "-1", "soon", "inf", "nan", float("inf"), [1]])
+@pytest.mark.parametrize(
+    "timeout",
+    [
+        0,
+        "0",
+        -1,
+        "-1",
+        "soon",
+        "inf",
+        "nan",
+        float("inf"),
+        [1],
+        86_401,
+        "1e300",
+        pytest.param(10**400, id="400 digits"),
+    ],
+)
 def test_a_timeout_that_cannot_be_is_refused(timeout: object) -> None:
     assert refusal(timeout=timeout).startswith(f"timeout is {timeout!r}")
 
@@ -212,6 +264,30 @@ def test_secrets_do_not_show() -> None:
 @pytest.mark.parametrize("proxy", [None, ""])
 def test_no_proxy(proxy: str | None) -> None:
     assert resolve(proxy=proxy).proxy is None
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "garbage",
+        "hush",
+        "me:hush@proxy.example:3128",
+        "ftp://me:hush@proxy.example",
+        "http://me:hush@",
+        "http://me:hush@proxy.example:hush",
+        "http://me:hu/sh@proxy.example",
+        "http://me:hush\0@proxy.example",
+        "http://me:hush@xn--/",
+        ["http://me:hush@proxy.example"],
+        {"https": "http://me:hush@proxy.example"},
+        b"http://me:hush@proxy.example",
+    ],
+)
+def test_what_is_no_proxy_is_refused_and_its_password_not_shown(proxy: object) -> None:
+    message = refusal(proxy=proxy)
+
+    assert message.startswith("proxy ")
+    assert "hu" not in message
 
 
 anything = st.none() | st.text() | st.tuples(st.sampled_from(["https://", "http://", "acme."]), st.text()).map("".join)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import ssl
 import threading
 import traceback
@@ -31,6 +32,7 @@ from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
+    NexthinkError,
     NexthinkExportError,
     NexthinkFinalError,
     NexthinkInputError,
@@ -101,7 +103,7 @@ def everything_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Monk
 
 def shown_by(error: BaseException) -> str:
     """What a log shows of an error, with the local variables of our own code."""
-    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
+    stack = traceback.TracebackException.from_exception(error, capture_locals=True, compact=True).stack
     ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
     assert ours
     return f"{error} {error!r} {vars(error)} {ours}"
@@ -137,6 +139,16 @@ def test_a_request_goes_signed_to_the_api_host(net: Net, transport: Transport) -
 )
 def test_a_path_cannot_name_another_host(net: Net, transport: Transport, path: str) -> None:
     with pytest.raises(NexthinkInputError, match="no path on the API host"):
+        transport.send_once("GET", path)
+
+    assert net.received == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/a\0b", "/a\nHost: evil.example", "/x?a=\x7f", pytest.param("/" + "a" * 70_000, id="long")]
+)
+def test_a_path_that_no_address_can_hold_is_not_sent(net: Net, transport: Transport, path: str) -> None:
+    with pytest.raises(NexthinkInputError, match="is no path"):
         transport.send_once("GET", path)
 
     assert net.received == []
@@ -318,6 +330,15 @@ def test_a_file_is_fetched_without_the_token(net: Net, transport: Transport) -> 
     assert net.secrets[-1] == SIGNED
 
 
+def test_a_file_comes_as_it_is_stored(net: Net, transport: Transport) -> None:
+    stream = httpx.ByteStream(b"\x1f\x8b as stored")
+    net.answers = [httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)]
+    with transport.download(SecretStr(SIGNED)) as chunks:
+        assert b"".join(chunks) == b"\x1f\x8b as stored"
+
+    assert net.received[-1].headers["accept-encoding"] == "identity"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]"])
 def test_a_file_may_come_from_this_machine_in_the_clear(net: Net, transport: Transport, host: str) -> None:
     net.answers = [httpx.Response(200, stream=httpx.ByteStream(b"x"))]
@@ -334,6 +355,10 @@ def test_a_file_may_come_from_this_machine_in_the_clear(net: Net, transport: Tra
         "file:///etc/passwd#made-up-signature",
         "made-up-signature",
         "https://store.example:x/?s=made-up-signature",
+        "https://me:made-up-password@store.example/?s=made-up-signature",
+        "https://made-up-token@store.example/",
+        "https://xn--/?s=made-up-signature",
+        "https://store.example/?s=made-up-signature\0",
         "",
     ],
 )
@@ -341,7 +366,7 @@ def test_another_address_of_a_file_is_refused(net: Net, transport: Transport, ad
     with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(address)):
         pytest.fail("it was fetched")
 
-    assert "made-up" not in str(caught.value)
+    assert "made-up" not in shown_by(caught.value)
     assert net.received == []
 
 
@@ -363,7 +388,7 @@ def test_a_refused_file_shows_the_host_and_not_the_signature(
 
     assert caught.value.status == answer.status_code
     assert f"store.example answered {answer.status_code}" in str(caught.value)
-    assert "made-up" not in f"{caught.value} {vars(caught.value)}"
+    assert "made-up" not in shown_by(caught.value)
     assert len(net.received) == 1
 
 
@@ -380,7 +405,7 @@ def test_a_file_that_does_not_come_through(net: Net, transport: Transport, answe
         list(chunks)
 
     assert "store.example" in str(caught.value)
-    assert "made-up" not in f"{caught.value} {vars(caught.value)}"
+    assert "made-up" not in shown_by(caught.value)
 
 
 def test_logging_of_other_requests_goes_on(
@@ -506,9 +531,30 @@ def test_verify_decides_which_certificates_are_good(certificate: Path, caplog: p
 
 
 def test_a_ca_bundle_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    for bundle in (tmp_path / "missing.pem", tmp_path):
-        with pytest.raises(NexthinkSettingsError, match=f"CA bundle '{bundle}' .verify. cannot be read"):
-            local_tenant("http://127.0.0.1", verify=str(bundle))
+    for bundle in (str(tmp_path / "missing.pem"), str(tmp_path), "\0", f"{tmp_path}/ca\0.pem"):
+        with pytest.raises(NexthinkSettingsError, match=re.escape(f"CA bundle {bundle!r} (verify) cannot be read")):
+            local_tenant("http://127.0.0.1", verify=bundle)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example"])
+def test_a_host_that_no_name_server_can_know_is_an_error_of_ours(host: str) -> None:
+    def send_once(url: str, **more: str) -> None:
+        with local_tenant(url, **more) as transport:
+            transport.send_once("GET", "/x")
+
+    with pytest.raises(NexthinkError):
+        send_once(f"https://{host}")
+    with pytest.raises(NexthinkError):
+        send_once("https://nx.example", proxy=f"http://{host}:3128")
+
+
+@pytest.mark.parametrize("proxy", ["ftp://me:hush@proxy.example", "http://me:hush@proxy.example:hush"])
+def test_what_is_no_proxy_of_the_environment_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(NexthinkSettingsError, match="proxy") as caught:
+        Transport(SETTINGS)
+
+    assert "hush" not in str(caught.value)
 
 
 def test_a_proxy_carries_the_requests() -> None:
