@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 try:
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 except ImportError:  # Airflow 3.1
     from airflow.exceptions import AirflowFailException, AirflowSkipException  # type: ignore[no-redef]
 
-__all__ = ["AirflowFailException", "AirflowSkipException"]
+__all__ = ["AirflowFailException", "AirflowSkipException", "task_state_store"]
+
+
+def task_state_store(context: Mapping[str, Any]) -> Any:
+    """Return what keeps the state of a task from one try to the next (Airflow 3.3 on), or None."""
+    return context.get("task_state_store")

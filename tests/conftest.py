@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 
+import pytest
+
 os.environ |= {
     "AIRFLOW_HOME": tempfile.mkdtemp(prefix="airflow-nexthink-tests-"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -12,3 +14,7 @@ os.environ |= {
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write what a run shows into docs/")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -29,6 +30,8 @@ class DeletionOptions:
     :param columns: the names of the columns, for rows that do not name them themselves.
     :param exclude: globs on the name, whatever its case, and uids that are never sent.
     :param max_devices: how many devices may be sent at the most; None for no limit.
+    :param max_share: which share of ``fleet_size`` may be sent at the most, above 0 to 1; None for no limit.
+    :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else.
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: requests under way at once.
@@ -39,6 +42,8 @@ class DeletionOptions:
     columns: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     max_devices: int | None = 1000
+    max_share: float | None = None
+    fleet_size: int | None = None
     dry_run: bool = False
     batch_size: int = MAX_BATCH_SIZE
     max_concurrency: int = 4
@@ -52,6 +57,8 @@ class DeletionOptions:
         columns: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         max_devices: int | str | None = 1000,
+        max_share: float | str | None = None,
+        fleet_size: int | str | None = None,
         dry_run: bool | str = False,
         batch_size: int | str = MAX_BATCH_SIZE,
         max_concurrency: int | str = 4,
@@ -60,12 +67,16 @@ class DeletionOptions:
 
         :raises NexthinkInputError: if one of them cannot; says which, and what it takes.
         """
+        share, fleet = check_max_share(max_share), check_fleet_size(fleet_size)
+        check_share_and_fleet(share, fleet)
         return cls(
             uid_column=check_column("uid_column", uid_column),
             name_column=check_column("name_column", name_column),
             columns=check_columns(columns),
             exclude=check_exclude(exclude),
             max_devices=check_max_devices(max_devices),
+            max_share=share,
+            fleet_size=fleet,
             dry_run=check_dry_run(dry_run),
             batch_size=check_number("batch_size", batch_size, MAX_BATCH_SIZE),
             max_concurrency=check_number("max_concurrency", max_concurrency, MAX_CONCURRENCY),
@@ -108,6 +119,37 @@ def check_max_devices(value: object) -> int | None:
     if number is None or number < 0:
         raise NexthinkInputError(f"max_devices is {value!r}: it takes a whole number, or None for no limit.")
     return number
+
+
+def check_max_share(value: object) -> float | None:
+    """Return the share; None, also as text, for no limit."""
+    if value is None or value == "None":
+        return None
+    share = 0.0
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError):
+            share = float(value)
+    if not 0 < share <= 1:
+        raise NexthinkInputError(f"max_share is {value!r}: it takes a number above 0 up to 1, such as 0.05 for 5 %.")
+    return share
+
+
+def check_fleet_size(value: object) -> int | None:
+    """Return the size of the fleet; None where there is none."""
+    if value is None:
+        return None
+    number = _whole_number(value)
+    if number is None or number < 1:
+        raise NexthinkInputError(f"fleet_size is {value!r}: it takes the number of devices in the fleet, 1 or more.")
+    return number
+
+
+def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
+    """Refuse one of the two without the other: it could not take effect."""
+    if max_share is not None and fleet_size is None:
+        raise NexthinkInputError("max_share needs fleet_size: a share of how many devices?")
+    if fleet_size is not None and max_share is None:
+        raise NexthinkInputError("fleet_size alone does nothing: set max_share too, such as max_share=0.05.")
 
 
 def check_dry_run(value: object) -> bool:

@@ -82,11 +82,15 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
     return plan
 
 
-def check_guards(plan: Plan, *, max_devices: int | None) -> None:
+def check_guards(
+    plan: Plan, *, max_devices: int | None, max_share: float | None = None, fleet_size: int | None = None
+) -> None:
     """Hold the whole run back if it is larger than was meant.
 
     :param plan: the whole plan.
     :param max_devices: how many devices may be sent at the most; None for no limit.
+    :param max_share: which share of the fleet may be sent at the most, above 0 to 1; None for no limit.
+    :param fleet_size: how many devices the fleet has; counts where ``max_share`` is given.
     :raises NexthinkGuardError: if it has more; nothing was sent.
     """
     planned = len(plan.to_send)
@@ -96,6 +100,14 @@ def check_guards(plan: Plan, *, max_devices: int | None) -> None:
             "If that many are meant, raise max_devices; there is no undo.",
             planned=planned,
             limit=max_devices,
+        )
+    if max_share is not None and fleet_size is not None and planned > max_share * fleet_size:
+        raise NexthinkGuardError(
+            f"The list would delete {planned} of {fleet_size} devices ({planned / fleet_size:.1%}), more than "
+            f"max_share={max_share} ({max_share:.1%}) allows. Nothing was sent. If that many are meant, "
+            "raise max_share; there is no undo.",
+            planned=planned,
+            limit=int(max_share * fleet_size),
         )
 
 

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, full_jitter, wait_before_resend
 from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import Outcomes, Tally
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import (
@@ -35,8 +36,11 @@ FAILED_PAUSES_SECONDS = (1.0, 5.0, 15.0)
 UNCLEAR_BATCHES_IN_A_ROW = 3
 """After so many batches without a clear answer in a row the tenant is taken to be down."""
 
-KILL_GRACE_SECONDS = 5.0
-"""How long the requests under way may still be answered once a run is told to stop."""
+KILL_GRACE_SECONDS = 2.5
+"""How long the requests under way may still be answered once a run is told to stop. Airflow kills a process that has
+not ended 5 seconds after it was asked to, and the table is still to be pushed."""
+
+_LOOK_AROUND_SECONDS = 0.25
 
 
 class Answer(Protocol):
@@ -117,6 +121,8 @@ class DeletionRun:
     :param max_concurrency: requests under way at once.
     :param stop: once set, no other batch is sent.
     :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
+    :param checkpoint: keeps what is settled for a retry; called in the calling thread.
+    :param last_batch: the number of the last batch of an earlier try; numbers go on from there.
     :param clock: time and chance.
     """
 
@@ -127,6 +133,8 @@ class DeletionRun:
     max_concurrency: int
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[int, int], None] = lambda _settled, _all: None
+    checkpoint: Checkpoint | None = None
+    last_batch: int = 0
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -161,6 +169,8 @@ class DeletionRun:
             self.error = interruption
             grace = KILL_GRACE_SECONDS
         self._settle_the_rest(grace)
+        if self.checkpoint:
+            self.checkpoint.save()
         pool.shutdown(wait=False, cancel_futures=True)
         return self.error
 
@@ -201,7 +211,7 @@ class DeletionRun:
         self.tally.batches += 1
         uids, names = self.outcomes.uid, self.outcomes.name
         devices = [{"uid": uids[at] or "", "name": names[at] or ""} for at in positions]
-        return Batch(positions, devices, self.tally.batches, str(uuid.uuid4()))
+        return Batch(positions, devices, self.last_batch + self.tally.batches, str(uuid.uuid4()))
 
     def _submit(self, pool: ThreadPoolExecutor, batch: Batch) -> None:
         self.tally.requests += 1
@@ -217,12 +227,12 @@ class DeletionRun:
     def _wait_for_an_answer(self) -> None:
         now = self.clock.monotonic()
         due = max(self._paused_until, min((batch.not_before for batch in self._waiting), default=0.0))
-        pause = min(max(due - now, 0.0), 1.0)  # never so long that a stop goes unnoticed
+        pause = min(max(due - now, 0.0), _LOOK_AROUND_SECONDS)  # never so long that a stop goes unnoticed
         if not self._under_way:
             if pause:
                 self.clock.sleep(pause)
             return
-        self._take_answers(timeout=pause or 1.0)
+        self._take_answers(timeout=pause or _LOOK_AROUND_SECONDS)
 
     def _take_answers(self, timeout: float | None) -> None:
         done, _ = wait(self._under_way, timeout, return_when=FIRST_COMPLETED)
@@ -234,6 +244,8 @@ class DeletionRun:
             else:
                 self._follow(batch, error)
             del self._under_way[future]
+            if self.checkpoint:
+                self.checkpoint.note(batch.positions)
             self.on_progress(self._settled, len(self.to_send))
 
     def _accept(self, batch: Batch, answer: Answer) -> None:

@@ -14,12 +14,13 @@ from airflow.sdk.log import mask_secret
 from airflow_provider_nexthink.client import data_management, nql
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, fingerprint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
-from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
+from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
 from airflow_provider_nexthink.deletion.plan import check_guards, make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.deletion.words import UNSETTLED, Status
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkNotFoundError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_nexthink.client.nql import Compression, NqlRows
     from airflow_provider_nexthink.clock import Clock
+    from airflow_provider_nexthink.deletion.checkpoint import StateStore
+    from airflow_provider_nexthink.deletion.plan import Plan
 
 PROGRESS_SECONDS = 15.0
 
@@ -101,10 +104,13 @@ class NexthinkHook(BaseHook):
         name_column: str | None = None,
         columns: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
-        max_devices: int | None = 1000,
-        dry_run: bool = False,
+        max_devices: int | str | None = 1000,
+        max_share: float | str | None = None,
+        fleet_size: int | str | None = None,
+        dry_run: bool | str = False,
         batch_size: int = 100,
         max_concurrency: int = 4,
+        state_store: StateStore | None = None,
     ) -> DeletionResult:
         """Ask Nexthink to delete these devices. There is no undo.
 
@@ -115,9 +121,12 @@ class NexthinkHook(BaseHook):
         :param columns: the names of the columns, for rows that are tuples or lists.
         :param exclude: globs on the name, whatever its case, and uids that are never sent.
         :param max_devices: how many devices may be sent at the most; None for no limit.
+        :param max_share: which share of ``fleet_size`` may be sent at the most, above 0 to 1; None for no limit.
+        :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else.
         :param dry_run: plan only, send nothing.
         :param batch_size: devices in one request, 1 to 100.
         :param max_concurrency: requests under way at once, 1 to 32.
+        :param state_store: where a later try of the same finds what this one has settled, and sends only the rest.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkInputError: if the input, an option or the connection is wrong, or a guard trips; nothing
             was sent.
@@ -129,6 +138,8 @@ class NexthinkHook(BaseHook):
             columns=columns,
             exclude=exclude,
             max_devices=max_devices,
+            max_share=max_share,
+            fleet_size=fleet_size,
             dry_run=dry_run,
             batch_size=batch_size,
             max_concurrency=max_concurrency,
@@ -148,30 +159,18 @@ class NexthinkHook(BaseHook):
             len(plan.to_send),
             len(rows) - len(plan.to_send),
         )
-        check_guards(plan, max_devices=options.max_devices)
-        outcomes = Outcomes(plan)
-        run = DeletionRun(
-            outcomes,
-            plan.to_send,
-            partial(data_management.delete_devices, transport),
-            options.batch_size,
-            options.max_concurrency,
-            stop=self._stop,
-            on_progress=self._progress(transport.clock),
-            clock=transport.clock,
-        )
+        check_guards(plan, max_devices=options.max_devices, max_share=options.max_share, fleet_size=options.fleet_size)
         started_at, start = transport.clock.now(), transport.clock.monotonic()
+        outcomes, run = Outcomes(plan), None
         if options.dry_run:
             for position in plan.to_send:
                 outcomes.status[position] = Status.PLANNED
         elif plan.to_send:
-            transport.sign_in()
-            run.run()
-            self._mask_pending()
+            run = self._run(plan, outcomes, options, state_store)
         result = DeletionResult(
             outcomes,
-            error=run.error,
-            tally=run.tally,
+            error=run.error if run else None,
+            tally=run.tally if run else Tally(),
             dry_run=options.dry_run,
             uid_column=rows.uid_column,
             name_column=rows.name_column,
@@ -182,6 +181,43 @@ class NexthinkHook(BaseHook):
         )
         self._log_outcome(result)
         return result
+
+    def _run(
+        self, plan: Plan, outcomes: Outcomes, options: DeletionOptions, state_store: StateStore | None
+    ) -> DeletionRun:
+        """Send what the plan says, without what an earlier try has settled."""
+        transport = self.get_conn()
+        checkpoint, last_batch, to_send = None, 0, plan.to_send
+        if state_store is not None:
+            of_this_plan = fingerprint(plan, transport.settings.base_url)
+            checkpoint = Checkpoint(state_store, of_this_plan, outcomes, transport.clock)
+            last_batch = checkpoint.restore()
+            to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
+            if settled := len(plan.to_send) - len(to_send):
+                self.log.info(
+                    "An earlier try of this task has settled %d of the %d devices: they are not sent again.",
+                    settled,
+                    len(plan.to_send),
+                )
+        run = DeletionRun(
+            outcomes,
+            to_send,
+            partial(data_management.delete_devices, transport),
+            options.batch_size,
+            options.max_concurrency,
+            stop=self._stop,
+            on_progress=self._progress(transport.clock),
+            checkpoint=checkpoint,
+            last_batch=last_batch,
+            clock=transport.clock,
+        )
+        if to_send:
+            transport.sign_in()
+            run.run()
+            self._mask_pending()
+        if checkpoint and UNSETTLED.isdisjoint(outcomes.status):
+            checkpoint.clear()
+        return run
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
         """Run a saved NQL query at once; for small results (about 1,000 rows).

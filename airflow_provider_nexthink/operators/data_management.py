@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_nexthink.compat import AirflowSkipException
+from airflow_provider_nexthink.compat import AirflowSkipException, task_state_store
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -20,8 +21,19 @@ from airflow_provider_nexthink.operators._task import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_nexthink.deletion.checkpoint import StateStore
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+
+_TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
+    "uid_column": partial(options.check_column, "uid_column"),
+    "name_column": partial(options.check_column, "name_column"),
+    "max_devices": options.check_max_devices,
+    "max_share": options.check_max_share,
+    "fleet_size": options.check_fleet_size,
+    "dry_run": options.check_dry_run,
+}
 
 
 class DeviceInput:
@@ -61,6 +73,9 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     :param exclude: globs on the name, whatever its case, and uids that are never sent.
     :param max_devices: how many devices may be sent at the most; more, and nothing is sent and the task fails
         without retry. None for no limit. (templated)
+    :param max_share: which share of ``fleet_size`` may be sent at the most, such as 0.05 for 5 %; guards like
+        ``max_devices``. (templated)
+    :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else. (templated)
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: requests under way at once, 1 to 32.
@@ -77,6 +92,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         "uid_column",
         "name_column",
         "max_devices",
+        "max_share",
+        "fleet_size",
         "dry_run",
     )
     template_ext: Sequence[str] = ()
@@ -92,6 +109,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         columns: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         max_devices: int | str | None = 1000,
+        max_share: float | str | None = None,
+        fleet_size: int | str | None = None,
         dry_run: bool | str = False,
         batch_size: int = options.MAX_BATCH_SIZE,
         max_concurrency: int = 4,
@@ -108,6 +127,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         self.columns = columns
         self.exclude = exclude
         self.max_devices = max_devices
+        self.max_share = max_share
+        self.fleet_size = fleet_size
         self.dry_run = dry_run  # type: ignore[method-assign, assignment] # hides BaseOperator.dry_run()
         self.batch_size = batch_size
         self.max_concurrency = max_concurrency
@@ -138,10 +159,13 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 name_column=self.name_column,
                 columns=self.columns,
                 exclude=self.exclude,
-                max_devices=options.check_max_devices(self.max_devices),
+                max_devices=self.max_devices,
+                max_share=self.max_share,
+                fleet_size=self.fleet_size,
                 dry_run=options.check_dry_run(self.dry_run),
                 batch_size=self.batch_size,
                 max_concurrency=self.max_concurrency,
+                state_store=self._state_store(context),
             )
             if not result.outcomes and self.on_empty == "skip":
                 raise AirflowSkipException("devices has no rows (on_empty='skip').")
@@ -164,22 +188,28 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def _check_options(self) -> None:
         """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        options.check_share_and_fleet(self.max_share, self.fleet_size)
+        for option, check in _TEMPLATED_CHECKS.items():
+            if not is_template(value := getattr(self, option)):
+                check(value)
         options.DeletionOptions.checked(
             columns=self.columns,
             exclude=self.exclude,
             batch_size=self.batch_size,
             max_concurrency=self.max_concurrency,
-            **{
-                option: getattr(self, option)
-                for option in ("uid_column", "name_column", "max_devices", "dry_run")
-                if not is_template(getattr(self, option))
-            },
         )
         if any(is_template(entry) for entry in self.exclude):
             raise NexthinkInputError("exclude is not a template: it takes globs and uids as they are.")
         options.check_fail_on(self.fail_on)
         options.check_choice("on_empty", self.on_empty, ("succeed", "skip", "fail"))
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
+
+    def _state_store(self, context: Context) -> StateStore | None:
+        """Return where a retry finds what this try has settled (Airflow 3.3 on)."""
+        store: StateStore | None = task_state_store(context)
+        if store is None and self.retries:
+            self.log.info("This Airflow keeps no state for a task (3.3 does): a retry sends the whole list again.")
+        return store
 
     def _formatted(self, result: DeletionResult) -> Any:
         if self.return_format == "columns":

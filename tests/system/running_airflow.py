@@ -32,18 +32,31 @@ class RunningAirflow:
     home: Path
     http: httpx.Client
 
-    def run(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, seconds: float = 180) -> str:
+    def run(self, dag_id: str) -> str:
         """Run a Dag and wait for its end; return the id of the run."""
-        path = f"/api/v2/dags/{dag_id}"
-        until(lambda: self.http.patch(path, json={"is_paused": False}).is_success, seconds, f"the Dag {dag_id}")
-        answer = self.http.post(f"{path}/dagRuns", json={"logical_date": None, "conf": conf or {}})
-        run_id = str(answer.raise_for_status().json()["dag_run_id"])
-        until(
-            lambda: self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"] in ("success", "failed"),
-            seconds,
-            f"the end of {dag_id} {run_id}",
-        )
+        run_id = self.start(dag_id)
+        self.wait(dag_id, run_id)
         return run_id
+
+    def start(self, dag_id: str) -> str:
+        """Start a Dag; return the id of the run."""
+        path = f"/api/v2/dags/{dag_id}"
+        until(lambda: self.http.patch(path, json={"is_paused": False}).is_success, 120, f"the Dag {dag_id}")
+        return str(self.post(f"dags/{dag_id}/dagRuns", {"logical_date": None})["dag_run_id"])
+
+    def wait(self, dag_id: str, run_id: str) -> str:
+        """Wait for the end of a run; return its state."""
+
+        def state() -> str:
+            return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+        until(lambda: state() in ("success", "failed"), 180, f"the end of {dag_id} {run_id}")
+        return state()
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
+        """Return the log of a try, as its worker wrote it."""
+        path = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id}/attempt={try_number}.log"
+        return (self.home / "logs" / path).read_text()
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         instances = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
@@ -58,6 +71,12 @@ class RunningAirflow:
 
     def get(self, path: str) -> Any:
         return self.http.get(f"/api/v2/{path}").raise_for_status().json()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.http.post(f"/api/v2/{path}", json=body).raise_for_status().json()
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.http.patch(f"/api/v2/{path}", json=body).raise_for_status().json()
 
     def everything_written(self) -> bytes:
         """Return all that is in its folder: the database, the logs of the tasks and of its own processes."""

@@ -22,6 +22,9 @@ ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
     [
         ("exclude", "VIP-*"),
         ("exclude", ["{{ var.value.keep }}"]),
+        ("max_share", 0.05),
+        ("fleet_size", 5000),
+        ("max_share", 5),
         ("fail_on", "FAILED"),
         ("fail_on", ["DELETED"]),
         ("on_empty", "ignore"),
@@ -57,7 +60,7 @@ def test_a_wrong_query_option_fails_the_parsing_of_the_dag(option: str, value: A
         NexthinkNqlOperator(**{"task_id": "pull", "query_id": "#stale_devices", option: value})
 
 
-@pytest.mark.parametrize("option", ["max_share", "fleet_size", "results_path", "deferrable"])
+@pytest.mark.parametrize("option", ["results_path", "deferrable"])
 def test_an_option_that_is_not_there_is_not_accepted(option: str) -> None:
     unknown: dict[str, Any] = {option: 1}
     with pytest.raises(TypeError, match=option):

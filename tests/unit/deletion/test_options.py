@@ -53,6 +53,15 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
         ("max_devices", -1),
         ("max_devices", 1.5),
         ("max_devices", True),
+        ("max_share", 0.05),
+        ("max_share", 0),
+        ("max_share", 1.01),
+        ("max_share", float("nan")),
+        ("max_share", "much"),
+        ("max_share", True),
+        ("fleet_size", 5000),
+        ("fleet_size", 0),
+        ("fleet_size", "None"),
         ("batch_size", 0),
         ("batch_size", 101),
         ("batch_size", True),
@@ -72,6 +81,15 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
 def test_what_cannot_take_effect_is_refused_by_name(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match=option):
         DeletionOptions.checked(**{option: value})
+
+
+def test_a_share_and_a_fleet_size_go_together() -> None:
+    options = DeletionOptions.checked(max_share="0.05", fleet_size="5000")
+    assert (options.max_share, options.fleet_size) == (0.05, 5000)
+    with pytest.raises(NexthinkInputError, match="max_share needs fleet_size"):
+        DeletionOptions.checked(max_share=0.05)
+    with pytest.raises(NexthinkInputError, match="set max_share too"):
+        DeletionOptions.checked(max_share="None", fleet_size=5000)
 
 
 def test_fail_on_takes_statuses_only() -> None:

@@ -105,6 +105,14 @@ def test_the_guard_counts_what_would_be_sent() -> None:
     assert (error.value.planned, error.value.limit) == (2, 1)
 
 
+def test_the_guard_counts_the_share_of_the_fleet() -> None:
+    plan = plan_of((A, "PC-1"), (B, "PC-2"))
+    check_guards(plan, max_devices=None, max_share=0.5, fleet_size=4)
+    with pytest.raises(NexthinkGuardError, match=r"2 of 5 devices \(40.0%\).*max_share=0.3 .*raise max_share") as error:
+        check_guards(plan, max_devices=None, max_share=0.3, fleet_size=5)
+    assert (error.value.planned, error.value.limit) == (2, 1)
+
+
 NAMES = st.one_of(st.sampled_from(["PC-1", "PC-2", "VIP-1", "", " ", "NA"]), st.text(), st.none(), st.integers())
 UIDS = st.one_of(
     st.sampled_from([A, B, A.upper(), B.replace("-", ""), "", "x"]), st.uuids(), st.text(), st.none(), st.floats()

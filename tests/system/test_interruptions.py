@@ -1,0 +1,145 @@
+"""Killed, timed out, marked as failed: on a running Airflow, against a slow tenant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.running_airflow import RunningAirflow, running_airflow, select_nothing, until
+
+BATCH, CONCURRENCY, DEVICES = 10, 2, 600
+
+DAG_FILE = f"""
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.sdk import dag
+
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+
+
+def note_pid(context):
+    Path(os.environ["NOTED_PIDS"], context["dag"].dag_id).write_text(str(os.getpid()))
+
+
+def make(dag_id, **options):
+    @dag(dag_id=dag_id, schedule=None)
+    def interrupted():
+        pull = NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", poll_interval=0.1)
+        NexthinkDeleteDevicesOperator(
+            task_id="delete",
+            devices=pull.output,
+            batch_size={BATCH},
+            max_concurrency={CONCURRENCY},
+            on_execute_callback=note_pid,
+            retry_delay=timedelta(seconds=1),
+            **options,
+        )
+
+    return interrupted()
+
+
+killed = make("killed", retries=1)
+timed_out = make("timed_out", retries=0, execution_timeout=timedelta(seconds=3))
+marked = make("marked", retries=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(devices=DEVICES, stale=DEVICES, removal_delay=1e9, pending_polls=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Iterator[RunningAirflow]:
+    root = tmp_path_factory.mktemp("interrupted")
+    for folder in ("dags", "pids"):
+        (root / folder).mkdir()
+    (root / "dags" / "interrupted.py").write_text(DAG_FILE)
+    environment = {
+        "AIRFLOW_CONN_NEXTHINK_DEFAULT": sandbox.airflow_connection(),
+        "NOTED_PIDS": str(root / "pids"),
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    }
+    with running_airflow(root / "home", root / "dags", environment) as airflow:
+        yield airflow
+
+
+@pytest.fixture(autouse=True)
+def slow_tenant(sandbox: Sandbox) -> None:
+    sandbox.tenant.queued.clear()
+    sandbox.faults.clear()
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.3, times=-1))
+
+
+def start(airflow: RunningAirflow, sandbox: Sandbox, dag_id: str, queued: int) -> tuple[str, int]:
+    """Start a Dag; return its run id and the process id of its task once so many devices are queued."""
+    run_id = airflow.start(dag_id)
+    until(lambda: len(sandbox.tenant.queued) >= queued, 120, f"{queued} queued devices")
+    return run_id, int((airflow.home.parent / "pids" / dag_id).read_text())
+
+
+def test_after_a_kill_the_retry_goes_on_where_the_first_try_was(airflow: RunningAirflow, sandbox: Sandbox) -> None:
+    run_id, pid = start(airflow, sandbox, "killed", 200)
+    os.kill(pid, signal.SIGKILL)
+    assert airflow.wait("killed", run_id) == "success"
+    table = airflow.xcom("killed", run_id, "delete")
+    assert len(table) == DEVICES
+    assert {row["status"] for row in table} == {"SCHEDULED"}
+    times = Counter(Counter(sandbox.tenant.queued).values())
+    assert set(times) <= {1, 2}
+    assert times[2] <= (CONCURRENCY + 4) * BATCH  # in flight, or answered since the last save
+    assert set(sandbox.tenant.queued) == {row["uid"] for row in table}
+    assert all(row["request_id"] and row["trace_id"] and row["attempts"] == 1 for row in table)
+    assert airflow.xcom("killed", run_id, "delete", "summary")["SCHEDULED"] == DEVICES
+    assert "An earlier try of this task has settled" in airflow.log("killed", run_id, "delete", try_number=2)
+
+
+def test_a_timeout_ends_the_task_within_seconds_and_the_outcome_is_there(
+    airflow: RunningAirflow, sandbox: Sandbox
+) -> None:
+    run_id, _ = start(airflow, sandbox, "timed_out", 20)
+    begun = time.monotonic()
+    assert airflow.wait("timed_out", run_id) == "failed"
+    assert time.monotonic() - begun < 20
+    table = airflow.xcom("timed_out", run_id, "delete")
+    counts = Counter(row["status"] for row in table)
+    assert set(counts) <= {"SCHEDULED", "NOT_SENT", "UNKNOWN"}
+    assert counts["SCHEDULED"] > 0
+    assert counts["NOT_SENT"] > 0
+    assert sum(counts.values()) == DEVICES
+    scheduled = {row["uid"] for row in table if row["status"] == "SCHEDULED"}
+    assert scheduled <= set(sandbox.tenant.queued)
+    assert set(sandbox.tenant.queued) <= {row["uid"] for row in table if row["status"] != "NOT_SENT"}
+    assert airflow.xcom("timed_out", run_id, "delete", "summary")["SCHEDULED"] == counts["SCHEDULED"]
+
+
+def test_marked_as_failed_it_sends_no_other_batch_and_a_later_run_of_the_task_goes_on(
+    airflow: RunningAirflow, sandbox: Sandbox
+) -> None:
+    run_id, pid = start(airflow, sandbox, "marked", 100)
+    airflow.patch(f"dags/marked/dagRuns/{run_id}/taskInstances/delete", {"new_state": "failed"})
+    until(lambda: not Path(f"/proc/{pid}").exists(), 15, "the end of the task's process")
+    sent = len(sandbox.tenant.queued)
+    assert sent < DEVICES
+    select_nothing(1.0)
+    assert len(sandbox.tenant.queued) == sent
+    assert "Outcome, 600 rows" in airflow.log("marked", run_id, "delete", try_number=1)
+
+    airflow.post("dags/marked/clearTaskInstances", {"dag_run_id": run_id, "task_ids": ["delete"], "dry_run": False})
+    assert airflow.wait("marked", run_id) == "success"
+    times = Counter(Counter(sandbox.tenant.queued).values())
+    assert set(times) <= {1, 2}
+    assert times[2] <= CONCURRENCY * BATCH
+    assert {row["status"] for row in airflow.xcom("marked", run_id, "delete")} == {"SCHEDULED"}
