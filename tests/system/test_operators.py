@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, RetryRule, task
 
 from airflow_provider_nexthink.deletion.words import COLUMNS
+from airflow_provider_nexthink.exceptions import NexthinkPermissionError, NexthinkRateLimitError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
@@ -126,6 +127,59 @@ def test_what_a_retry_may_mend_is_tried_again(sandbox: Sandbox, run_dag: RunDag)
     assert run.state == "success"
     assert run.tries("delete") == 2
     assert run.xcom("delete", "summary")["SCHEDULED"] == 10
+
+
+def test_a_retry_sends_only_what_is_not_accepted_yet(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}, skip=1))
+    rows = devices_of(sandbox, 250)
+    run = delete(run_dag, rows, max_concurrency=1)
+    assert (run.state, run.tries("delete")) == ("success", 2)
+    assert sorted(sandbox.tenant.queued) == sorted(row["uid"] for row in rows)
+    assert [row["uid"] for row in run.xcom("delete")] == [row["uid"] for row in rows]
+    assert {row["status"] for row in run.xcom("delete")} == {"SCHEDULED"}
+    summary = run.xcom("delete", "summary")
+    assert (summary["SCHEDULED"], summary["requests"]) == (250, 2)
+
+
+def test_a_retry_policy_can_tell_the_errors_apart(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rules = [RetryRule(exception=NexthinkRateLimitError, action=RetryAction.FAIL)]
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}))
+    run = delete(run_dag, devices_of(sandbox, 1), retry_policy=ExceptionRetryPolicy(rules=rules))
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    (error,) = run.errors
+    assert isinstance(error, NexthinkRateLimitError)
+    assert (error.status, error.retry_after) == (429, 86400.0)
+
+
+def test_a_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=403, body='{"code": "FEATURE_NOT_ENABLED"}'))
+    run = delete(run_dag, devices_of(sandbox, 1))
+    (error,) = run.errors
+    assert isinstance(error.__cause__, NexthinkPermissionError)
+    assert error.__cause__.code == "FEATURE_NOT_ENABLED"
+    assert error.__cause__.request_id == run.xcom("delete")[0]["request_id"]
+
+
+def test_the_share_of_the_fleet_is_guarded(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox, 31)
+    with DAG("share", default_args=ONE_RETRY) as dag:
+
+        @task
+        def count_fleet() -> int:
+            return 600
+
+        fleet_size: Any = count_fleet()
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=rows, max_share=0.05, fleet_size=fleet_size)
+    run = run_dag(dag)
+    assert run.states == {"count_fleet": "success", "delete": "failed"}
+    assert run.tries("delete") == 1
+    assert "31 of 600 devices (5.2%), more than max_share=0.05 (5.0%)" in run.error
+    assert sandbox.requests == []
+    with DAG("share", default_args=ONE_RETRY) as dag:
+        share, size = "{{ 0.06 }}", "{{ 600 }}"
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=rows, max_share=share, fleet_size=size)
+    assert run_dag(dag).state == "success"
+    assert len(sandbox.tenant.queued) == 31
 
 
 def test_fail_on_decides_which_statuses_fail_the_task(sandbox: Sandbox, run_dag: RunDag) -> None:
