@@ -34,6 +34,6 @@ def wait_before_resend(attempt: int, retry_after: float | None, rng: random.Rand
     """
     if attempt >= MAX_ATTEMPTS:
         return None
-    if retry_after is None:
-        return full_jitter(attempt, rng)
-    return retry_after if retry_after <= RETRY_AFTER_CAP_SECONDS else None
+    if retry_after is not None and retry_after > RETRY_AFTER_CAP_SECONDS:
+        return None
+    return max(retry_after or 0.0, full_jitter(attempt, rng))

@@ -1,6 +1,6 @@
 """Every error this package raises, in one tree.
 
-* ``NexthinkInputError``: what was given is wrong. Nothing was sent, a retry changes nothing.
+* ``NexthinkInputError``: what was given is wrong. A retry changes nothing.
 * ``NexthinkFinalError``: Nexthink refused, and would refuse again. A retry changes nothing.
 * ``NexthinkRetryableError``: it may work later. A retry makes sense.
 
@@ -16,7 +16,7 @@ class NexthinkError(Exception):
 
 
 class NexthinkInputError(NexthinkError, ValueError):
-    """What was given is wrong; found before any request that acts on devices."""
+    """What was given is wrong: a list, an option, the connection. A retry changes nothing."""
 
 
 class NexthinkSettingsError(NexthinkInputError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -36,6 +36,8 @@ _BY_STATUS: dict[int, type[NexthinkApiError]] = {
     403: NexthinkPermissionError,
     404: NexthinkNotFoundError,
     408: NexthinkUnavailableError,
+    413: NexthinkBatchSizeError,
+    425: NexthinkUnavailableError,
     429: NexthinkRateLimitError,
 }
 
@@ -43,6 +45,7 @@ _CURES: dict[int, str] = {
     400: "The request was refused as it stands; sending it again changes nothing.",
     401: "A new token was refused too: check that the API credential is still active in Nexthink.",
     403: "Tick the permission of this API on the API credential in Nexthink.",
+    413: "The request is too large for what is in between: a smaller batch_size may help.",
     404: "Check the instance, the region and, where one is set, the base_url of the connection.",
     429: "Nexthink asks for fewer requests; try again later.",
 }
@@ -51,17 +54,22 @@ _SHOWN_CHARACTERS = 300
 
 
 def error_of(
-    response: httpx.Response, *, now: datetime, cures: Mapping[int, str] | None = None
+    response: httpx.Response,
+    *,
+    now: datetime,
+    cures: Mapping[int, str] | None = None,
+    scrub: Callable[[str], str] = str,
 ) -> NexthinkApiError | None:
     """Return the error that an answer stands for, or None for a success (2xx).
 
     :param response: the answer, already read.
     :param now: the time, for a ``Retry-After`` that is a date.
     :param cures: by status, what a person can do about it, where the caller knows better.
+    :param scrub: takes secrets out of what the other side said.
     """
     if response.is_success:
         return None
-    body = _error_body(response)
+    body = _error_body(response, scrub)
     status = response.status_code
     known = _BY_CODE.get(str(body.code)) if status == httpx.codes.BAD_REQUEST else _BY_STATUS.get(status)
     by_class = NexthinkUnavailableError if status >= 500 else NexthinkRequestError
@@ -71,17 +79,20 @@ def error_of(
         code=str(body.code) if body.code is not None else None,
         request_id=response.headers.get("x-request-id") or response.request.headers.get("x-request-id"),
         trace_id=response.headers.get("x-trace-id"),
-        detail=body.message[:_SHOWN_CHARACTERS] if body.message else None,
+        detail=body.message,
         retry_after=parse_retry_after(response.headers.get("retry-after"), now),
     )
 
 
-def no_answer(error: httpx.RequestError, url: httpx.URL, request_id: str | None) -> NexthinkError:
+def no_answer(
+    error: httpx.RequestError, url: httpx.URL, request_id: str | None, *, scrub: Callable[[str], str] = str
+) -> NexthinkError:
     """Return the error for a request that got no answer.
 
     :param error: what httpx says.
     :param url: where the request went; its query, which may be signed, is not shown.
     :param request_id: the ``x-request-id`` of the request.
+    :param scrub: takes secrets out of what the other side said.
     """
     host = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
@@ -92,7 +103,7 @@ def no_answer(error: httpx.RequestError, url: httpx.URL, request_id: str | None)
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return NexthinkSettingsError(f"The request to {host} could not be made: {type(error).__name__}.")
     return NexthinkUnavailableError(
-        f"No answer from {host}{url.path}: {type(error).__name__}{_hint(error)}.", request_id=request_id
+        f"No answer from {host}{url.path}: {type(error).__name__}{_hint(error, scrub)}.", request_id=request_id
     )
 
 
@@ -118,12 +129,14 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     return None
 
 
-def _error_body(response: httpx.Response) -> ErrorResponse:
-    """Read Nexthink's error body; what proxies and gateways answer has none."""
+def _error_body(response: httpx.Response, scrub: Callable[[str], str]) -> ErrorResponse:
+    """Read Nexthink's error body, without secrets and not too long; what proxies and gateways answer has none."""
     try:
-        return ErrorResponse.model_validate_json(response.content)
+        body = ErrorResponse.model_validate_json(response.content)
     except ValidationError:
         return ErrorResponse()
+    code = scrub(body.code)[:_SHOWN_CHARACTERS] if isinstance(body.code, str) else body.code
+    return ErrorResponse(code=code, message=scrub(body.message)[:_SHOWN_CHARACTERS] if body.message else None)
 
 
 def _message(response: httpx.Response, body: ErrorResponse, cures: Mapping[int, str]) -> str:
@@ -134,7 +147,7 @@ def _message(response: httpx.Response, body: ErrorResponse, cures: Mapping[int, 
     if response.is_redirect:
         cure = "Redirects are not followed: check the base_url, or the proxy in between."
     else:
-        cure = cures.get(response.status_code, "")
+        cure = cures.get(response.status_code, _CURES[400] if response.is_client_error else "")
     return " ".join(
         part for part in (f"{where} answered {response.status_code}{f' {said}' if said else ''}.", cure) if part
     )
@@ -146,6 +159,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _hint(error: httpx.RequestError) -> str:
-    """Say what httpx knows of the failure. Its texts name neither headers nor bodies nor addresses."""
-    return f" ({str(error)[:_SHOWN_CHARACTERS]})" if str(error) else ""
+def _hint(error: httpx.RequestError, scrub: Callable[[str], str]) -> str:
+    """Say what httpx knows of the failure; of a broken protocol it may repeat what came."""
+    return f" ({scrub(str(error))[:_SHOWN_CHARACTERS]})" if str(error) else ""

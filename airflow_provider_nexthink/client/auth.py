@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from airflow_provider_nexthink.client.models import TokenResponse
 from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError
+from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError, NexthinkError, NexthinkStoppedError
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
 
@@ -48,6 +48,8 @@ class TokenProvider:
         self._lock = threading.Lock()
         self._token: SecretStr | None = None
         self._renew_at = 0.0
+        self._failures = 0
+        self._failure: NexthinkError | None = None
 
     def token(self, *, rejected: SecretStr | None = None) -> SecretStr:
         """Return a token that is good for some time to come.
@@ -58,9 +60,16 @@ class TokenProvider:
         :raises NexthinkAuthenticationError: if the credentials are refused.
         :raises NexthinkRetryableError: if the token address does not answer.
         """
+        failures = self._failures
         with self._lock:
+            if self._failure is not None and self._failures != failures:
+                raise self._failure  # of the thread that this one has waited for: asking again would not help
             if self._token is None or self._token == rejected or self._clock() >= self._renew_at:
-                self._token = self._new_token()
+                try:
+                    self._token = self._new_token()
+                except NexthinkError as error:
+                    self._failures, self._failure = self._failures + 1, error
+                    raise
             return self._token
 
     def _new_token(self) -> SecretStr:
@@ -79,24 +88,41 @@ class TokenProvider:
                 status=response.status_code,
             ) from None
         self._on_secret(answer.access_token.get_secret_value())
-        lifetime = LIFETIME_SECONDS if answer.expires_in is None else answer.expires_in
+        lifetime = _lifetime(answer.expires_in)
         # A token with a very short life is used for half of it rather than never.
         self._renew_at = asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2)
         return answer.access_token
 
 
-class BearerAuth(httpx.Auth):
-    """Signs a request; after a 401, once more with a new token."""
+def _lifetime(expires_in: object) -> float:
+    """Read for how many seconds a token is good; where the answer does not say, as documented."""
+    try:
+        seconds = float(str(expires_in))
+    except ValueError:
+        return LIFETIME_SECONDS
+    return seconds if 0 < seconds < float("inf") else LIFETIME_SECONDS
 
-    def __init__(self, tokens: TokenProvider) -> None:
+
+class BearerAuth(httpx.Auth):
+    """Signs a request; after a 401, once more with a new token.
+
+    :param tokens: where the token comes from.
+    :param goes_on: asked just before the request leaves, since a new token may take its time.
+    """
+
+    def __init__(self, tokens: TokenProvider, goes_on: Callable[[], bool] = lambda: True) -> None:
         self._tokens = tokens
+        self._goes_on = goes_on
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Called by httpx around each request."""
         token = self._tokens.token()
-        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-        response = yield request
+        response = yield self._signed(request, token)
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            token = self._tokens.token(rejected=token)
-            request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-            yield request
+            yield self._signed(request, self._tokens.token(rejected=token))
+
+    def _signed(self, request: httpx.Request, token: SecretStr) -> httpx.Request:
+        if not self._goes_on():
+            raise NexthinkStoppedError("The run was stopped before the request left.")
+        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        return request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -13,9 +13,6 @@ from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.exceptions import NexthinkUnclearAnswerError
 
 PATH = "/api/v1/data-management/device/deletions"
-
-MAX_DEVICES_PER_REQUEST = 100
-"""The API's own maximum (Data Management API 1.0.0); a tenant may allow fewer."""
 
 _CURES = {
     403: "Tick the permission 'Data management' on the API credential in Nexthink; where the box is missing, "
@@ -35,16 +32,26 @@ class DeletionAnswer:
     trace_id: str | None
 
 
-def delete_devices(transport: Transport, devices: Sequence[Mapping[str, str]], request_id: str) -> DeletionAnswer:
+def delete_devices(
+    transport: Transport,
+    devices: Sequence[Mapping[str, str]],
+    request_id: str,
+    *,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> DeletionAnswer:
     """Ask for the deletion of these devices, once. There is no undo.
 
     :param transport: signed in to the tenant.
     :param devices: up to 100 of ``{"uid": ..., "name": ...}``.
     :param request_id: the ``x-request-id`` to send.
+    :param goes_on: asked just before the devices are sent; if it says no, they are not.
+    :raises NexthinkStoppedError: if ``goes_on`` said no.
     :raises NexthinkUnclearAnswerError: if the answer does not say what became of each of the devices.
     :raises NexthinkError: for any other answer than 202, and for none.
     """
-    response = transport.send_once("POST", PATH, json={"devices": devices}, request_id=request_id, cures=_CURES)
+    response = transport.send_once(
+        "POST", PATH, json={"devices": devices}, request_id=request_id, cures=_CURES, goes_on=goes_on
+    )
     trace_id = response.headers.get("x-trace-id")
     try:
         if response.status_code != httpx.codes.ACCEPTED:
@@ -55,6 +62,9 @@ def delete_devices(transport: Transport, devices: Sequence[Mapping[str, str]], r
         for asked, told in zip(devices, answered.devices, strict=True):
             if told.uid != asked["uid"] or told.name != asked["name"]:
                 raise ValueError("it names other devices than were sent, or in another order")
+        scheduled = sum(told.status == "SCHEDULED" for told in answered.devices)
+        if answered.status not in (None, "ACCEPTED") or answered.scheduledCount not in (None, scheduled):
+            raise ValueError("it contradicts itself")
     except ValueError as problem:
         raise NexthinkUnclearAnswerError(
             f"The answer to the deletion request cannot be trusted: {problem}.",

@@ -19,7 +19,7 @@ class TokenResponse(_Answer):
     """A token, and for how many seconds it is good, where the answer says so."""
 
     access_token: SecretStr = Field(min_length=1)
-    expires_in: float | None = Field(default=None, allow_inf_nan=False)
+    expires_in: Any = None
 
 
 class ErrorResponse(_Answer):
@@ -41,6 +41,8 @@ class DeletionResponse(_Answer):
     """The answer to a deletion request: one entry for each device, in the order of the request."""
 
     devices: list[DeviceStatus]
+    scheduledCount: int | None = None  # noqa: N815
+    status: str | None = None
 
 
 class ExecuteResponse(_Answer):

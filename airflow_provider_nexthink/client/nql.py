@@ -130,6 +130,8 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
     :raises NexthinkExportError: if the export ended in an error.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
     """
+    if not export_id.strip("."):
+        raise NexthinkExportError(f"Nexthink named the export {export_id!r}, which is no id.")
     response = transport.send(
         "GET",
         f"/api/v1/nql/status/{quote(export_id, safe='')}",
@@ -215,6 +217,8 @@ def read_csv(chunks: Iterator[bytes]) -> tuple[list[str], list[dict[str, str]]]:
         file = io.BufferedReader(_Stream(_decompressed(chunks)))
         lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
         columns = next(lines, [])
+        if columns and columns[0].lstrip().lower().startswith(("<!doctype", "<html", "<?xml")):
+            raise NexthinkExportError("The result file is no CSV: it begins like a web page.")
         if len(set(columns)) != len(columns):
             raise NexthinkExportError(f"The result file has a column twice: {', '.join(columns)}.")
         rows = []

@@ -55,7 +55,7 @@ class NexthinkSettings:
         *,
         instance: str | None,
         client_id: str | None,
-        client_secret: str | None,
+        client_secret: SecretStr | str | None,
         region: str | None = None,
         base_url: str | None = None,
         token_url: str | None = None,
@@ -76,10 +76,12 @@ class NexthinkSettings:
         :param proxy: address of a proxy.
         :raises NexthinkSettingsError: if something is missing or cannot be right.
         """
+        if isinstance(client_secret, str):  # from here on no local variable shows it, as a traceback may
+            client_secret = SecretStr(client_secret)
         region = _checked_text("region", region)
         base_url = _checked_text("base_url", base_url)
         token_url = _checked_text("token_url", token_url)
-        if not client_id or not client_secret:
+        if not client_id or client_secret is None or not client_secret.get_secret_value():
             missing = "client id (login)" if not client_id else "client secret (password)"
             raise NexthinkSettingsError(f"The Nexthink connection has no {missing}.")
         name, region = _read_instance(_checked_text("host", instance) or "", region)
@@ -93,7 +95,7 @@ class NexthinkSettings:
             base_url=checked_base_url,
             token_url=checked_url(token_url or login, "token_url"),
             client_id=client_id,
-            client_secret=SecretStr(client_secret),
+            client_secret=client_secret,
             timeout=_checked_timeout(timeout),
             verify=_checked_verify(verify),
             proxy=_checked_proxy(_checked_text("proxy", proxy)),

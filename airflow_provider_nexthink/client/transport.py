@@ -7,9 +7,10 @@ import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import httpx
+from pydantic import SecretStr
 
 from airflow_provider_nexthink.backoff import wait_before_resend
 from airflow_provider_nexthink.client.answers import error_of, no_answer
@@ -27,10 +28,12 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkSignInError,
 )
 
-if TYPE_CHECKING:
-    from pydantic import SecretStr
-
 log = logging.getLogger(__name__)
+
+
+_ANSWER_TIMEOUTS = 4
+_ANSWER_BYTES = 64 * 1024 * 1024
+_BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class Transport:
@@ -55,7 +58,11 @@ class Transport:
     ) -> None:
         self.settings = settings
         self.clock = clock or Clock()
-        self._on_secret = on_secret
+        self._tell_secret = on_secret
+        self._secrets: list[SecretStr] = []
+        if settings.proxy and (password := httpx.URL(settings.proxy.get_secret_value()).password):
+            self._on_secret(password)
+        self._on_secret(settings.client_secret.get_secret_value())
         verify = _ssl_context(settings.verify)
         try:
             self._http = httpx.Client(
@@ -64,6 +71,8 @@ class Transport:
                 proxy=settings.proxy.get_secret_value() if settings.proxy else None,
                 follow_redirects=False,
                 transport=http_transport,
+                # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
+                mounts=None if http_transport else {"http://": httpx.HTTPTransport()},
                 headers={"User-Agent": "airflow-provider-nexthink"},
             )
         except (httpx.InvalidURL, ValueError, ImportError):  # may repeat the address, which may hold a password
@@ -71,9 +80,9 @@ class Transport:
                 "The proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) cannot be used: it must "
                 "be an address that starts with http:// or https://."
             ) from None
-        tokens = TokenProvider(settings, self._fetch_token, on_secret=on_secret, clock=self.clock.monotonic)
+        tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
         self.sign_in = tokens.token
-        self._auth = BearerAuth(tokens)
+        self._tokens = tokens
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +101,7 @@ class Transport:
         *,
         request_id: str | None = None,
         cures: Mapping[int, str] | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
         **parts: Any,
     ) -> httpx.Response:
         """Send a request once (and once more with a new token after a 401).
@@ -100,6 +110,7 @@ class Transport:
         :param path: the path on the API host, from its first slash.
         :param request_id: the ``x-request-id`` to send; a new one where it is None.
         :param cures: by status, what a person can do about it.
+        :param goes_on: asked just before the request leaves; if it says no, the request does not.
         :param parts: ``json``, ``params``, ``headers`` and so on, as httpx names them.
         :return: the answer, a success (2xx).
         :raises NexthinkError: for every other answer, and for none.
@@ -112,10 +123,10 @@ class Transport:
         except httpx.InvalidURL as error:
             raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
         try:
-            response = self._http.send(request, auth=self._auth)
+            response = self._exchange(request, BearerAuth(self._tokens, goes_on))
         except httpx.RequestError as error:
-            raise no_answer(error, request.url, headers["x-request-id"]) from None
-        if refusal := error_of(response, now=self.clock.now(), cures=cures):
+            raise no_answer(error, request.url, headers["x-request-id"], scrub=self._scrub) from None
+        if refusal := error_of(response, now=self.clock.now(), cures=cures, scrub=self._scrub):
             raise refusal
         return response
 
@@ -154,7 +165,7 @@ class Transport:
                 with self._http.stream(
                     "GET", url.get_secret_value(), headers={"Accept-Encoding": "identity"}
                 ) as response:
-                    if response.is_success:
+                    if response.status_code == httpx.codes.OK:
                         yield response.iter_raw()
                         return
                     status = response.status_code
@@ -163,15 +174,40 @@ class Transport:
                 problem = f"{type(error).__name__} from {host}."
         raise NexthinkExportError(f"The result file could not be fetched: {problem}", status=status) from None
 
+    def _exchange(self, request: httpx.Request, auth: httpx.Auth | None) -> httpx.Response:
+        """Send a request and read its answer, which must end in time: httpx limits each read, not their sum."""
+        end = self.clock.monotonic() + _ANSWER_TIMEOUTS * self.settings.timeout
+        response = self._http.send(request, auth=auth, stream=True)
+        body = bytearray()
+        try:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if self.clock.monotonic() > end or len(body) > _ANSWER_BYTES:
+                    raise httpx.ReadTimeout("the answer does not end", request=request)
+        finally:
+            response.close()
+        plain = [(name, value) for name, value in response.headers.items() if name not in _BODY_HEADERS]
+        return httpx.Response(response.status_code, headers=plain, content=bytes(body), request=request)
+
+    def _on_secret(self, value: str) -> None:
+        self._secrets.append(SecretStr(value))
+        self._tell_secret(value)
+
+    def _scrub(self, text: str) -> str:
+        """Take every known secret out of what the other side said: it may repeat what was sent."""
+        for secret in self._secrets:
+            text = text.replace(secret.get_secret_value(), "***")
+        return text
+
     def _fetch_token(self, request: httpx.Request) -> httpx.Response:
         """Send the token request, which is known to time out now and then, with a few tries."""
 
         def once() -> httpx.Response:
             try:
-                response = self._http.send(request, auth=None)
+                response = self._exchange(request, None)
             except httpx.RequestError as error:
-                raise no_answer(error, request.url, None) from None
-            if refusal := error_of(response, now=self.clock.now()):
+                raise no_answer(error, request.url, None, scrub=self._scrub) from None
+            if refusal := error_of(response, now=self.clock.now(), scrub=self._scrub):
                 raise refusal
             return response
 

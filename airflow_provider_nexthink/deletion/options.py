@@ -112,8 +112,8 @@ def check_fail_on(value: object) -> frozenset[Status]:
 
 
 def check_max_devices(value: object) -> int | None:
-    """Return the limit; None, also as text, for no limit."""
-    if value is None or value == "None":
+    """Return the limit; None for no limit. Text that says None is a template that gave nothing, and no limit."""
+    if value is None:
         return None
     number = _whole_number(value)
     if number is None or number < 0:
@@ -122,8 +122,8 @@ def check_max_devices(value: object) -> int | None:
 
 
 def check_max_share(value: object) -> float | None:
-    """Return the share; None, also as text, for no limit."""
-    if value is None or value == "None":
+    """Return the share; None for no limit."""
+    if value is None:
         return None
     share = 0.0
     if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -169,6 +169,13 @@ def check_number(option: str, value: object, maximum: int) -> int:
     if number is None or not 1 <= number <= maximum:
         raise NexthinkInputError(f"{option} is {value!r}: it takes a whole number from 1 to {maximum}.")
     return number
+
+
+def check_text(option: str, value: object) -> str:
+    """Return text that is not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise NexthinkInputError(f"{option} is {value!r}: it takes text.")
+    return value
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
@@ -187,16 +188,29 @@ def _shown(cell: Any) -> str | None:
 
 
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
-    """Return what tells which exclusion, if any, matches a uid and a name."""
-    uids = {uid: entry for entry in exclude if (uid := canonical_uid(entry))}
-    globs = [(entry, re.compile(translate(entry), re.IGNORECASE)) for entry in exclude]
-    any_glob = re.compile("|".join(f"(?:{translate(entry)})" for entry in exclude), re.IGNORECASE)
+    """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
+    uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
+    names = {_folded(entry): entry for entry in exclude}
+    globs = [(entry, translate(_folded(entry))) for entry in exclude]
+    any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
 
     def match(uid: str, name: str) -> str | None:
-        if uid in uids:
-            return uids[uid]
-        if not globs or not any_glob.match(name):
+        if not globs:
             return None
-        return next(entry for entry, glob in globs if glob.match(name))
+        folded = _folded(name)
+        found = uids.get(uid) or names.get(folded)
+        if found is None and any_glob.match(folded):
+            found = next(entry for entry, glob in globs if re.match(glob, folded))
+        return found
 
     return match
+
+
+def _folded(name: str) -> str:
+    """Return a name without what two spellings of it may differ in: case, blanks around it, composed letters."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def _uid_of_exclusion(entry: str) -> str | None:
+    """Read a uid in any form, with braces and as a URN too."""
+    return canonical_uid(entry.strip().lower().removeprefix("urn:uuid:").strip("{}"))

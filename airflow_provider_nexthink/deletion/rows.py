@@ -175,7 +175,7 @@ def _find(labels: list[Any], what: str, asked: str | None, known: frozenset[str]
         found = [position for position, label in enumerate(labels) if _bare(label) in known]
     else:
         found = [position for position, label in enumerate(labels) if label == asked]
-        found = found or [p for p, label in enumerate(labels) if _bare(label) == _bare(asked)]
+        found = found or [at for at, label in enumerate(labels) if _bare(asked) and _bare(label) == _bare(asked)]
     if len(found) == 1:
         return found[0]
     there = ", ".join(repr(str(label)) for label in labels[:20]) or "none"

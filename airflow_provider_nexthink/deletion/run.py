@@ -36,6 +36,12 @@ FAILED_PAUSES_SECONDS = (1.0, 5.0, 15.0)
 UNCLEAR_BATCHES_IN_A_ROW = 3
 """After so many batches without a clear answer in a row the tenant is taken to be down."""
 
+REFUSED_IN_A_ROW = (20, 100)
+"""After so many refused devices in a row, none accepted before or some, it is not the devices that are wrong."""
+
+STOP_GRACE_SECONDS = 30.0
+"""How long the requests under way may still be answered once an answer has stopped a run."""
+
 KILL_GRACE_SECONDS = 2.5
 """How long the requests under way may still be answered once a run is told to stop. Airflow kills a process that has
 not ended 5 seconds after it was asked to, and the table is still to be pushed."""
@@ -83,7 +89,7 @@ def next_step(error: BaseException, *, size: int, unclear: int, limited: int, rn
     :param rng: the source of chance.
     """
     if isinstance(error, NexthinkRateLimitError):
-        wait = error.retry_after or full_jitter(limited, rng)
+        wait = max(error.retry_after or 0.0, full_jitter(limited, rng))
         return Step("pause", wait) if wait <= RETRY_AFTER_CAP_SECONDS else Step("stop")
     if isinstance(error, NexthinkBatchSizeError):
         return Step("halve") if size > 1 else Step("stop")
@@ -95,7 +101,7 @@ def next_step(error: BaseException, *, size: int, unclear: int, limited: int, rn
     return Step("stop")
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """Devices that go out in one request, and how that went so far."""
 
@@ -103,6 +109,7 @@ class Batch:
     devices: list[dict[str, str]]
     number: int
     request_id: str
+    attempts_before: list[int]
     attempts: int = 0
     unclear: int = 0
     limited: int = 0
@@ -150,6 +157,13 @@ class DeletionRun:
         self._paused_until = 0.0
         self._paused_in_a_row = 0.0
         self._unclear_in_a_row = 0
+        self._refused_in_a_row = 0
+        self._accepted = False
+        self._ended = threading.Event()
+
+    def goes_on(self) -> bool:
+        """Tell whether requests may still be sent. Safe to ask from any thread."""
+        return not (self.stop.is_set() or self._ended.is_set())
 
     def run(self) -> BaseException | None:
         """Send everything, in as many requests as it takes.
@@ -158,7 +172,6 @@ class DeletionRun:
         """
         self._enqueue(self.to_send)
         pool = ThreadPoolExecutor(self.max_concurrency, thread_name_prefix="nexthink")
-        grace: float | None = None  # an HTTP request ends by its own timeout
         try:
             while self.error is None and (self._has_work() or self._send_failed_again()):
                 if self.stop.is_set():
@@ -167,8 +180,8 @@ class DeletionRun:
                 self._wait_for_an_answer()
         except BaseException as interruption:  # noqa: BLE001 - such as Airflow's timeout: the table must survive it
             self.error = interruption
-            grace = KILL_GRACE_SECONDS
-        self._settle_the_rest(grace)
+        self._ended.set()
+        self._settle_the_rest()
         if self.checkpoint:
             self.checkpoint.save()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -198,8 +211,8 @@ class DeletionRun:
         if now < self._paused_until:
             return
         for batch in [batch for batch in self._waiting if batch.not_before <= now]:
-            self._waiting.remove(batch)
             self._submit(pool, batch)
+            self._waiting.remove(batch)
         while self._queue and len(self._under_way) + len(self._waiting) < self.max_concurrency:
             self._submit(pool, self._next_batch())
 
@@ -211,7 +224,8 @@ class DeletionRun:
         self.tally.batches += 1
         uids, names = self.outcomes.uid, self.outcomes.name
         devices = [{"uid": uids[at] or "", "name": names[at] or ""} for at in positions]
-        return Batch(positions, devices, self.last_batch + self.tally.batches, str(uuid.uuid4()))
+        before = [self.outcomes.attempts[at] for at in positions]
+        return Batch(positions, devices, self.last_batch + self.tally.batches, str(uuid.uuid4()), before)
 
     def _submit(self, pool: ThreadPoolExecutor, batch: Batch) -> None:
         self.tally.requests += 1
@@ -249,7 +263,8 @@ class DeletionRun:
             self.on_progress(self._settled, len(self.to_send))
 
     def _accept(self, batch: Batch, answer: Answer) -> None:
-        self._unclear_in_a_row = 0
+        self._accepted = True
+        self._unclear_in_a_row = self._refused_in_a_row = 0
         self._paused_in_a_row = 0.0
         self._note(batch, answer.trace_id)
         status_of, reason_of = self.outcomes.status, self.outcomes.reason
@@ -293,6 +308,9 @@ class DeletionRun:
             detail = error.detail if isinstance(error, NexthinkApiError) else None
             self._mark(batch, Status.REJECTED, f"Nexthink refuses this device: {detail or _brief(error)}")
             self._settled += 1
+            self._refused_in_a_row += 1
+            if self._refused_in_a_row >= REFUSED_IN_A_ROW[self._accepted]:
+                self.error = self.error or error
         elif step.action == "give up":
             self._give_up(batch, error)
         else:
@@ -324,11 +342,11 @@ class DeletionRun:
     def _note(self, batch: Batch, trace_id: str | None) -> None:
         """Write down for each row of a batch with which request it went out."""
         outcomes = self.outcomes
-        for position in batch.positions:
+        for position, before in zip(batch.positions, batch.attempts_before, strict=True):
             outcomes.batch[position] = batch.number
             outcomes.request_id[position] = batch.request_id
             outcomes.trace_id[position] = trace_id
-            outcomes.attempts[position] += batch.attempts
+            outcomes.attempts[position] = before + batch.attempts
             outcomes.submitted_at[position] = batch.submitted_at
 
     def _mark(self, batch: Batch, status: Status, reason: str) -> None:
@@ -342,19 +360,33 @@ class DeletionRun:
             if self.outcomes.status[position] is Status.NOT_SENT and self.outcomes.reason[position] is None:
                 self.outcomes.reason[position] = reason
 
-    def _settle_the_rest(self, grace: float | None) -> None:
+    def _settle_the_rest(self) -> None:
         """Take the answers that still come; what is left was not sent, or nobody knows."""
         if self.error is None:
             return
-        end = None if grace is None else self.clock.monotonic() + grace
-        while self._under_way and (end is None or self.clock.monotonic() < end):
-            self._take_answers(None if end is None else max(end - self.clock.monotonic(), 0.0))
-        unanswered = [*self._under_way.values(), *([self._submitting] if self._submitting else [])]
+        stopped_by_an_answer = isinstance(self.error, NexthinkError) and not isinstance(
+            self.error, NexthinkStoppedError
+        )
+        try:
+            self._await_answers(STOP_GRACE_SECONDS if stopped_by_an_answer else KILL_GRACE_SECONDS)
+        except BaseException as interruption:  # noqa: BLE001 - Airflow's timeout comes once, and it may come here
+            self.error = interruption
+            self._await_answers(KILL_GRACE_SECONDS)
+        unanswered = list(self._under_way.values())
+        if self._submitting and self._submitting not in unanswered:
+            unanswered.append(self._submitting)
         for batch in unanswered:
             self._mark(batch, Status.UNKNOWN, "sent, but the run was stopped before the answer came")
         for batch in [*unanswered, *self._waiting]:
             self._note(batch, None)
         self._mark_unsent(self.to_send, f"the run stopped before its turn: {_brief(self.error)}")
+
+    def _await_answers(self, seconds: float) -> None:
+        end = self.clock.monotonic() + seconds
+        while self._under_way and (left := end - self.clock.monotonic()) > 0:
+            if self.stop.is_set():  # now it must end soon, whatever ended it
+                end = min(end, self.clock.monotonic() + KILL_GRACE_SECONDS) if left > KILL_GRACE_SECONDS else end
+            self._take_answers(min(left, _LOOK_AROUND_SECONDS))
 
 
 _ANSWERED = {

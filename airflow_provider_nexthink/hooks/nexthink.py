@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow.sdk import BaseHook
@@ -80,9 +79,6 @@ class NexthinkHook(BaseHook):
         """
         if self._transport is None:
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
-            self._keep_secret(settings.client_secret.get_secret_value())
-            if settings.proxy:
-                self._keep_secret(settings.proxy.get_secret_value())
             self._transport = Transport(settings, on_secret=self._keep_secret)
         return self._transport
 
@@ -202,7 +198,9 @@ class NexthinkHook(BaseHook):
         run = DeletionRun(
             outcomes,
             to_send,
-            partial(data_management.delete_devices, transport),
+            lambda devices, request_id: data_management.delete_devices(
+                transport, devices, request_id, goes_on=run.goes_on
+            ),
             options.batch_size,
             options.max_concurrency,
             stop=self._stop,
@@ -281,14 +279,14 @@ class NexthinkHook(BaseHook):
         try:
             transport = self.get_conn()
             transport.sign_in()
-            permitted = {
-                "NQL": _is_permitted(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}),
-                "Data management": _is_permitted(transport, data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}),
-            }
         except NexthinkError as error:
             return False, str(error)
-        told = " ".join(f"{api}: {'permitted' if yes else 'no permission'}." for api, yes in permitted.items())
-        return any(permitted.values()), f"Signed in to {transport.settings.instance}. {told}"
+        permissions = {
+            "NQL": _permission(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}),
+            "Data management": _permission(transport, data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}),
+        }
+        told = " ".join(f"{api}: {permission}." for api, permission in permissions.items())
+        return "permitted" in permissions.values(), f"Signed in to {transport.settings.instance}. {told}"
 
     def _settings(self, connection: Connection) -> NexthinkSettings:
         extra = connection.extra_dejson
@@ -352,12 +350,14 @@ class NexthinkHook(BaseHook):
         )
 
 
-def _is_permitted(transport: Transport, path: str, body: dict[str, Any]) -> bool:
+def _permission(transport: Transport, path: str, body: dict[str, Any]) -> str:
     """Tell whether the API credential may use an API, by asking it for something that cannot be."""
     try:
         transport.send_once("POST", path, json=body)
     except NexthinkPermissionError:
-        return False
+        return "no permission"
     except NexthinkNotFoundError:  # there is no such query, but asking was allowed
-        pass
-    return True
+        return "permitted"
+    except NexthinkError as error:
+        return f"not known ({error})"
+    return "permitted"

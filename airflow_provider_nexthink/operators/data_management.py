@@ -16,6 +16,7 @@ from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     final_errors_fail_the_task,
     is_template,
+    require_parquet,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
+
+_GUARDS = ("max_devices", "max_share", "fleet_size")
 
 _TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
     "uid_column": partial(options.check_column, "uid_column"),
@@ -136,6 +139,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         self.fail_on = fail_on
         self.return_format = return_format
         self._hook: NexthinkHook | None = None
+        self._templated_guards = [guard for guard in _GUARDS if is_template(getattr(self, guard))]
         self._check_options()
 
     @property
@@ -153,6 +157,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as self._hook:
+            self._check_rendered()
             result = self._hook.delete_devices(
                 self.devices.value if isinstance(self.devices, DeviceInput) else self.devices,
                 uid_column=self.uid_column,
@@ -171,14 +176,37 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 raise AirflowSkipException("devices has no rows (on_empty='skip').")
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
-            table = self._formatted(result)
-            self._push(context, result)
+            return self._conclude(context, result)
+
+    def _check_rendered(self) -> None:
+        """Refuse what only shows when the task runs, before anything is sent."""
+        for guard in self._templated_guards:
+            if getattr(self, guard) in (None, "None", ""):
+                raise NexthinkInputError(
+                    f"{guard} is a template that gave nothing, and so no limit. Nothing was sent. Give it a value; "
+                    f"for no limit write {guard}=None in the Dag."
+                )
+        if self.return_format == "dataframe":
+            require_parquet()
+
+    def _conclude(self, context: Context, result: DeletionResult) -> Any:
+        """Return the table; or push it, and then raise what is wrong with it."""
+        table = self._formatted(result)
+        values = {"summary": result.summary, "unscheduled": result.unscheduled}
+        verdict: BaseException | None = None
+        try:
+            result.raise_for_status(self.fail_on)
+        except BaseException as error:  # noqa: BLE001 - a timeout too: what is known comes first
+            verdict = error
+            values["return_value"] = table  # Airflow pushes what execute returns, but not when it raises
+        for key, value in values.items() if self.do_xcom_push else ():
             try:
-                result.raise_for_status(self.fail_on)
-            except BaseException:
-                if self.do_xcom_push:  # Airflow pushes what execute returns, but not when it raises
-                    context["ti"].xcom_push(key="return_value", value=table)
-                raise
+                context["ti"].xcom_push(key=key, value=value)
+            except BaseException as error:  # noqa: BLE001 - the other values may still get through
+                self.log.warning("The XCom %s could not be pushed: %s", key, error)
+                verdict = verdict or error
+        if verdict is not None:
+            raise verdict
         return table
 
     def on_kill(self) -> None:
@@ -202,6 +230,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
             raise NexthinkInputError("exclude is not a template: it takes globs and uids as they are.")
         options.check_fail_on(self.fail_on)
         options.check_choice("on_empty", self.on_empty, ("succeed", "skip", "fail"))
+        if not is_template(self.nexthink_conn_id):
+            options.check_text("nexthink_conn_id", self.nexthink_conn_id)
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
 
     def _state_store(self, context: Context) -> StateStore | None:
@@ -215,8 +245,3 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         if self.return_format == "columns":
             return result.outcomes.columns()
         return result.to_pandas() if self.return_format == "dataframe" else result.table
-
-    def _push(self, context: Context, result: DeletionResult) -> None:
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key="summary", value=result.summary)
-            context["ti"].xcom_push(key="unscheduled", value=result.unscheduled)

@@ -10,7 +10,12 @@ from airflow.sdk import BaseOperator
 from airflow_provider_nexthink.client.query_id import check_query_id
 from airflow_provider_nexthink.deletion.options import check_choice
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import RETURN_FORMATS, final_errors_fail_the_task, is_template
+from airflow_provider_nexthink.operators._task import (
+    RETURN_FORMATS,
+    final_errors_fail_the_task,
+    is_template,
+    require_parquet,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -72,6 +77,8 @@ class NexthinkNqlOperator(BaseOperator):
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as hook:
+            if self.return_format == "dataframe":
+                require_parquet()
             if self.mode == "execute":
                 rows = hook.run_nql(self.query_id, self.parameters)
             else:

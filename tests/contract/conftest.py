@@ -34,7 +34,7 @@ class Wire:
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
         if request.url.host == "storage.example":
-            return httpx.Response(200, text="device.name\r\nPC-1\r\n")
+            return httpx.Response(200, stream=httpx.ByteStream(b"device.name\r\nPC-1\r\n"))
         status, body = ANSWERS[request.url.path]
         if body is None:
             devices = httpx.Response(200, content=request.content).json()["devices"]

@@ -85,6 +85,8 @@ STOPPED = "SCHEDULED NOT_SENT"
 DATE = (datetime.now(UTC) + timedelta(seconds=20)).strftime("%a, %d %b %Y %H:%M:%S GMT")
 ODD_STATUS = '{"scheduledCount": 1, "status": "ACCEPTED", "devices": [{"uid": "x", "name": "x", "status": "DELETED"}]}'
 
+NO_COUNT = '{"scheduledCount": 0, "status": "REFUSED", "devices": []}'
+
 CASES = [
     case("none"),
     case("400 `BATCH_SIZE_EXCEEDED`: the tenant takes 3", maximum=3),
@@ -106,7 +108,8 @@ CASES = [
     ),
     case("403 of a proxy", answer(403, "<html>"), statuses=STOPPED, error="NexthinkPermissionError"),
     case("404", answer(404), statuses=STOPPED, error="NexthinkNotFoundError"),
-    case("413", answer(413), statuses=STOPPED, error="NexthinkRequestError"),
+    case("405", answer(405), statuses=STOPPED, error="NexthinkRequestError"),
+    case("413: too large for a proxy", answer(413)),
     case(
         "307, a redirect",
         answer(307, location="http://127.0.0.1:1/"),
@@ -147,6 +150,7 @@ CASES = [
     case("202 without JSON", does("not_json"), unclear=True),
     case("202 without a body", answer(202), unclear=True),
     case("202 with an unknown status", answer(202, ODD_STATUS), unclear=True),
+    case("202 that counts none of them as scheduled", answer(202, NO_COUNT), unclear=True),
     case("200 instead of 202", answer(200, "{}"), unclear=True),
     case("202 with one device missing, for ever", does("short", times=-1), statuses="SCHEDULED UNKNOWN NOT_SENT",
          error="NexthinkUnavailableError", unclear=True),

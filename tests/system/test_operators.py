@@ -160,6 +160,22 @@ def test_a_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: Ru
     assert error.__cause__.request_id == run.xcom("delete")[0]["request_id"]
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("guard", ["max_devices", "max_share"])
+def test_a_guard_that_renders_to_nothing_is_no_permission(
+    sandbox: Sandbox, run_dag: RunDag, guard: str, native: bool
+) -> None:
+    guards: dict[str, Any] = {guard: "{{ dag_run.conf.get('limit') }}"}
+    if guard == "max_share":
+        guards["fleet_size"] = 600
+    with DAG("nothing", render_template_as_native_obj=native, default_args=ONE_RETRY) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=devices_of(sandbox, 1), **guards)
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert f"{guard} is a template that gave nothing" in run.error
+    assert sandbox.requests == []
+
+
 def test_the_share_of_the_fleet_is_guarded(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 31)
     with DAG("share", default_args=ONE_RETRY) as dag:

@@ -62,17 +62,21 @@ def test_the_jitter_is_full(attempt: int, seed: int) -> None:
 
 
 def test_gives_up_after_the_last_attempt() -> None:
-    waits = [wait_before_resend(attempt, 1.0, random.Random(0)) for attempt in range(1, MAX_ATTEMPTS + 2)]
+    waits = [wait_before_resend(attempt, 60.0, random.Random(0)) for attempt in range(1, MAX_ATTEMPTS + 2)]
 
-    assert waits == [1.0] * (MAX_ATTEMPTS - 1) + [None, None]
+    assert waits == [60.0] * (MAX_ATTEMPTS - 1) + [None, None]
 
 
 @pytest.mark.parametrize(
     ("retry_after", "wait"),
-    [(0.0, 0.0), (7.5, 7.5), (RETRY_AFTER_CAP_SECONDS, RETRY_AFTER_CAP_SECONDS), (RETRY_AFTER_CAP_SECONDS + 1, None)],
+    [(7.5, 7.5), (RETRY_AFTER_CAP_SECONDS, RETRY_AFTER_CAP_SECONDS), (RETRY_AFTER_CAP_SECONDS + 1, None)],
 )
 def test_waits_as_long_as_it_is_asked_to_or_not_at_all(retry_after: float, wait: float | None) -> None:
     assert wait_before_resend(1, retry_after, random.Random(0)) == wait
+
+
+def test_never_sends_again_at_once() -> None:
+    assert wait_before_resend(3, 0.0, random.Random(0)) == full_jitter(3, random.Random(0))
 
 
 def test_waits_at_random_where_it_is_not_asked_to() -> None:

@@ -68,7 +68,7 @@ def test_a_success_is_no_error(status: int) -> None:
         (404, None, NexthinkNotFoundError),
         (406, None, NexthinkRequestError),
         (408, None, NexthinkUnavailableError),
-        (413, None, NexthinkRequestError),
+        (413, None, NexthinkBatchSizeError),
         (429, None, NexthinkRateLimitError),
         (500, "INTERNAL_ERROR", NexthinkUnavailableError),
         (500, "BATCH_SIZE_EXCEEDED", NexthinkUnavailableError),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import linecache
 import random
 import sys
 import threading
@@ -140,10 +141,10 @@ def test_nothing_is_fetched_before_it_is_needed(tenant: Tenant, transport: Trans
 def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
     tenant.sign_ins = [httpx.Response(401)]
     refusal(transport)
-    assert tenant.secrets == [BASIC]
+    assert tenant.secrets == [SECRET, BASIC]
 
     transport.sign_in()
-    assert tenant.secrets == [BASIC, BASIC, "made-up-token-2"]
+    assert tenant.secrets == [SECRET, BASIC, BASIC, "made-up-token-2"]
 
 
 def test_many_requests_share_a_token(tenant: Tenant, transport: Transport) -> None:
@@ -355,12 +356,6 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
         b'{"access_token": null}',
         b'{"access_token": 1}',
         b'{"access_token": {"a": "made-up-token"}}',
-        b'{"access_token": "made-up-token", "expires_in": "soon"}',
-        b'{"access_token": "made-up-token", "expires_in": NaN}',
-        b'{"access_token": "made-up-token", "expires_in": "NaN"}',
-        b'{"access_token": "made-up-token", "expires_in": Infinity}',
-        b'{"access_token": "made-up-token", "expires_in": -Infinity}',
-        b'{"access_token": "made-up-token", "expires_in": 1e999}',
         pytest.param(b'{"access_token": ' + b"[" * 100_000, id="nested"),
         b'{"access_token": "made-up-token", "expires_in": []',
     ],
@@ -373,6 +368,41 @@ def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transp
     assert error.status == 200
     assert f"{TOKEN_URL} answered 200, but not with a token" in str(error)
     assert len(tenant.token_requests) == 1
+
+
+@pytest.mark.parametrize("told", ["null", '"soon"', "NaN", '"NaN"', "Infinity", "-Infinity", "1e999", "0", "-5", "[]"])
+def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
+    tenant: Tenant, transport: Transport, told: str
+) -> None:
+    tenant.sign_ins = [httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')]
+    transport.sign_in()
+    for seconds, same in ((839, True), (841, False)):
+        tenant.seconds = seconds
+        assert (transport.sign_in().get_secret_value() == "made-up-token-0") == same
+
+
+def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
+    asked: list[str] = []
+    refused = NexthinkAuthenticationError("no")
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        while len(asked) == 1 and sum("_lock" in line for line in waiting_lines()) < THREADS - 1:
+            pass
+        raise refused
+
+    def waiting_lines() -> list[str]:
+        frames = [frame for frame in sys._current_frames().values() if frame.f_code.co_name == "token"]
+        return [linecache.getline(frame.f_code.co_filename, frame.f_lineno) for frame in frames]
+
+    tokens = TokenProvider(SETTINGS, refuse)
+    with ThreadPoolExecutor(THREADS) as pool:
+        errors = [future.exception() for future in [pool.submit(tokens.token) for _ in range(THREADS)]]
+    assert errors == [refused] * THREADS
+    assert len(asked) == 1
+    with pytest.raises(NexthinkAuthenticationError):
+        tokens.token()
+    assert len(asked) == 2
 
 
 def test_a_failed_sign_in_leaves_the_door_open(tenant: Tenant, transport: Transport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import re
@@ -41,6 +42,8 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkRateLimitError,
     NexthinkRequestError,
     NexthinkSettingsError,
+    NexthinkSignInError,
+    NexthinkStoppedError,
     NexthinkUnavailableError,
 )
 
@@ -259,11 +262,9 @@ def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure
 @pytest.mark.parametrize(
     ("retry_after", "wait"),
     [
-        ("0", 0.0),
         ("42", 42.0),
         ("Sun, 01 Mar 2026 12:00:30 GMT", 30.0),
         ("2026-03-01T12:00:45Z", 45.0),
-        ("2026-03-01T11:00:00Z", 0.0),
         (f"{RETRY_AFTER_CAP_SECONDS:.0f}", RETRY_AFTER_CAP_SECONDS),
     ],
 )
@@ -274,6 +275,15 @@ def test_after_a_429_it_waits_as_long_as_it_is_asked_to(
 
     assert transport.send("POST", "/x", replay=replay).status_code == 200
     assert net.sleeps == [wait]
+
+
+@pytest.mark.parametrize("retry_after", ["0", "0.001", "2026-03-01T11:00:00Z"])
+def test_asked_not_to_wait_it_waits_all_the_same(net: Net, transport: Transport, retry_after: str) -> None:
+    net.answers = [*(httpx.Response(429, headers={"retry-after": retry_after}) for _ in range(3)), httpx.Response(200)]
+
+    transport.send("POST", "/x", replay=False)
+    assert len(net.sleeps) == 3
+    assert sum(net.sleeps) > 0.1
 
 
 @pytest.mark.parametrize("retry_after", ["301", "86400", "Mon, 02 Mar 2026 00:00:00 GMT", "2026-03-02T00:00:00Z"])
@@ -557,14 +567,56 @@ def test_what_is_no_proxy_of_the_environment_is_an_error_of_ours(monkeypatch: py
     assert "hush" not in str(caught.value)
 
 
-def test_a_proxy_carries_the_requests() -> None:
+def test_plain_http_to_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def answer(path: str, headers: Any) -> tuple[int, bytes]:
         seen.append(path)
         return 200, b'{"access_token": "made-up-token"}'
 
-    with served(answer) as proxy, local_tenant("http://127.0.0.1:9", proxy=proxy) as transport:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for proxy in (None, "http://127.0.0.1:9"):
+        with served(answer) as tenant, local_tenant(tenant, proxy=proxy) as transport:
+            transport.send_once("GET", "/x")
+
+    assert seen == ["/token", "/x"] * 2
+
+
+def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
+    with served(lambda *_: (418, b"")) as proxy:
+        transport = Transport(dataclasses.replace(SETTINGS, proxy=SecretStr(proxy)), clock=Clock(sleep=lambda _: None))
+        with transport, pytest.raises(NexthinkSignInError, match="ProxyError"):
+            transport.sign_in()
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_what_the_other_side_repeats_of_our_secrets_is_not_shown(net: Net, transport: Transport, status: int) -> None:
+    body = {"code": "X", "message": "you sent Bearer made-up-token"}
+    net.answers = [httpx.Response(status, json=body) for _ in range(2)]
+
+    with pytest.raises(NexthinkApiError) as caught:
+        transport.send_once("GET", "/x")
+    assert "made-up-token" not in f"{caught.value} {caught.value.detail}"
+    assert caught.value.detail == "you sent Bearer ***"
+
+
+def test_an_answer_that_does_not_end_is_none(net: Net, transport: Transport) -> None:
+    class Drip(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                net.sleeps.append(SETTINGS.timeout - 1)
+                yield b" "
+
+    net.answers = [httpx.Response(202, stream=Drip())]
+    with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
         transport.send_once("GET", "/x")
 
-    assert seen == ["http://127.0.0.1:9/token", "http://127.0.0.1:9/x"]
+
+def test_a_request_that_is_no_longer_wanted_does_not_leave(net: Net, transport: Transport) -> None:
+    with pytest.raises(NexthinkStoppedError):
+        transport.send_once("POST", "/x", goes_on=lambda: False)
+    answers = iter([True, False])
+    net.answers = [httpx.Response(401)]
+    with pytest.raises(NexthinkStoppedError):
+        transport.send_once("POST", "/x", goes_on=lambda: next(answers))
+    assert len([request for request in net.received if request.url.path == "/x"]) == 1

@@ -27,7 +27,6 @@ def test_the_defaults_are_safe() -> None:
         ("dry_run", "false", False),
         ("dry_run", "0", False),
         ("max_devices", "500", 500),
-        ("max_devices", "None", None),
         ("max_devices", None, None),
         ("max_devices", 0, 0),
         ("max_devices", np.int64(5), 5),
@@ -49,6 +48,8 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
         ("dry_run", None),
         ("dry_run", 2),
         ("max_devices", "many"),
+        ("max_devices", "None"),
+        ("max_share", "None"),
         ("max_devices", ""),
         ("max_devices", -1),
         ("max_devices", 1.5),
@@ -89,7 +90,7 @@ def test_a_share_and_a_fleet_size_go_together() -> None:
     with pytest.raises(NexthinkInputError, match="max_share needs fleet_size"):
         DeletionOptions.checked(max_share=0.05)
     with pytest.raises(NexthinkInputError, match="set max_share too"):
-        DeletionOptions.checked(max_share="None", fleet_size=5000)
+        DeletionOptions.checked(max_share=None, fleet_size=5000)
 
 
 def test_fail_on_takes_statuses_only() -> None:

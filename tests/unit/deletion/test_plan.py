@@ -92,6 +92,22 @@ def test_exclusions_match_names_whatever_their_case_and_uids_in_any_form() -> No
     assert plan.reasons[0] == "excluded by 'VIP-*'"
 
 
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ("LAB[3]", "LAB[3]"),
+        (" SRV-*", "SRV-1"),
+        ("SRV-1", "SRV-1 "),
+        ("B\u00dcRO-*", "Bu\u0308ro-1"),
+        (f"{{{A}}}", "PC-1"),
+        (f"urn:uuid:{A}".upper(), "PC-1"),
+        ("SRV-?", "srv-1"),
+    ],
+)
+def test_in_doubt_an_exclusion_matches(entry: str, name: str) -> None:
+    assert plan_of((A, name), exclude=[entry]).statuses == [Status.EXCLUDED]
+
+
 def test_a_second_row_of_an_excluded_device_is_not_sent_either() -> None:
     assert plan_of((A, "VIP-1"), (A, "VIP-1"), exclude=["VIP-*"]).to_send == []
 

@@ -81,6 +81,8 @@ def test_a_column_asked_for_may_be_spelled_otherwise() -> None:
 def test_a_missing_column_is_named_with_those_that_are_there() -> None:
     with pytest.raises(NexthinkInputError, match=r"no column for the uid.*'serial', 'name'.*uid_column"):
         read_devices([{"serial": UID, "name": "a"}])
+    with pytest.raises(NexthinkInputError, match=r"no column '-'"):
+        read_devices(pd.DataFrame({0: [UID], "name": ["a"]}), uid_column="-")
     with pytest.raises(NexthinkInputError, match=r"no column 'guid' \(uid_column\).*'uid', 'name'"):
         read_devices([{"uid": UID, "name": "a"}], uid_column="guid")
 

@@ -18,7 +18,7 @@ from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import DeviceRows
-from airflow_provider_nexthink.deletion.run import UNCLEAR_BATCHES_IN_A_ROW, DeletionRun
+from airflow_provider_nexthink.deletion.run import REFUSED_IN_A_ROW, UNCLEAR_BATCHES_IN_A_ROW, DeletionRun
 from airflow_provider_nexthink.deletion.words import COLUMNS, DEFAULT_FAIL_ON, Status
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
@@ -264,6 +264,16 @@ def test_a_refused_batch_is_split_until_the_offending_rows_stand_alone(refused: 
         ran.result.raise_for_status(["REJECTED"])
 
 
+@pytest.mark.parametrize(("accepted_before", "requests"), [(0, 60), (1, 260)])
+def test_a_tenant_that_refuses_everything_is_not_asked_about_every_device(accepted_before: int, requests: int) -> None:
+    tenant = Tenant(refused=frozenset(f"PC-{number}" for number in range(accepted_before * 100, 10_000)))
+    ran = run(tenant, 10_000)
+    assert isinstance(ran.result.error, NexthinkInvalidRequestError)
+    assert len(tenant.sent) < requests
+    assert ran.counts["REJECTED"] == REFUSED_IN_A_ROW[accepted_before]
+    assert ran.counts["REJECTED"] + ran.counts["NOT_SENT"] + accepted_before * 100 == 10_000
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -372,6 +382,37 @@ def test_an_interruption_of_the_task_keeps_the_table() -> None:
     assert isinstance(deletion.run(), TaskTimeout)
     assert Counter(outcomes.status) == {Status.SCHEDULED: 300, Status.NOT_SENT: 700}
     assert progress == [(100, 1000), (200, 1000), (300, 1000)]
+
+
+def test_an_interruption_while_the_last_answers_come_keeps_the_table_too() -> None:
+    class TaskTimeout(BaseException):
+        """As Airflow's own timeout is one."""
+
+    plan, tenant = make_plan(device_rows(1000)), Tenant([None, NexthinkPermissionError("no", status=403)])
+    outcomes = Outcomes(plan)
+    interruptions = iter([TaskTimeout()])
+
+    def interrupt(settled: int, planned: int) -> None:
+        if deletion.error is not None and (interruption := next(interruptions, None)):
+            raise interruption
+
+    clock = FakeTime().clock()
+    deletion = DeletionRun(outcomes, plan.to_send, tenant.send, 100, 8, on_progress=interrupt, clock=clock)
+    assert isinstance(deletion.run(), TaskTimeout)
+    counts = Counter(outcomes.status)
+    assert counts[Status.SCHEDULED] == len(tenant.queued)
+    assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 1000
+    assert all(row["reason"] for row in outcomes.rows() if row["status"] == "NOT_SENT")
+    assert {row["attempts"] for row in outcomes.rows() if row["status"] == "SCHEDULED"} == {1}
+
+
+def test_once_it_has_ended_nothing_may_be_sent() -> None:
+    plan = make_plan(device_rows(10))
+    tenant = Tenant([NexthinkPermissionError("no", status=403)])
+    deletion = DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, 1, clock=FakeTime().clock())
+    assert deletion.goes_on()
+    deletion.run()
+    assert not deletion.goes_on()
 
 
 def test_a_defect_in_the_sending_leaves_unknown_not_a_lost_table() -> None:
