@@ -203,6 +203,8 @@ def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool) -> 
         raise NexthinkExportError(f"The export {export_id} names no file.")
     with transport.download(answer.resultsFileUrl) as chunks:
         columns, rows = read_csv(chunks)
+    if columns and columns[0].lstrip().lower().startswith(("<!doctype", "<html", "<?xml")):
+        raise NexthinkExportError("The result file is no CSV but a web page.")
     return NqlRows(rows, columns, truncated)
 
 
@@ -217,8 +219,6 @@ def read_csv(chunks: Iterator[bytes]) -> tuple[list[str], list[dict[str, str]]]:
         file = io.BufferedReader(_Stream(_decompressed(chunks)))
         lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
         columns = next(lines, [])
-        if columns and columns[0].lstrip().lower().startswith(("<!doctype", "<html", "<?xml")):
-            raise NexthinkExportError("The result file is no CSV: it begins like a web page.")
         if len(set(columns)) != len(columns):
             raise NexthinkExportError(f"The result file has a column twice: {', '.join(columns)}.")
         rows = []
