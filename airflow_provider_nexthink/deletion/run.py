@@ -126,6 +126,7 @@ class DeletionRun:
     :param send: sends one batch; called from several threads.
     :param batch_size: devices in one request.
     :param max_concurrency: requests under way at once.
+    :param prepare: called in the calling thread before the first batch; if it raises, none is sent.
     :param stop: once set, no other batch is sent.
     :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
     :param checkpoint: keeps what is settled for a retry; called in the calling thread.
@@ -138,6 +139,7 @@ class DeletionRun:
     send: Send
     batch_size: int
     max_concurrency: int
+    prepare: Callable[[], object] = lambda: None
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[int, int], None] = lambda _settled, _all: None
     checkpoint: Checkpoint | None = None
@@ -173,6 +175,7 @@ class DeletionRun:
         self._enqueue(self.to_send)
         pool = ThreadPoolExecutor(self.max_concurrency, thread_name_prefix="nexthink")
         try:
+            self.prepare()
             while self.error is None and (self._has_work() or self._send_failed_again()):
                 if self.stop.is_set():
                     raise NexthinkStoppedError("The run was stopped from outside; no other batch was sent.")

@@ -203,6 +203,7 @@ class NexthinkHook(BaseHook):
             ),
             options.batch_size,
             options.max_concurrency,
+            prepare=transport.sign_in,
             stop=self._stop,
             on_progress=self._progress(transport.clock),
             checkpoint=checkpoint,
@@ -210,9 +211,10 @@ class NexthinkHook(BaseHook):
             clock=transport.clock,
         )
         if to_send:
-            transport.sign_in()
             run.run()
             self._mask_pending()
+        if run.error and not run.tally.requests and len(to_send) == len(plan.to_send):
+            raise run.error  # there is nothing to tell but this: nothing was sent, now or before
         if checkpoint and UNSETTLED.isdisjoint(outcomes.status):
             checkpoint.clear()
         return run

@@ -141,6 +141,16 @@ def test_a_retry_sends_only_what_is_not_accepted_yet(sandbox: Sandbox, run_dag: 
     assert (summary["SCHEDULED"], summary["requests"]) == (250, 2)
 
 
+def test_a_retry_that_cannot_sign_in_still_tells_what_was_accepted(sandbox: Sandbox, run_dag: RunDag) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}, skip=1))
+    sandbox.faults.add(Fault(path="token", kind="status", status=401, skip=1, times=-1))
+    run = delete(run_dag, devices_of(sandbox, 250), max_concurrency=1)
+    assert (run.state, run.tries("delete")) == ("failed", 2)
+    summary = run.xcom("delete", "summary")
+    assert (summary["SCHEDULED"], summary["NOT_SENT"], summary["requests"]) == (100, 150, 0)
+    assert len(run.xcom("delete")) == 250
+
+
 def test_a_retry_policy_can_tell_the_errors_apart(sandbox: Sandbox, run_dag: RunDag) -> None:
     rules = [RetryRule(exception=NexthinkRateLimitError, action=RetryAction.FAIL)]
     sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}))

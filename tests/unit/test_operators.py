@@ -133,5 +133,15 @@ def test_the_operator_can_be_mapped() -> None:
     assert mapped.operator_class is NexthinkDeleteDevicesOperator
 
 
+@pytest.mark.parametrize("retries", [0, 1])
+def test_without_a_state_store_the_log_says_that_a_retry_sends_all_again(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, retries: int
+) -> None:
+    operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, retries=retries)
+    assert operator._state_store(Context()) is None
+    said = capsys.readouterr().out + caplog.text
+    assert ("a retry sends the whole list again" in said) == bool(retries)
+
+
 def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
     NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS).on_kill()
