@@ -51,6 +51,7 @@ _CURES: dict[int, str] = {
 }
 
 _SHOWN_CHARACTERS = 300
+_TRACE_ID_CHARACTERS = 100
 
 
 def error_of(
@@ -77,11 +78,21 @@ def error_of(
         _message(response, body, {**_CURES, **(cures or {})}),
         status=status,
         code=str(body.code) if body.code is not None else None,
-        request_id=response.headers.get("x-request-id") or response.request.headers.get("x-request-id"),
-        trace_id=response.headers.get("x-trace-id"),
+        request_id=response.request.headers.get("x-request-id"),
+        trace_id=trace_id_of(response, scrub),
         detail=body.message,
         retry_after=parse_retry_after(response.headers.get("retry-after"), now),
     )
+
+
+def trace_id_of(response: httpx.Response, scrub: Callable[[str], str] = str) -> str | None:
+    """Return the ``x-trace-id`` of an answer, where it has one.
+
+    :param response: the answer.
+    :param scrub: takes secrets out of what the other side said.
+    """
+    trace_id = response.headers.get("x-trace-id")
+    return scrub(trace_id)[:_TRACE_ID_CHARACTERS] if trace_id else None
 
 
 def no_answer(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import httpx
 from pydantic import SecretStr, ValidationError
 
 from airflow_provider_nexthink.client.models import TokenResponse
 from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError, NexthinkError, NexthinkStoppedError
+from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError, NexthinkError
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
 
@@ -66,7 +66,7 @@ class TokenProvider:
                 raise self._failure  # of the thread that this one has waited for: asking again would not help
             if self._token is None or self._token == rejected or self._clock() >= self._renew_at:
                 try:
-                    self._token = self._new_token()
+                    self._token, self._failure = self._new_token(), None
                 except NexthinkError as error:
                     self._failures, self._failure = self._failures + 1, error
                     raise
@@ -101,28 +101,3 @@ def _lifetime(expires_in: object) -> float:
     except ValueError:
         return LIFETIME_SECONDS
     return seconds if 0 < seconds < float("inf") else LIFETIME_SECONDS
-
-
-class BearerAuth(httpx.Auth):
-    """Signs a request; after a 401, once more with a new token.
-
-    :param tokens: where the token comes from.
-    :param goes_on: asked just before the request leaves, since a new token may take its time.
-    """
-
-    def __init__(self, tokens: TokenProvider, goes_on: Callable[[], bool] = lambda: True) -> None:
-        self._tokens = tokens
-        self._goes_on = goes_on
-
-    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Called by httpx around each request."""
-        token = self._tokens.token()
-        response = yield self._signed(request, token)
-        if response.status_code == httpx.codes.UNAUTHORIZED:
-            yield self._signed(request, self._tokens.token(rejected=token))
-
-    def _signed(self, request: httpx.Request, token: SecretStr) -> httpx.Request:
-        if not self._goes_on():
-            raise NexthinkStoppedError("The run was stopped before the request left.")
-        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-        return request

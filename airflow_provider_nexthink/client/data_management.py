@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
+from airflow_provider_nexthink.client.answers import trace_id_of
 from airflow_provider_nexthink.client.models import DeletionResponse
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.exceptions import NexthinkUnclearAnswerError
@@ -52,7 +53,7 @@ def delete_devices(
     response = transport.send_once(
         "POST", PATH, json={"devices": devices}, request_id=request_id, cures=_CURES, goes_on=goes_on
     )
-    trace_id = response.headers.get("x-trace-id")
+    trace_id = trace_id_of(response, transport.scrub)
     try:
         if response.status_code != httpx.codes.ACCEPTED:
             raise ValueError(f"it is a {response.status_code}, not a 202")

@@ -143,7 +143,7 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
         raise NexthinkExportError(
             f"Nexthink could not export the result (export {export_id}): "
             f"{answer.errorDescription or 'no reason given'}.",
-            request_id=response.headers.get("x-request-id"),
+            request_id=response.request.headers.get("x-request-id"),
         )
     return answer, response.status_code == httpx.codes.PARTIAL_CONTENT
 
@@ -333,7 +333,7 @@ def _read(read: Callable[[], _Answer], response: httpx.Response) -> _Answer:
             f"{response.request.url.copy_with(query=None)} answered {response.status_code} with a body that is not "
             "as the NQL API documents it.",
             status=response.status_code,
-            request_id=response.headers.get("x-request-id"),
+            request_id=response.request.headers.get("x-request-id"),
         ) from None
 
 

@@ -7,6 +7,7 @@ import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, Self
 
 import httpx
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from airflow_provider_nexthink.backoff import wait_before_resend
 from airflow_provider_nexthink.client.answers import error_of, no_answer
-from airflow_provider_nexthink.client.auth import BearerAuth, TokenProvider
+from airflow_provider_nexthink.client.auth import TokenProvider
 from airflow_provider_nexthink.client.settings import NexthinkSettings, is_private_enough
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
@@ -23,9 +24,11 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkFinalError,
     NexthinkInputError,
     NexthinkRateLimitError,
+    NexthinkRequestError,
     NexthinkRetryableError,
     NexthinkSettingsError,
     NexthinkSignInError,
+    NexthinkStoppedError,
 )
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUTS = 4
 _ANSWER_BYTES = 64 * 1024 * 1024
+_SECRET_CHARACTERS = 6
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -72,7 +76,7 @@ class Transport:
                 follow_redirects=False,
                 transport=http_transport,
                 # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
-                mounts=None if http_transport else {"http://": httpx.HTTPTransport()},
+                mounts=None if http_transport else {"http://": httpx.HTTPTransport(verify=False)},
                 headers={"User-Agent": "airflow-provider-nexthink"},
             )
         except (httpx.InvalidURL, ValueError, ImportError):  # may repeat the address, which may hold a password
@@ -82,7 +86,6 @@ class Transport:
             ) from None
         tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
         self.sign_in = tokens.token
-        self._tokens = tokens
 
     def __enter__(self) -> Self:
         return self
@@ -123,10 +126,13 @@ class Transport:
         except httpx.InvalidURL as error:
             raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
         try:
-            response = self._exchange(request, BearerAuth(self._tokens, goes_on))
+            token = self.sign_in()
+            response = self._send_signed(request, token, goes_on)
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                response = self._send_signed(request, self.sign_in(rejected=token), goes_on)
         except httpx.RequestError as error:
-            raise no_answer(error, request.url, headers["x-request-id"], scrub=self._scrub) from None
-        if refusal := error_of(response, now=self.clock.now(), cures=cures, scrub=self._scrub):
+            raise no_answer(error, request.url, headers["x-request-id"], scrub=self.scrub) from None
+        if refusal := error_of(response, now=self.clock.now(), cures=cures, scrub=self.scrub):
             raise refusal
         return response
 
@@ -174,29 +180,45 @@ class Transport:
                 problem = f"{type(error).__name__} from {host}."
         raise NexthinkExportError(f"The result file could not be fetched: {problem}", status=status) from None
 
-    def _exchange(self, request: httpx.Request, auth: httpx.Auth | None) -> httpx.Response:
+    def _send_signed(self, request: httpx.Request, token: SecretStr, goes_on: Callable[[], bool]) -> httpx.Response:
+        if not goes_on():  # asked last: signing in may have taken its time
+            raise NexthinkStoppedError("The run was stopped before the request left.")
+        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        return self._exchange(request)
+
+    def _exchange(self, request: httpx.Request) -> httpx.Response:
         """Send a request and read its answer, which must end in time: httpx limits each read, not their sum."""
-        end = self.clock.monotonic() + _ANSWER_TIMEOUTS * self.settings.timeout
-        response = self._http.send(request, auth=auth, stream=True)
+        start = self.clock.monotonic()
+        end = start + _ANSWER_TIMEOUTS * self.settings.timeout
+        response = self._http.send(request, stream=True)
         body = bytearray()
         try:
             for chunk in response.iter_bytes():
                 body += chunk
-                if self.clock.monotonic() > end or len(body) > _ANSWER_BYTES:
+                if self.clock.monotonic() > end:
                     raise httpx.ReadTimeout("the answer does not end", request=request)
+                if len(body) > _ANSWER_BYTES:
+                    raise NexthinkRequestError("The answer is larger than 64 MiB: ask for less, or export it.")
         finally:
             response.close()
-        plain = [(name, value) for name, value in response.headers.items() if name not in _BODY_HEADERS]
-        return httpx.Response(response.status_code, headers=plain, content=bytes(body), request=request)
+        headers = response.headers.multi_items()
+        if body:  # it is decoded now
+            headers = [(name, value) for name, value in headers if name not in _BODY_HEADERS]
+        answer = httpx.Response(
+            response.status_code, headers=headers, content=bytes(body), request=request, extensions=response.extensions
+        )
+        answer.elapsed = timedelta(seconds=self.clock.monotonic() - start)
+        return answer
 
     def _on_secret(self, value: str) -> None:
         self._secrets.append(SecretStr(value))
         self._tell_secret(value)
 
-    def _scrub(self, text: str) -> str:
+    def scrub(self, text: str) -> str:
         """Take every known secret out of what the other side said: it may repeat what was sent."""
         for secret in self._secrets:
-            text = text.replace(secret.get_secret_value(), "***")
+            if len(secret) >= _SECRET_CHARACTERS:  # shorter ones stand in any text
+                text = text.replace(secret.get_secret_value(), "***")
         return text
 
     def _fetch_token(self, request: httpx.Request) -> httpx.Response:
@@ -204,10 +226,10 @@ class Transport:
 
         def once() -> httpx.Response:
             try:
-                response = self._exchange(request, None)
+                response = self._exchange(request)
             except httpx.RequestError as error:
-                raise no_answer(error, request.url, None, scrub=self._scrub) from None
-            if refusal := error_of(response, now=self.clock.now(), scrub=self._scrub):
+                raise no_answer(error, request.url, None, scrub=self.scrub) from None
+            if refusal := error_of(response, now=self.clock.now(), scrub=self.scrub):
                 raise refusal
             return response
 

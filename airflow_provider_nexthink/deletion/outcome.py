@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,8 @@ class DeletionResult:
     :param instance: the tenant.
     :param started_at: when the run began.
     :param finished_at: when it ended.
+    :param duration_seconds: how long it took.
+    :param forget: forgets what is kept for a later try; to be called once nobody needs it any more.
     """
 
     outcomes: Outcomes
@@ -101,7 +103,8 @@ class DeletionResult:
     instance: str
     started_at: datetime
     finished_at: datetime
-    duration_seconds: float = field(default=0.0)
+    duration_seconds: float = 0.0
+    forget: Callable[[], None] | None = None
 
     @cached_property
     def table(self) -> list[dict[str, Any]]:

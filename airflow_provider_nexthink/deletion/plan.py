@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
+from math import floor
 from typing import Any
 from uuid import UUID
 
@@ -102,13 +103,16 @@ def check_guards(
             planned=planned,
             limit=max_devices,
         )
-    if max_share is not None and fleet_size is not None and planned > max_share * fleet_size:
+    if max_share is None or fleet_size is None:
+        return
+    limit = floor(max_share * fleet_size + 1e-9)  # 0.29 x 100 is 28.999... to a computer
+    if planned > limit:
         raise NexthinkGuardError(
             f"The list would delete {planned} of {fleet_size} devices ({planned / fleet_size:.1%}), more than "
             f"max_share={max_share} ({max_share:.1%}) allows. Nothing was sent. If that many are meant, "
             "raise max_share; there is no undo.",
             planned=planned,
-            limit=int(max_share * fleet_size),
+            limit=limit,
         )
 
 

@@ -159,7 +159,7 @@ class DeletionRun:
         self._paused_until = 0.0
         self._paused_in_a_row = 0.0
         self._unclear_in_a_row = 0
-        self._refused_in_a_row = 0
+        self._refused_in_a_row: list[int] = []
         self._accepted = False
         self._ended = threading.Event()
 
@@ -184,9 +184,14 @@ class DeletionRun:
         except BaseException as interruption:  # noqa: BLE001 - such as Airflow's timeout: the table must survive it
             self.error = interruption
         self._ended.set()
-        self._settle_the_rest()
-        if self.checkpoint:
-            self.checkpoint.save()
+        for _ in range(3):  # Airflow's timeout comes once, and may come here: the next go gets through
+            try:
+                self._settle_the_rest()
+                if self.checkpoint:
+                    self.checkpoint.save()
+                break
+            except BaseException as interruption:  # noqa: BLE001 - see above
+                self.error = interruption
         pool.shutdown(wait=False, cancel_futures=True)
         return self.error
 
@@ -267,7 +272,8 @@ class DeletionRun:
 
     def _accept(self, batch: Batch, answer: Answer) -> None:
         self._accepted = True
-        self._unclear_in_a_row = self._refused_in_a_row = 0
+        self._unclear_in_a_row = 0
+        self._refused_in_a_row = []
         self._paused_in_a_row = 0.0
         self._note(batch, answer.trace_id)
         status_of, reason_of = self.outcomes.status, self.outcomes.reason
@@ -311,8 +317,11 @@ class DeletionRun:
             detail = error.detail if isinstance(error, NexthinkApiError) else None
             self._mark(batch, Status.REJECTED, f"Nexthink refuses this device: {detail or _brief(error)}")
             self._settled += 1
-            self._refused_in_a_row += 1
-            if self._refused_in_a_row >= REFUSED_IN_A_ROW[self._accepted]:
+            self._refused_in_a_row += batch.positions
+            if len(self._refused_in_a_row) >= REFUSED_IN_A_ROW[self._accepted]:
+                for position in self._refused_in_a_row:  # it is not these devices that are wrong
+                    self.outcomes.status[position] = Status.NOT_SENT
+                    self.outcomes.reason[position] = f"not accepted, like all before it: {_brief(error)}"
                 self.error = self.error or error
         elif step.action == "give up":
             self._give_up(batch, error)
@@ -367,14 +376,8 @@ class DeletionRun:
         """Take the answers that still come; what is left was not sent, or nobody knows."""
         if self.error is None:
             return
-        stopped_by_an_answer = isinstance(self.error, NexthinkError) and not isinstance(
-            self.error, NexthinkStoppedError
-        )
-        try:
-            self._await_answers(STOP_GRACE_SECONDS if stopped_by_an_answer else KILL_GRACE_SECONDS)
-        except BaseException as interruption:  # noqa: BLE001 - Airflow's timeout comes once, and it may come here
-            self.error = interruption
-            self._await_answers(KILL_GRACE_SECONDS)
+        by_an_answer = isinstance(self.error, NexthinkError) and not isinstance(self.error, NexthinkStoppedError)
+        self._await_answers(STOP_GRACE_SECONDS if by_an_answer else KILL_GRACE_SECONDS)
         unanswered = list(self._under_way.values())
         if self._submitting and self._submitting not in unanswered:
             unanswered.append(self._submitting)

@@ -19,7 +19,7 @@ from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes,
 from airflow_provider_nexthink.deletion.plan import check_guards, make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
-from airflow_provider_nexthink.deletion.words import UNSETTLED, Status
+from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkNotFoundError,
@@ -174,6 +174,7 @@ class NexthinkHook(BaseHook):
             started_at=started_at,
             finished_at=transport.clock.now(),
             duration_seconds=transport.clock.monotonic() - start,
+            forget=run.checkpoint.clear if run and run.checkpoint else None,
         )
         self._log_outcome(result)
         return result
@@ -185,8 +186,9 @@ class NexthinkHook(BaseHook):
         transport = self.get_conn()
         checkpoint, last_batch, to_send = None, 0, plan.to_send
         if state_store is not None:
-            of_this_plan = fingerprint(plan, transport.settings.base_url)
-            checkpoint = Checkpoint(state_store, of_this_plan, outcomes, transport.clock)
+            checkpoint = Checkpoint(
+                state_store, fingerprint(plan, _tenant(transport.settings)), outcomes, transport.clock
+            )
             last_batch = checkpoint.restore()
             to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
             if settled := len(plan.to_send) - len(to_send):
@@ -215,8 +217,6 @@ class NexthinkHook(BaseHook):
             self._mask_pending()
         if run.error and not run.tally.requests and len(to_send) == len(plan.to_send):
             raise run.error  # there is nothing to tell but this: nothing was sent, now or before
-        if checkpoint and UNSETTLED.isdisjoint(outcomes.status):
-            checkpoint.clear()
         return run
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
@@ -350,6 +350,11 @@ class NexthinkHook(BaseHook):
             result.tally.retries,
             counts or "  no devices",
         )
+
+
+def _tenant(settings: NexthinkSettings) -> str:
+    """Return what tells a tenant and its credential from any other."""
+    return "\0".join((settings.base_url, settings.token_url, settings.instance, settings.client_id))
 
 
 def _permission(transport: Transport, path: str, body: dict[str, Any]) -> str:

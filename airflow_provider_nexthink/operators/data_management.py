@@ -191,14 +191,17 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def _conclude(self, context: Context, result: DeletionResult) -> Any:
         """Return the table; or push it, and then raise what is wrong with it."""
-        table = self._formatted(result)
-        values = {"summary": result.summary, "unscheduled": result.unscheduled}
         verdict: BaseException | None = None
         try:
+            table = self._formatted(result)
             result.raise_for_status(self.fail_on)
         except BaseException as error:  # noqa: BLE001 - a timeout too: what is known comes first
             verdict = error
-            values["return_value"] = table  # Airflow pushes what execute returns, but not when it raises
+            table = self._formatted(result)
+        values = {"summary": result.summary, "unscheduled": result.unscheduled}
+        if verdict is not None or result.forget is not None:
+            # Airflow pushes what execute returns, but not when it raises, and not before a retry's memory is cleared.
+            values["return_value"] = table
         for key, value in values.items() if self.do_xcom_push else ():
             try:
                 context["ti"].xcom_push(key=key, value=value)
@@ -207,6 +210,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 verdict = verdict or error
         if verdict is not None:
             raise verdict
+        if result.forget is not None:
+            result.forget()
         return table
 
     def on_kill(self) -> None:

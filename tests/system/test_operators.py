@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, RetryRule, task
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_provider_nexthink.deletion.words import COLUMNS
 from airflow_provider_nexthink.exceptions import NexthinkPermissionError, NexthinkRateLimitError
@@ -149,6 +150,23 @@ def test_a_retry_that_cannot_sign_in_still_tells_what_was_accepted(sandbox: Sand
     summary = run.xcom("delete", "summary")
     assert (summary["SCHEDULED"], summary["NOT_SENT"], summary["requests"]) == (100, 150, 0)
     assert len(run.xcom("delete")) == 250
+
+
+def test_what_is_accepted_is_remembered_until_the_outcome_is_in_xcom(
+    sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, refusals = RuntimeTaskInstance.xcom_push, iter([RuntimeError("the XCom backend is away")])
+
+    def refuse_once(self: RuntimeTaskInstance, key: str, value: Any) -> None:
+        if key == "unscheduled" and (refusal := next(refusals, None)):
+            raise refusal
+        push(self, key, value)
+
+    monkeypatch.setattr(RuntimeTaskInstance, "xcom_push", refuse_once)
+    run = delete(run_dag, devices_of(sandbox, 250))
+    assert (run.state, run.tries("delete")) == ("success", 2)
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 250
+    assert {row["status"] for row in run.xcom("delete")} == {"SCHEDULED"}
 
 
 def test_a_retry_policy_can_tell_the_errors_apart(sandbox: Sandbox, run_dag: RunDag) -> None:

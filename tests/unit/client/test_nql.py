@@ -371,7 +371,7 @@ def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: s
     with pytest.raises(NexthinkExportError, match=f"export e-1.*{shown}") as caught:
         wait_for_export(transport, "e-1", poll_interval=1, timeout=60)
 
-    assert caught.value.request_id == "their-id"
+    assert caught.value.request_id == nexthink.received[-1].headers["x-request-id"]
 
 
 @pytest.mark.parametrize(

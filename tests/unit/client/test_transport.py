@@ -212,9 +212,10 @@ def test_a_refusal_is_raised_at_once(net: Net, transport: Transport, status: int
 
     assert type(error) is kind
     assert isinstance(error, NexthinkFinalError)
-    assert (error.status, error.code, error.request_id, error.trace_id) == (status, "A_CODE", "their-id", "a-trace")
+    sent_id = net.received[-1].headers["x-request-id"]
+    assert (error.status, error.code, error.request_id, error.trace_id) == (status, "A_CODE", sent_id, "a-trace")
     assert str(error) == (
-        f"POST https://{API}/api/v1/x answered {status} A_CODE their words. Do this. [x-request-id their-id]"
+        f"POST https://{API}/api/v1/x answered {status} A_CODE their words. Do this. [x-request-id {sent_id}]"
     )
     assert net.sleeps == []
 
@@ -610,6 +611,47 @@ def test_an_answer_that_does_not_end_is_none(net: Net, transport: Transport) -> 
     net.answers = [httpx.Response(202, stream=Drip())]
     with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
         transport.send_once("GET", "/x")
+
+
+def test_a_401_that_does_not_end_is_no_answer_either(net: Net, transport: Transport) -> None:
+    class Drip(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                net.sleeps.append(SETTINGS.timeout - 1)
+                yield b" "
+
+    net.answers = [httpx.Response(401, stream=Drip())]
+    with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
+        transport.send_once("GET", "/x")
+
+
+def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
+    net = Net(answers=[httpx.Response(202, json={})])
+    busy = [httpx.Response(503, headers={"retry-after": "200"}) for _ in range(3)]
+
+    def busy_at_first(request: httpx.Request) -> httpx.Response:
+        return busy.pop() if busy and request.url.path.endswith("/token") else net(request)
+
+    with Transport(SETTINGS, clock=net.clock(), http_transport=httpx.MockTransport(busy_at_first)) as transport:
+        assert transport.send_once("POST", "/x").status_code == 202
+    assert sum(net.sleeps) == 600
+
+
+def test_a_trace_id_is_short_and_repeats_no_secret(net: Net, transport: Transport) -> None:
+    net.answers = [httpx.Response(400, headers={"x-trace-id": "Bearer made-up-token" + "x" * 4000})]
+    error = failed(transport)
+    assert error.trace_id is not None
+    assert error.trace_id.startswith("Bearer ***xxx")
+    assert len(error.trace_id) <= 100
+
+
+def test_a_whole_answer_is_given_back_as_it_came(net: Net, transport: Transport) -> None:
+    cookies = [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("content-type", "text/plain; charset=latin-1")]
+    net.answers = [httpx.Response(200, headers=cookies, stream=httpx.ByteStream("ü".encode("latin-1")))]
+    answer = transport.send_once("GET", "/x")
+    assert answer.text == "ü"
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert answer.elapsed.total_seconds() >= 0
 
 
 def test_a_request_that_is_no_longer_wanted_does_not_leave(net: Net, transport: Transport) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -126,12 +128,79 @@ def test_a_store_that_fails_never_fails_the_run(caplog: pytest.LogCaptureFixture
     assert "cannot be kept" in caplog.text
 
 
-def test_what_cannot_be_read_is_sent_again() -> None:
+def packed(answers: Any) -> str:
+    return base64.b85encode(zlib.compress(json.dumps(answers).encode())).decode()
+
+
+GOOD = [[[0, 3]], "SCHEDULED", None, 1, "r", "t", 1, "now"]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "???",
+        packed({}),
+        packed(None),
+        packed([GOOD[:-1]]),
+        packed([[*GOOD, 1]]),
+        packed([[[[-5, 3]], *GOOD[1:]]]),
+        packed([[[[8, 3]], *GOOD[1:]]]),
+        packed([[[[0, 10**12]], *GOOD[1:]]]),
+        packed([[GOOD[0], "PLANNED", *GOOD[2:]]]),
+        packed([[GOOD[0], ["SCHEDULED"], *GOOD[2:]]]),
+        packed([[*GOOD[:3], "one", *GOOD[4:]]]),
+        packed([GOOD, [[[5, 1]], "DELETED", *GOOD[2:]]]),
+    ],
+)
+@pytest.mark.parametrize("part", [0, 1])
+def test_what_cannot_be_read_is_sent_again_all_of_it(answers: str, part: int) -> None:
     plan, store = make_plan(device_rows(10)), Store()
-    store.set("nexthink_deletions_0", {"plan": fingerprint(plan, "https://acme.example"), "answers": "???"})
+    value = {"plan": fingerprint(plan, "https://acme.example"), "run": "a run"}
+    store.set("nexthink_deletions_0", value | {"answers": packed([GOOD])})
+    store.set(f"nexthink_deletions_{part}", value | {"answers": answers})
+    tenant = Tenant()
+    outcomes = one_try(tenant, store, plan)
+    assert len(tenant.queued) == 10
+    assert set(outcomes.status) == {Status.SCHEDULED}
+    assert one_try(Tenant(), store, plan).rows() == outcomes.rows()
+
+
+def test_what_a_run_before_has_left_behind_is_not_believed() -> None:
+    plan, store = make_plan(device_rows(300)), Store()
+    one_try(Tenant(), store, plan, batch_size=1)
+    del store["nexthink_deletions_0"]  # as when clearing it was cut off, or its time was up
+    one_try(Tenant([None, NexthinkPermissionError("no", status=403)]), store, plan, batch_size=10)
     tenant = Tenant()
     one_try(tenant, store, plan)
-    assert len(tenant.queued) == 10
+    assert len(tenant.queued) == 290
+
+
+def test_clearing_takes_the_first_part_last() -> None:
+    plan, store = make_plan(device_rows(300)), Store()
+    outcomes = one_try(Tenant(), store, plan, batch_size=1)
+    deleted: list[str] = []
+    store.delete = deleted.append  # type: ignore[method-assign, assignment]
+    Checkpoint(store, "any", outcomes, FakeTime().clock()).clear()
+    assert deleted == ["nexthink_deletions_2", "nexthink_deletions_1", "nexthink_deletions_0"]
+
+
+def test_an_interruption_of_the_last_save_keeps_the_table_and_is_saved_all_the_same() -> None:
+    class TaskTimeout(BaseException):
+        """As Airflow's own timeout is one."""
+
+    interruptions = [TaskTimeout()]
+
+    class Interrupted(Store):
+        def set(self, key: str, value: Any) -> None:
+            if interruptions:
+                raise interruptions.pop()
+            super().set(key, value)
+
+    plan, store = make_plan(device_rows(200)), Interrupted()
+    assert set(one_try(Tenant(), store, plan).status) == {Status.SCHEDULED}
+    tenant = Tenant()
+    assert set(one_try(tenant, store, plan).status) == {Status.SCHEDULED}
+    assert tenant.queued == {}
 
 
 def test_clearing_forgets_every_part() -> None:

@@ -124,6 +124,11 @@ def test_the_guard_counts_what_would_be_sent() -> None:
 def test_the_guard_counts_the_share_of_the_fleet() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"))
     check_guards(plan, max_devices=None, max_share=0.5, fleet_size=4)
+    for planned in range(1, 101):  # 29 of 100 is 0.29, whatever a computer makes of 0.29 x 100
+        rows = plan_of(*((f"{number:032x}", "PC") for number in range(planned)))
+        check_guards(rows, max_devices=None, max_share=planned / 100, fleet_size=100)
+        with pytest.raises(NexthinkGuardError):
+            check_guards(rows, max_devices=None, max_share=planned / 100, fleet_size=99)
     with pytest.raises(NexthinkGuardError, match=r"2 of 5 devices \(40.0%\).*max_share=0.3 .*raise max_share") as error:
         check_guards(plan, max_devices=None, max_share=0.3, fleet_size=5)
     assert (error.value.planned, error.value.limit) == (2, 1)
