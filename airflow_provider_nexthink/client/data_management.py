@@ -64,7 +64,8 @@ def delete_devices(
             if told.uid != asked["uid"] or told.name != asked["name"]:
                 raise ValueError("it names other devices than were sent, or in another order")
         scheduled = sum(told.status == "SCHEDULED" for told in answered.devices)
-        if answered.status not in (None, "ACCEPTED") or answered.scheduledCount not in (None, scheduled):
+        counted = scheduled if answered.scheduledCount is None else answered.scheduledCount
+        if answered.status not in (None, "ACCEPTED") or counted < scheduled:
             raise ValueError("it contradicts itself")
     except ValueError as problem:
         raise NexthinkUnclearAnswerError(
