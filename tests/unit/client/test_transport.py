@@ -601,26 +601,26 @@ def test_what_the_other_side_repeats_of_our_secrets_is_not_shown(net: Net, trans
     assert caught.value.detail == "you sent Bearer ***"
 
 
-def test_an_answer_that_does_not_end_is_none(net: Net, transport: Transport) -> None:
-    class Drip(httpx.SyncByteStream):
-        def __iter__(self) -> Iterator[bytes]:
-            while True:
-                net.sleeps.append(SETTINGS.timeout - 1)
-                yield b" "
+@dataclass
+class Drip(httpx.SyncByteStream):
+    """A body that comes slowly and never ends."""
 
-    net.answers = [httpx.Response(202, stream=Drip())]
+    net: Net
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.net.sleeps.append(SETTINGS.timeout - 1)
+            yield b" "
+
+
+def test_an_answer_that_does_not_end_is_none(net: Net, transport: Transport) -> None:
+    net.answers = [httpx.Response(202, stream=Drip(net))]
     with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
         transport.send_once("GET", "/x")
 
 
 def test_a_401_that_does_not_end_is_no_answer_either(net: Net, transport: Transport) -> None:
-    class Drip(httpx.SyncByteStream):
-        def __iter__(self) -> Iterator[bytes]:
-            while True:
-                net.sleeps.append(SETTINGS.timeout - 1)
-                yield b" "
-
-    net.answers = [httpx.Response(401, stream=Drip())]
+    net.answers = [httpx.Response(401, stream=Drip(net))]
     with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
         transport.send_once("GET", "/x")
 
