@@ -143,7 +143,7 @@ CASES = [
     case("connection cut before anything is done", does("drop"), unclear=True),
     case("connection cut after the devices were queued", does("drop_after"), unclear=True),
     case("502 after the devices were queued", does("status_after"), unclear=True),
-    case("no answer within the timeout", does("slow", seconds=0.6), unclear=True),
+    case("no answer within the timeout", does("slow", seconds=1.5), unclear=True),
     case("202 with one device missing", does("short"), unclear=True),
     case("202 in another order", does("reorder"), unclear=True),
     case("202 with other devices", does("other"), unclear=True),
@@ -249,7 +249,7 @@ def run_with(sandbox: Sandbox, faults: tuple[Fault, ...], *, skip: int, concurre
         instance="sandbox",
         client_id=connection["login"],
         client_secret=connection["password"],
-        timeout=0.3 if any(fault.kind == "slow" for fault in faults) else 5,
+        timeout=1.0 if any(fault.kind == "slow" for fault in faults) else 5,
         **connection["extra"],
     )
     clock = SkippingTime().clock()
@@ -286,7 +286,8 @@ def assert_invariants(ran: Ran, *, unclear: bool) -> None:
     statuses = Counter(row["status"] for row in table)
     assert {status: ran.result.summary[status] for status in statuses} == statuses
     assert sum(ran.result.counts.values()) == len(ran.rows)
-    assert ran.result.tally.requests <= len(ran.sent) + 1
+    if ran.error is None:  # else some may have got no further than to the sign-in
+        assert ran.result.tally.requests <= len(ran.sent)
 
 
 @pytest.fixture(scope="module")
