@@ -3,23 +3,28 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help demo test lint format types docs build clean
+.PHONY: help demo test test-services lint format types docs build clean
 
 help: ## Show this list.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
 
 # The environment, made anew only when what it is made of changes.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# Without what it depends on: mysqlclient must be compiled, and the tests use another driver.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps apache-airflow-providers-mysql
 	@touch $@
 
 demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox tenant.
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not service'
+
+test-services: $(READY) ## Run the tests that need PostgreSQL and MariaDB.
+	$(BIN)/python -m pytest -m service
 
 lint: $(READY) ## Check style, formatting, types and the import rules.
 	$(BIN)/ruff check

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 try:
-    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 except ImportError:  # Airflow 3.1
-    from airflow.exceptions import AirflowFailException, AirflowSkipException  # type: ignore[no-redef]
+    from airflow.exceptions import (  # type: ignore[no-redef, attr-defined]
+        AirflowException,
+        AirflowFailException,
+        AirflowSkipException,
+    )
 
-__all__ = ["AirflowFailException", "AirflowSkipException", "task_state_store"]
+__all__ = ["AirflowException", "AirflowFailException", "AirflowSkipException", "task_state_store"]
 
 
 def task_state_store(context: Mapping[str, Any]) -> Any:

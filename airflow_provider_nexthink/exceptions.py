@@ -133,6 +133,10 @@ class NexthinkStoppedError(NexthinkRetryableError):
     """The run was stopped from outside, with batches left to send."""
 
 
+class NexthinkResultsError(NexthinkRetryableError):
+    """The devices were handled, but the file with the outcome table could not be written."""
+
+
 class NexthinkDevicesError(NexthinkError):
     """Devices ended with a status that ``fail_on`` names.
 

@@ -20,6 +20,8 @@ MAX_BATCH_SIZE = 100
 
 MAX_CONCURRENCY = 32
 
+RESULTS_SUFFIXES = (".csv", ".parquet", ".jsonl")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeletionOptions:
@@ -150,6 +152,17 @@ def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
         raise NexthinkInputError("max_share needs fleet_size: a share of how many devices?")
     if fleet_size is not None and max_share is None:
         raise NexthinkInputError("fleet_size alone does nothing: set max_share too, such as max_share=0.05.")
+
+
+def check_results_path(value: object) -> str | None:
+    """Return where the outcome table is to be written; None for nowhere."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.lower().endswith(RESULTS_SUFFIXES):
+        return value
+    raise NexthinkInputError(
+        f"results_path is {value!r}: it takes the path of a file that ends in {' or '.join(RESULTS_SUFFIXES)}."
+    )
 
 
 def check_dry_run(value: object) -> bool:

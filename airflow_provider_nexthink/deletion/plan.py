@@ -137,8 +137,8 @@ def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tup
     """Say why a row cannot be sent."""
     if uid is not None:
         return Status.REJECTED, f"the name {name_problem}"
-    if _is_missing(uid_cell) or (isinstance(uid_cell, str) and not uid_cell.strip()):
-        missing = "missing" if _is_missing(uid_cell) else "blank"
+    if is_missing(uid_cell) or (isinstance(uid_cell, str) and not uid_cell.strip()):
+        missing = "missing" if is_missing(uid_cell) else "blank"
         return Status.REJECTED, f"the uid is {missing}"
     return Status.INVALID, f"the uid is not a UUID ({_kind(uid_cell)}); not sent"
 
@@ -146,7 +146,7 @@ def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tup
 def _name_problem(cell: Any) -> str | None:
     """Say what keeps a name from being sent to the letter, or None."""
     if not isinstance(cell, str):
-        if _is_missing(cell):
+        if is_missing(cell):
             return "is missing"
         return f"is not text but {_kind(cell)}: read that column as text, or another device may be meant"
     if not cell.strip():
@@ -156,8 +156,11 @@ def _name_problem(cell: Any) -> str | None:
     return None
 
 
-def _is_missing(cell: Any) -> bool:
-    """Tell None, NaN and what pandas has in their place, without importing pandas."""
+def is_missing(cell: Any) -> bool:
+    """Tell None, NaN and what pandas has in their place, without importing pandas.
+
+    :param cell: a cell of a table.
+    """
     if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(cell, float) and cell != cell
@@ -184,7 +187,7 @@ def _kind(cell: object) -> str:
 
 def _shown(cell: Any) -> str | None:
     """Return a cell that is not sent as text for the table: short, and safe in JSON and databases."""
-    if _is_missing(cell):
+    if is_missing(cell):
         return None
     text = cell if isinstance(cell, str) else reprlib.repr(cell)
     text = text[:_SHOWN_CHARACTERS] + "…" * (len(text) > _SHOWN_CHARACTERS)
@@ -194,14 +197,14 @@ def _shown(cell: Any) -> str | None:
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
     uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
-    names = {_folded(entry): entry for entry in exclude}
-    globs = [(entry, translate(_folded(entry))) for entry in exclude]
+    names = {folded_name(entry): entry for entry in exclude}
+    globs = [(entry, translate(folded_name(entry))) for entry in exclude]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
 
     def match(uid: str, name: str) -> str | None:
         if not globs:
             return None
-        folded = _folded(name)
+        folded = folded_name(name)
         found = uids.get(uid) or names.get(folded)
         if found is None and any_glob.match(folded):
             found = next(entry for entry, glob in globs if re.match(glob, folded))
@@ -210,8 +213,11 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     return match
 
 
-def _folded(name: str) -> str:
-    """Return a name without what two spellings of it may differ in: case, blanks around it, composed letters."""
+def folded_name(name: str) -> str:
+    """Return a name without what two spellings of it may differ in: case, blanks around it, composed letters.
+
+    :param name: the name as it came.
+    """
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 

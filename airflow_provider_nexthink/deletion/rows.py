@@ -6,21 +6,35 @@ Nothing is judged here: cells stay as they came. What can be sent is decided in 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
+from airflow_provider_nexthink.deletion.files import (
+    STORAGE_HINT,
+    SUFFIXES,
+    read_csv,
+    read_file,
+    read_json_lines,
+    shown_path,
+    suffix_of,
+)
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 HINT = (
-    "Pass a pandas DataFrame, a list of mappings such as [{'uid': ..., 'name': ...}], a list of tuples together "
-    "with columns=[...], JSON text of one of these, or the XCom (task.output) of a task that returns one."
+    "Pass a DataFrame (pandas, polars), an Arrow table, a list of mappings such as [{'uid': ..., 'name': ...}], a list "
+    "of tuples together with columns=[...], JSON text of one of these, CSV text with a header, the path of a "
+    f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, or the XCom (task.output) of a task that returns one."
 )
 
 # Compared without case and separators: `device.uid`, `Device UID` and `DEVICE_UID` are one name.
-_UID_NAMES = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid"})
-_NAME_NAMES = frozenset({"name", "devicename"})
+UID_COLUMNS = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid"})
+NAME_COLUMNS = frozenset({"name", "devicename"})
+
+_MODULES = ("pandas", "polars", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -42,40 +56,201 @@ class DeviceRows:
         return len(self.uids)
 
 
+class _Lines(NamedTuple):
+    """Rows whose columns are named once for all of them."""
+
+    labels: Sequence[Any]
+    rows: Iterable[Sequence[Any]]
+
+
 def read_devices(
     devices: object,
     *,
     columns: Sequence[str] | None = None,
     uid_column: str | None = None,
     name_column: str | None = None,
+    open_file: Callable[[str], BinaryIO] | None = None,
 ) -> DeviceRows:
     """Read the devices of a list, one row for each of its rows, in its order.
 
-    :param devices: a pandas DataFrame, a list of mappings, a list of tuples or lists with ``columns``, one mapping
-        (one device), a mapping of columns to lists, or JSON text of one of these.
-    :param columns: the names of the columns, for rows that are tuples or lists.
+    :param devices: a pandas or polars DataFrame or an Arrow table; a list of mappings, or of rows that name their
+        fields (named tuples, DB-API Rows); a list of tuples or lists with ``columns``; one such row (one device); a
+        mapping of columns to lists; JSON text of one of these, JSON Lines, or CSV text with a header; the path of a
+        .csv, .parquet or .jsonl file; or a list of such lists, as mapped tasks return them. Device rows are taken as
+        they are.
+    :param columns: the names of the columns, for rows that do not name them themselves.
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
+    :param open_file: opens a path for reading bytes; by default fsspec does.
     :raises NexthinkInputError: if this is no such list, or the columns are not there or not clear.
     """
-    if isinstance(devices, str):
-        devices = _parse_json(devices)
-    if _is_dataframe(devices):
+    if isinstance(devices, DeviceRows):
+        return devices
+    if isinstance(devices, str | os.PathLike):
+        devices = _read_text_or_file(devices, open_file or _open_with_fsspec)
+    if _is_table(devices):
         if columns is not None:
             raise NexthinkInputError("columns is for rows that are tuples: a DataFrame names its own columns.")
-        return _pick(list(devices.columns), len(devices), _frame_cells(devices), uid_column, name_column)
+        labels, cells = _table_columns(devices)
+        return _pick(labels, len(devices), cells, uid_column, name_column)
+    if isinstance(devices, _Lines):
+        return pick_rows(devices.labels, devices.rows, uid_column, name_column)
     if isinstance(devices, Mapping):
         devices = _rows_of_mapping(devices)
+    elif _fields_of(devices) is not None:
+        devices = [devices]
     if isinstance(devices, bytes) or not isinstance(devices, Iterable):
         raise NexthinkInputError(f"devices is {_kind(devices)}. {HINT}")
     rows = list(devices)
+    if columns is not None and _is_one_row(rows, columns):
+        rows = [rows]
+    first = next((row for row in rows if row is not None), None)
     if not rows:
         return DeviceRows([], [])
-    if columns is None:
-        labels = _mapping_columns(rows)
-        return _pick(labels, len(rows), _mapping_cells(rows, labels), uid_column, name_column)
-    _check_tuples(rows, columns)
-    return _pick(list(columns), len(rows), _tuple_cells(rows), uid_column, name_column)
+    if _is_whole_list(first):
+        read = partial(
+            read_devices, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file
+        )
+        return _joined([read(part) for part in rows if part is not None])
+    if columns is not None:
+        _check_tuples(rows, columns)
+        return pick_rows(columns, rows, uid_column, name_column)
+    if (fields := _fields_of(first)) is not None:
+        _check_fields(rows, fields)
+        return pick_rows(fields, rows, uid_column, name_column)
+    labels = _mapping_columns(rows)
+    return _pick(labels, len(rows), _mapping_cells(rows, labels), uid_column, name_column)
+
+
+def pick_rows(
+    labels: Sequence[Any], rows: Iterable[Sequence[Any]], uid_column: str | None, name_column: str | None
+) -> DeviceRows:
+    """Take the two columns that matter from rows as they come.
+
+    :param labels: the names of the columns.
+    :param rows: their cells, by position.
+    :param uid_column: which column holds the uid; None to find it by its name.
+    :param name_column: which column holds the name; None to find it by its name.
+    :raises NexthinkInputError: if the columns are not there or not clear.
+    """
+    uid, name = _find_both(list(labels), uid_column, name_column)
+    uids, names = [], []
+    for row in rows:
+        uids.append(row[uid])
+        names.append(row[name])
+    if not uids:
+        return DeviceRows([], [])
+    return DeviceRows(uids, names, str(labels[uid]), str(labels[name]))
+
+
+def column_cells(devices: Any, what: str, column: str | None, known: Collection[str]) -> list[Any]:
+    """Return the cells of one column.
+
+    :param devices: a pandas DataFrame, or a list of mappings.
+    :param what: what the column holds, for the error.
+    :param column: the name of the column; None to find it.
+    :param known: the names it may have, in lower case and without separators.
+    :raises NexthinkInputError: if it is not there or not clear; not for a list without rows.
+    """
+    if not len(devices):
+        return []
+    if _is_table(devices):
+        labels, cells = _table_columns(devices)
+    else:
+        labels = _mapping_columns(devices)
+        cells = _mapping_cells(devices, labels)
+    return cells(_find(labels, what, column, known))
+
+
+def is_dataframe(devices: object) -> TypeGuard[Any]:
+    """Tell a pandas DataFrame without importing pandas.
+
+    :param devices: anything.
+    """
+    return _library_of(devices, "DataFrame") == "pandas"
+
+
+def _library_of(value: object, *names: str) -> str | None:
+    """Return which library's class of one of these names a value is, without importing that library."""
+    for kind in type(value).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if kind.__name__ in names and library in _MODULES:
+            return library
+    return None
+
+
+def _is_table(devices: object) -> TypeGuard[Any]:
+    if _library_of(devices, "LazyFrame"):
+        raise NexthinkInputError("devices is a polars LazyFrame, which has no rows yet: pass its .collect().")
+    return _library_of(devices, "DataFrame", "Table", "RecordBatch") is not None
+
+
+def _table_columns(table: Any) -> tuple[list[Any], Callable[[int], list[Any]]]:
+    """Return the names of a table's columns, and what gives the cells of one."""
+    library = _library_of(table, "DataFrame", "Table", "RecordBatch")
+    if library == "pandas":
+        return list(table.columns), lambda at: list(table.iloc[:, at].tolist())
+    if library == "polars":
+        return list(table.columns), lambda at: list(table.to_series(at).to_list())
+    return list(table.schema.names), lambda at: list(table.column(at).to_pylist())
+
+
+def _read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str], BinaryIO]) -> object:
+    if not isinstance(devices, str):
+        opened = getattr(devices, "open", None)  # a path that knows its own file system
+        return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
+    text = devices.strip()
+    if "\n" not in text and "\r" not in text and not text.startswith(("[", "{")) and suffix_of(text):
+        return _read_file(text, open_file)
+    lines = text.splitlines()
+    if len(lines) > 1 and text.startswith("{") and not _is_json(text):
+        return read_json_lines(lines, "The text in devices")
+    if not text.startswith(("[", "{")) and (len(lines) > 1 or _is_header(text)):
+        # Not the stripped text: a blank may belong to a name, a TAB may end an empty cell.
+        return _Lines(*read_csv(devices.splitlines(keepends=True), "The text in devices"))
+    return _parse_json(text)
+
+
+def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
+    shown = shown_path(path)
+    if not suffix_of(path):
+        raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
+    try:
+        try:
+            opened = open_file(path)
+        except (ImportError, ValueError) as error:  # of a protocol that is not known, or lacks its library
+            raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
+        with opened as file:
+            table = read_file(file, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NexthinkInputError(f"The file {shown} is not there.") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise NexthinkInputError(f"The file {shown} cannot be read: {error.strerror}.") from None
+    return _Lines(*table) if isinstance(table, tuple) else table
+
+
+def _open_with_fsspec(path: str) -> BinaryIO:
+    import fsspec
+
+    file: BinaryIO = fsspec.open(path, "rb").open()
+    return file
+
+
+def _is_header(line: str) -> bool:
+    """Tell the header of a CSV without rows from other text of one line."""
+    try:
+        _find_both(read_csv([line], "the text in devices")[0], None, None)
+    except NexthinkInputError:
+        return False
+    return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parse_json(text: str) -> object:
@@ -93,24 +268,83 @@ def _parse_json(text: str) -> object:
 
 def _rows_of_mapping(mapping: Mapping[Any, Any]) -> list[dict[Any, Any]]:
     """Read one device, or a mapping of columns to lists of cells, as the operators return it."""
-    lists = [isinstance(cells, list | tuple) for cells in mapping.values()]
-    if not any(lists):
+    columns = [_as_list(cells) for cells in mapping.values()]
+    if all(cells is None for cells in columns):
         return [dict(mapping)]
-    lengths = {len(cells) if is_list else -1 for cells, is_list in zip(mapping.values(), lists, strict=True)}
-    if len(lengths) > 1:
+    if len({-1 if cells is None else len(cells) for cells in columns}) > 1:
         raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of one length. {HINT}")
-    return [dict(zip(mapping, cells, strict=True)) for cells in zip(*mapping.values(), strict=True)]
+    return [dict(zip(mapping, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
-def _is_dataframe(devices: object) -> TypeGuard[Any]:
-    """Tell a pandas DataFrame without importing pandas."""
-    return any(
-        kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] == "pandas" for kind in type(devices).__mro__
+def _as_list(cells: Any) -> Sequence[Any] | None:
+    """Return a column (a list, a Series, an array) as a list, or None if it is a single cell."""
+    if isinstance(cells, list | tuple):
+        return cells
+    if isinstance(cells, str | bytes | Mapping) or not hasattr(cells, "__len__"):
+        return None
+    read = next((getattr(cells, how) for how in ("to_pylist", "to_list", "tolist") if hasattr(cells, how)), None)
+    return read() if read else None
+
+
+def _fields_of(row: Any) -> tuple[Any, ...] | None:
+    """Return the columns of a row that names them itself (a named tuple, a DB-API Row), or None."""
+    if isinstance(row, str | bytes | Mapping):
+        return None
+    for attribute in ("_fields", "__fields__"):  # named tuples and SQLAlchemy; Spark and Databricks
+        if isinstance(fields := getattr(row, attribute, None), tuple | list):
+            return tuple(fields)
+    if hasattr(row, "cursor_description"):  # pyodbc
+        return tuple(column[0] for column in row.cursor_description)
+    if hasattr(row, "keys") and hasattr(row, "__getitem__") and not _library_of(row, "Series"):  # sqlite3, psycopg2
+        return tuple(row.keys())
+    return None
+
+
+def _check_fields(rows: list[Any], fields: tuple[Any, ...]) -> None:
+    for number, row in enumerate(rows):
+        if (its := _fields_of(row)) != fields:
+            what = _kind(row) if its is None else f"a row with the columns {', '.join(map(str, its))}"
+            raise NexthinkInputError(
+                f"Row {number} of devices is {what}; the rows before have {', '.join(map(str, fields))}. {HINT}"
+            )
+
+
+def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
+    """Tell one row of cells from a list of rows."""
+    if len(rows) != len(columns) or not rows:
+        return False
+    return all(isinstance(cell, str) or not isinstance(cell, Iterable) for cell in rows) and any(
+        cell is not None for cell in rows
     )
 
 
-def _frame_cells(frame: Any) -> Callable[[int], list[Any]]:
-    return lambda position: frame.iloc[:, position].tolist()
+def _is_whole_list(value: Any) -> bool:
+    """Tell a list of rows, which one of several mapped tasks returned, from a row."""
+    if _is_table(value) or isinstance(value, DeviceRows):
+        return True
+    if isinstance(value, Mapping):
+        return bool(value) and all(_as_list(cells) is not None for cells in value.values())
+    if not isinstance(value, list) or _fields_of(value) is not None:
+        return False
+    return not value or isinstance(value[0], Mapping | list | tuple) or _fields_of(value[0]) is not None
+
+
+def _joined(parts: list[DeviceRows]) -> DeviceRows:
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return DeviceRows([], [])
+    labels = {_bare(part.uid_column): part.uid_column for part in parts}
+    if len(labels) > 1:
+        raise NexthinkInputError(
+            f"The lists in devices hold the uid in {' and '.join(repr(label) for label in labels.values())}: these may "
+            "be different kinds of uid. Say with uid_column which one is meant, and give every list that column."
+        )
+    return DeviceRows(
+        [uid for part in parts for uid in part.uids],
+        [name for part in parts for name in part.names],
+        parts[0].uid_column,
+        parts[0].name_column,
+    )
 
 
 def _mapping_columns(rows: list[Any]) -> list[Any]:
@@ -138,7 +372,7 @@ def _mapping_cells(rows: list[Any], labels: list[Any]) -> Callable[[int], list[A
 
 def _check_tuples(rows: list[Any], columns: Sequence[str]) -> None:
     for number, row in enumerate(rows):
-        if not isinstance(row, tuple | list):
+        if not isinstance(row, tuple | list) and _fields_of(row) is None:
             raise NexthinkInputError(
                 f"Row {number} of devices is {_kind(row)}; columns is for rows that are tuples or lists. {HINT}"
             )
@@ -146,10 +380,6 @@ def _check_tuples(rows: list[Any], columns: Sequence[str]) -> None:
             raise NexthinkInputError(
                 f"Row {number} of devices has {len(row)} values for the {len(columns)} columns {', '.join(columns)}."
             )
-
-
-def _tuple_cells(rows: list[Any]) -> Callable[[int], list[Any]]:
-    return lambda position: [row[position] for row in rows]
 
 
 def _pick(
@@ -162,14 +392,19 @@ def _pick(
     """Take the two columns that matter."""
     if not length:
         return DeviceRows([], [])
-    uid = _find(labels, "uid", uid_column, _UID_NAMES)
-    name = _find(labels, "name", name_column, _NAME_NAMES)
-    if uid == name:
-        raise NexthinkInputError(f"uid_column and name_column are both {labels[uid]!r}.")
+    uid, name = _find_both(labels, uid_column, name_column)
     return DeviceRows(cells(uid), cells(name), str(labels[uid]), str(labels[name]))
 
 
-def _find(labels: list[Any], what: str, asked: str | None, known: frozenset[str]) -> int:
+def _find_both(labels: list[Any], uid_column: str | None, name_column: str | None) -> tuple[int, int]:
+    uid = _find(labels, "uid", uid_column, UID_COLUMNS)
+    name = _find(labels, "name", name_column, NAME_COLUMNS)
+    if uid == name:
+        raise NexthinkInputError(f"uid_column and name_column are both {labels[uid]!r}.")
+    return uid, name
+
+
+def _find(labels: list[Any], what: str, asked: str | None, known: Collection[str]) -> int:
     """Return the position of the one column that holds the uid, or the name."""
     if asked is None:
         found = [position for position, label in enumerate(labels) if _bare(label) in known]

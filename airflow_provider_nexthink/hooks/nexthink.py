@@ -25,6 +25,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkNotFoundError,
     NexthinkPermissionError,
 )
+from airflow_provider_nexthink.hooks.storage import open_file
 
 if TYPE_CHECKING:
     import httpx
@@ -110,8 +111,9 @@ class NexthinkHook(BaseHook):
     ) -> DeletionResult:
         """Ask Nexthink to delete these devices. There is no undo.
 
-        :param devices: a pandas DataFrame, a list of mappings, a list of tuples with ``columns``, or JSON text of
-            one of the lists.
+        :param devices: a DataFrame (pandas, polars) or Arrow table, a list of mappings or of rows that name their
+            fields, a list of tuples with ``columns``, JSON text of one of these, CSV text, or the path of a .csv,
+            .parquet or .jsonl file, local or on object storage.
         :param uid_column: which column holds the uid; None to find it by its name.
         :param name_column: which column holds the name; None to find it by its name.
         :param columns: the names of the columns, for rows that are tuples or lists.
@@ -141,7 +143,11 @@ class NexthinkHook(BaseHook):
             max_concurrency=max_concurrency,
         )
         rows = read_devices(
-            devices, columns=options.columns, uid_column=options.uid_column, name_column=options.name_column
+            devices,
+            columns=options.columns,
+            uid_column=options.uid_column,
+            name_column=options.name_column,
+            open_file=open_file,
         )
         plan = make_plan(rows, options.exclude)
         transport = self.get_conn()

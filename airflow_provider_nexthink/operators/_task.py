@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,14 +28,3 @@ def is_template(value: object) -> bool:
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return hasattr(type(value), "iter_references")
-
-
-def require_parquet() -> None:
-    """Check that a DataFrame can go through XCom, which takes pyarrow.
-
-    :raises NexthinkInputError: if it cannot; says what to install.
-    """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise NexthinkInputError(
-            "return_format='dataframe' needs pyarrow: install airflow-provider-nexthink[dataframe]. Nothing was sent."
-        )

@@ -10,13 +10,13 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.compat import AirflowSkipException, task_state_store
 from airflow_provider_nexthink.deletion import options
+from airflow_provider_nexthink.deletion.files import require_parquet, shown_path
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
-from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     final_errors_fail_the_task,
     is_template,
-    require_parquet,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
     "max_share": options.check_max_share,
     "fleet_size": options.check_fleet_size,
     "dry_run": options.check_dry_run,
+    "results_path": options.check_results_path,
 }
 
 
@@ -67,8 +68,11 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
     ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person.
 
-    :param devices: a pandas DataFrame, a list of mappings, a list of tuples with ``columns``, the XCom of a task
-        that returns one of these (``task.output``), or JSON text of one of the lists. (templated, if text)
+    :param devices: a DataFrame (pandas, polars) or Arrow table; a list of mappings, or of rows that name their fields
+        (named tuples, DB-API Rows); a list of tuples with ``columns``; one such row; a mapping of columns to lists;
+        JSON text of one of these, or CSV text with a header; the path of a .csv, .parquet or .jsonl file, local or on
+        object storage; or the XCom of a task, mapped or not, that returns one of these (``task.output``).
+        (templated, if text)
     :param nexthink_conn_id: the connection. (templated)
     :param uid_column: which column holds the uid; None to find it by its name. (templated)
     :param name_column: which column holds the name; None to find it by its name. (templated)
@@ -86,6 +90,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     :param fail_on: the statuses that fail the task once all is done.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
+    :param results_path: a file for the whole table besides, local or on object storage: .csv, .parquet (needs
+        pyarrow) or .jsonl. (templated)
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
 
@@ -98,6 +104,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         "max_share",
         "fleet_size",
         "dry_run",
+        "results_path",
     )
     template_ext: Sequence[str] = ()
     ui_color = "#e8e4f8"
@@ -120,6 +127,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         fail_on: Sequence[str] = DEFAULT_FAIL_ON,
         return_format: Literal["records", "columns", "dataframe"] = "records",
+        results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -138,6 +146,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         self.on_empty = on_empty
         self.fail_on = fail_on
         self.return_format = return_format
+        self.results_path = results_path
         self._hook: NexthinkHook | None = None
         self._templated_guards = [guard for guard in _GUARDS if is_template(getattr(self, guard))]
         self._check_options()
@@ -159,7 +168,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as self._hook:
             self._check_rendered()
             result = self._hook.delete_devices(
-                self.devices.value if isinstance(self.devices, DeviceInput) else self.devices,
+                self._read_devices(context),
                 uid_column=self.uid_column,
                 name_column=self.name_column,
                 columns=self.columns,
@@ -178,8 +187,14 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
             return self._conclude(context, result)
 
+    def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for those who get them from elsewhere
+        """Return the devices to delete, in any form that the hook reads."""
+        return self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
+
     def _check_rendered(self) -> None:
         """Refuse what only shows when the task runs, before anything is sent."""
+        from airflow_provider_nexthink.hooks.storage import check_results_path
+
         for guard in self._templated_guards:
             if getattr(self, guard) in (None, "None", ""):
                 raise NexthinkInputError(
@@ -187,7 +202,9 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                     f"for no limit write {guard}=None in the Dag."
                 )
         if self.return_format == "dataframe":
-            require_parquet()
+            require_parquet("return_format='dataframe'")
+        if (path := options.check_results_path(self.results_path)) is not None:
+            check_results_path(path)
 
     def _conclude(self, context: Context, result: DeletionResult) -> Any:
         """Return the table; or push it, and then raise what is wrong with it."""
@@ -199,7 +216,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
             verdict = error
             table = self._formatted(result)
         values = {"summary": result.summary, "unscheduled": result.unscheduled}
-        if verdict is not None or result.forget is not None:
+        if verdict is not None or result.forget is not None or self.results_path is not None:
             # Airflow pushes what execute returns, but not when it raises, and not before a retry's memory is cleared.
             values["return_value"] = table
         for key, value in values.items() if self.do_xcom_push else ():
@@ -208,11 +225,34 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
             except BaseException as error:  # noqa: BLE001 - the other values may still get through
                 self.log.warning("The XCom %s could not be pushed: %s", key, error)
                 verdict = verdict or error
+        unwritten = self._write_results(result)
+        verdict = verdict or unwritten
         if verdict is not None:
             raise verdict
         if result.forget is not None:
             result.forget()
         return table
+
+    def _write_results(self, result: DeletionResult) -> BaseException | None:
+        """Write the table to its file; return what kept it from being written."""
+        if self.results_path is None:
+            return None
+        from airflow_provider_nexthink.hooks.storage import write_table
+
+        try:
+            write_table(self.results_path, result.outcomes.columns())
+        except Exception as error:  # noqa: BLE001 - object storage has errors of its own
+            unwritten = NexthinkResultsError(
+                f"The outcome table could not be written to {shown_path(self.results_path)}: {error}. The devices were "
+                "handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3 it sends nothing "
+                "again."
+            )
+            self.log.warning("%s", unwritten)
+            return unwritten
+        except BaseException as error:  # noqa: BLE001 - killed, or out of time
+            return error
+        self.log.info("The outcome table is in %s.", shown_path(self.results_path))
+        return None
 
     def on_kill(self) -> None:
         """Send no other batch; what is under way may still be answered for a moment."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.client.query_id import check_query_id
+from airflow_provider_nexthink.deletion.files import require_parquet
 from airflow_provider_nexthink.deletion.options import check_choice
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     final_errors_fail_the_task,
     is_template,
-    require_parquet,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class NexthinkNqlOperator(BaseOperator):
 
         with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as hook:
             if self.return_format == "dataframe":
-                require_parquet()
+                require_parquet("return_format='dataframe'")
             if self.mode == "execute":
                 rows = hook.run_nql(self.query_id, self.parameters)
             else:

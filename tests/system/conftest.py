@@ -50,8 +50,9 @@ class Run:
     def tries(self, task_id: str) -> int:
         return int(self.dag_run.get_task_instance(task_id).try_number)
 
-    def xcom(self, task_id: str, key: str = "return_value") -> Any:
-        return deserialize(self.dag_run.get_task_instance(task_id).xcom_pull(task_ids=task_id, key=key))
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        instance = self.dag_run.get_task_instance(task_id, map_index=map_index)
+        return deserialize(instance.xcom_pull(task_ids=task_id, key=key, map_indexes=map_index))
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,7 @@ def run_dag(airflow_db: None) -> Callable[..., Run]:
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils.session import create_session
 
-    def run(dag: DAG, **params: Any) -> Run:
+    def run(dag: DAG, *, mark_success: str | None = None, **params: Any) -> Run:
         with create_session() as session:
             session.merge(DagBundleModel(name="tests"))
         errors: list[Any] = []
@@ -83,13 +84,23 @@ def run_dag(airflow_db: None) -> Callable[..., Run]:
         bag = DagBag(dag_folder=os.devnull)
         bag.bag_dag(dag)
         sync_bag_to_db(bag, bundle_name="tests", bundle_version="1")
-        return Run(dag.test(run_conf=params or None), errors)
+        return Run(dag.test(run_conf=params or None, mark_success_pattern=mark_success), errors)
 
     return run
 
 
 @pytest.fixture
-def stale_dag() -> DAG:
-    bag = DagBag(str(DAGS))
-    assert bag.import_errors == {}
-    return bag.dags["nexthink_delete_stale_devices"]
+def example_dag() -> Callable[[str], DAG]:
+    """Return what loads an example Dag."""
+
+    def load(dag_id: str) -> DAG:
+        bag = DagBag(str(DAGS / f"{dag_id}.py"))
+        assert bag.import_errors == {}
+        return bag.dags[dag_id]
+
+    return load
+
+
+@pytest.fixture
+def stale_dag(example_dag: Callable[[str], DAG]) -> DAG:
+    return example_dag("nexthink_delete_stale_devices")

@@ -60,7 +60,7 @@ def test_a_wrong_query_option_fails_the_parsing_of_the_dag(option: str, value: A
         NexthinkNqlOperator(**{"task_id": "pull", "query_id": "#stale_devices", option: value})
 
 
-@pytest.mark.parametrize("option", ["results_path", "deferrable"])
+@pytest.mark.parametrize("option", ["wait_for_removal", "deferrable"])
 def test_an_option_that_is_not_there_is_not_accepted(option: str) -> None:
     unknown: dict[str, Any] = {option: 1}
     with pytest.raises(TypeError, match=option):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from airflow_provider_nexthink.deletion.rows import DeviceRows, read_devices
@@ -126,7 +126,7 @@ def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
 def test_what_is_no_list_of_devices_is_an_error_that_says_how_to_pass_one(devices: object, says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says) as error:
         read_devices(devices)
-    assert "Pass a pandas DataFrame" in str(error.value)
+    assert "Pass a DataFrame" in str(error.value)
 
 
 def test_tuples_must_fit_their_columns() -> None:
@@ -150,6 +150,8 @@ CELLS = st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.booleans(
 
 @given(st.lists(st.fixed_dictionaries({"uid": CELLS, "name": CELLS})))
 def test_mappings_of_anything_give_one_row_for_each(devices: list[dict[str, Any]]) -> None:
+    # Where both cells are lists, these are the columns that one of several mapped tasks returned.
+    assume(not devices or not all(isinstance(cell, list) for cell in devices[0].values()))
     rows = read_devices(devices)
     assert len(rows) == len(rows.names) == len(devices)
     assert all(cell is row["uid"] for cell, row in zip(rows.uids, devices, strict=True))

@@ -1,0 +1,201 @@
+"""Tables in files: CSV, JSON Lines and Parquet, read and written. Every cell stays what it is.
+
+Where a file lies is not known here: what is read and written is an open file.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+STORAGE_HINT = (
+    "Object storage needs the Airflow provider that knows it, such as apache-airflow-providers-amazon[s3fs] for s3."
+)
+
+_DELIMITERS = (",", ";", "\t")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_NUMBERS = ("batch", "attempts")
+
+
+def suffix_of(path: str) -> str | None:
+    """Return the suffix that says which of the formats a file has, or None if it has none of them.
+
+    :param path: a path, or an address of object storage.
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix if suffix in SUFFIXES else None
+
+
+def shown_path(path: str) -> str:
+    """Return a path for an error: without a password.
+
+    :param path: a path, or an address of object storage.
+    """
+    return re.sub(r"://[^/@]*:[^/@]*@", "://***@", path)
+
+
+def require_parquet(purpose: str) -> None:
+    """Check that pyarrow is there.
+
+    :param purpose: what it is needed for, as the begin of a sentence.
+    :raises NexthinkInputError: if it is not; says what to install.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise NexthinkInputError(
+            f"{purpose} needs pyarrow: install airflow-provider-nexthink[dataframe]. Nothing was sent."
+        )
+
+
+def read_csv(text: Iterable[str], what: str) -> tuple[list[str], Iterator[list[str]]]:
+    """Read CSV as Nexthink's Investigations and spreadsheets write it: commas, semicolons or TABs.
+
+    :param text: its lines, with their ends.
+    :param what: which text it is, for errors.
+    :return: the header, and the rows as they are asked for.
+    :raises NexthinkInputError: if there is no header, or (while the rows are read) a row does not fit it.
+    """
+    lines = _counted(text)
+    first = next((line for _, line in lines if line.strip()), "").removeprefix("\ufeff")
+    if told := re.fullmatch(r"sep=(.)\s*", first):  # spreadsheets write that for each other
+        first = next((line for _, line in lines), "")
+    if not first.strip():
+        raise NexthinkInputError(f"{what} is empty: it has not even a header.")
+    delimiter = told[1] if told else max(_DELIMITERS, key=lambda each: len(_cells(first, each)))
+    return _cells(first, delimiter), _csv_rows(first, lines, delimiter, what)
+
+
+def read_file(file: BinaryIO, path: str) -> Any:
+    """Read a table from an open file, in the format that the path's suffix says.
+
+    :param file: open for reading bytes.
+    :param path: where it lies.
+    :return: for CSV the header and the rows; for JSON Lines a list of mappings; for Parquet an Arrow table.
+    :raises NexthinkInputError: if it is no such file; for CSV also while the rows are read.
+    """
+    suffix, what = suffix_of(path), f"The file {shown_path(path)}"
+    if suffix == ".parquet":
+        return _read_parquet(file, what)
+    start = file.read(2)
+    rest = io.BytesIO(start + file.read())
+    text = io.TextIOWrapper(rest, encoding="utf-16" if start in _UTF_16 else "utf-8-sig", newline="")
+    return read_csv(_decoded(text, what), what) if suffix == ".csv" else read_json_lines(_decoded(text, what), what)
+
+
+def read_json_lines(text: Iterable[str], what: str) -> list[dict[str, Any]]:
+    """Read JSON Lines: one object for each line.
+
+    :param text: its lines.
+    :param what: which text it is, for errors.
+    :raises NexthinkInputError: if a line is no JSON object.
+    """
+    rows = []
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise NexthinkInputError(f"Line {number} of {_small(what)} is no JSON object: {line.strip()[:60]!r}.")
+        rows.append(row)
+    return rows
+
+
+def write_file(file: BinaryIO, path: str, columns: Mapping[str, list[Any]]) -> None:
+    """Write an outcome table to an open file, in the format that the path's suffix says.
+
+    :param file: open for writing bytes.
+    :param path: where it lies.
+    :param columns: the table, column by column: text, whole numbers, None.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        _write_parquet(file, columns)
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    rows = zip(*columns.values(), strict=True)
+    if suffix == ".csv":
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    else:
+        text.writelines(f"{json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False)}\n" for row in rows)
+    text.flush()
+    text.detach()
+
+
+def _counted(text: Iterable[str]) -> Iterator[tuple[int, str]]:
+    return enumerate(iter(text), start=1)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True))
+    except csv.Error:
+        return []
+
+
+def _csv_rows(header: str, lines: Iterator[tuple[int, str]], delimiter: str, what: str) -> Iterator[list[str]]:
+    width, at = len(_cells(header, delimiter)), 0
+
+    def rest() -> Iterator[str]:
+        nonlocal at
+        for number, line in lines:
+            at = number
+            yield line
+
+    try:
+        for cells in csv.reader(rest(), delimiter=delimiter, strict=True):
+            if not cells:  # a blank line
+                continue
+            if len(cells) != width:
+                raise NexthinkInputError(
+                    f"Line {at} of {_small(what)} has {len(cells)} values for the {width} columns of its header. A "
+                    "name with a separator in it must stand in quotes."
+                )
+            yield cells
+    except csv.Error as error:
+        raise NexthinkInputError(f"Line {at} of {_small(what)} is no CSV: {error}.") from None
+
+
+def _decoded(text: io.TextIOWrapper, what: str) -> Iterator[str]:
+    try:
+        yield from text
+    except UnicodeError:
+        raise NexthinkInputError(f"{what} is not UTF-8: save it as 'CSV UTF-8'.") from None
+
+
+def _read_parquet(file: BinaryIO, what: str) -> Any:
+    require_parquet("A .parquet file")
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(file).read()
+    except pa.ArrowInvalid:
+        raise NexthinkInputError(f"{what} is no Parquet file, or is cut off.") from None
+
+
+def _write_parquet(file: BinaryIO, columns: Mapping[str, list[Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    arrays = {
+        name: pa.array(cells, type=pa.int64() if name in _NUMBERS else pa.string()) for name, cells in columns.items()
+    }
+    parquet.write_table(pa.table(arrays), file)
+
+
+def _small(what: str) -> str:
+    return what[0].lower() + what[1:]

@@ -1,0 +1,90 @@
+"""The database servers that some tests need: where they are, and a place of its own in each.
+
+Tests that need one are marked ``service``. Without it they skip; where ``CI`` is set they fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+POSTGRES = os.environ.get("NEXTHINK_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
+MARIADB = os.environ.get("NEXTHINK_TEST_MARIADB", "mysql://root@127.0.0.1:3306")
+
+
+@contextmanager
+def postgres_connection() -> Iterator[str]:
+    """Give the Airflow connection to a database of its own, which is gone afterwards."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    name = _name()
+    try:
+        server = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=5)
+    except psycopg.OperationalError as error:
+        _missing("PostgreSQL", "NEXTHINK_TEST_POSTGRES", POSTGRES, error)
+    with server:
+        server.execute(f"CREATE DATABASE {name}")
+        try:
+            where = conninfo_to_dict(POSTGRES)
+            yield json.dumps(
+                {
+                    "conn_type": "postgres",
+                    "host": where.get("host"),
+                    "port": int(str(where.get("port", 5432))),
+                    "login": where.get("user"),
+                    "password": where.get("password"),
+                    "schema": name,
+                }
+            )
+        finally:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def mariadb_connection() -> Iterator[str]:
+    """Give the Airflow connection to a database of its own, which is gone afterwards."""
+    from urllib.parse import urlsplit
+
+    import mysql.connector
+
+    name, where = _name(), urlsplit(MARIADB)
+    # MariaDB does not know the collation that the driver asks for of itself.
+    charset = {"charset": "utf8mb4", "collation": "utf8mb4_general_ci"}
+    login = {"host": where.hostname or "127.0.0.1", "port": where.port or 3306}
+    try:
+        server = mysql.connector.connect(user=where.username, password=where.password or "", **login, **charset)
+    except mysql.connector.Error as error:
+        _missing("MariaDB", "NEXTHINK_TEST_MARIADB", MARIADB, error)
+    cursor = server.cursor()
+    cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    try:
+        yield json.dumps(
+            {
+                "conn_type": "mysql",
+                **login,
+                "login": where.username,
+                "password": where.password,
+                "schema": name,
+                "extra": {"client": "mysql-connector-python", **charset},
+            }
+        )
+    finally:
+        cursor.execute(f"DROP DATABASE {name}")
+        server.close()
+
+
+def _name() -> str:
+    return f"nexthink_test_{uuid.uuid4().hex[:12]}"
+
+
+def _missing(service: str, variable: str, address: str, error: Exception) -> None:
+    reason = f"{service} is not there at {address} (set {variable}): {error}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

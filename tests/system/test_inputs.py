@@ -1,0 +1,213 @@
+"""What a Dag has, through a real Airflow: mapped tasks, files on local and object storage; and the table as a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pandas as pd
+import polars as pl
+import pytest
+from airflow.sdk import DAG, Param, task
+from airflow.sdk.io import attach
+
+from airflow_provider_nexthink.deletion.rows import read_devices
+from airflow_provider_nexthink.deletion.words import COLUMNS
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+NATIVE = pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
+
+
+def devices_of(sandbox: Sandbox, count: int = 120) -> list[dict[str, str]]:
+    """Devices with all the odd names."""
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+def sent(run: Run) -> list[tuple[str, str]]:
+    assert {row["status"] for row in run.xcom("delete")} == {"SCHEDULED"}
+    return [(row["uid"], row["name"]) for row in run.xcom("delete")]
+
+
+def pairs(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(row["uid"], row["name"]) for row in rows]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("returns", ["lists", "one mapping each", "DataFrames", "columns"])
+def test_the_xcoms_of_mapped_tasks(sandbox: Sandbox, run_dag: RunDag, returns: str, parts: int) -> None:
+    rows = devices_of(sandbox, parts if returns == "one mapping each" else 60)
+    with DAG("mapped") as dag:
+
+        @task
+        def part(number: int) -> Any:
+            mine = rows[number::parts]
+            return {
+                "lists": mine,
+                "one mapping each": mine[0],
+                "DataFrames": pd.DataFrame(mine),
+                "columns": {"uid": [row["uid"] for row in mine], "name": [row["name"] for row in mine]},
+            }[returns]
+
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=part.expand(number=list(range(parts))))
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert sent(run) == pairs([row for number in range(parts) for row in rows[number::parts]])
+
+
+def test_a_mapped_task_that_was_skipped_or_found_nothing_is_no_device(sandbox: Sandbox, run_dag: RunDag) -> None:
+    from airflow_provider_nexthink.compat import AirflowSkipException
+
+    rows = devices_of(sandbox, 2)
+    with DAG("holes") as dag:
+
+        @task
+        def part(number: int) -> list[dict[str, str]]:
+            if number == 1:
+                raise AirflowSkipException
+            return [] if number == 0 else rows
+
+        devices = part.expand(number=[0, 1, 2])
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, trigger_rule="none_failed")
+    assert sent(run_dag(dag)) == pairs(rows)
+
+
+def test_a_polars_frame_given_as_it_is(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox)
+    with DAG("polars") as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=pl.DataFrame(rows))
+    assert sent(run_dag(dag)) == pairs(rows)
+
+
+@NATIVE
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("where", ["local", "object storage"])
+def test_the_table_as_a_file_that_the_next_task_can_take(
+    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, suffix: str, where: str, native: bool
+) -> None:
+    rows = devices_of(sandbox)
+    folder = f"{tmp_path}/new/folder" if where == "local" else "memory://bucket"
+    attach("memory", fs=fsspec.filesystem("memory"))  # as a provider with an object storage does
+    with DAG("files", render_template_as_native_obj=native, params={"folder": Param(folder)}) as dag:
+        path = f"{{{{ params.folder }}}}/table-{{{{ 6 * 7 }}}}{suffix}"
+        first = NexthinkDeleteDevicesOperator(task_id="plan", devices=rows, dry_run=True, results_path=path)
+        first >> NexthinkDeleteDevicesOperator(task_id="delete", devices=path)
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert sent(run) == pairs(rows)
+    assert sorted(sandbox.tenant.queued) == sorted(row["uid"] for row in rows)
+    with fsspec.open(f"{folder}/table-42{suffix}") as file:
+        assert len(file.read()) > 1000
+    if where == "local":
+        assert [each.name for each in (tmp_path / "new/folder").iterdir()] == [f"table-42{suffix}"]
+
+
+@NATIVE
+def test_csv_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+    rows = [row for row in devices_of(sandbox) if "," not in row["name"] and '"' not in row["name"]]
+    text = "uid,name\n" + "".join(f"{row['uid']},{row['name']}\n" for row in rows)
+    with DAG("text", render_template_as_native_obj=native, params={"text": Param(text)}) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices="{{ params.text }}")
+    assert sent(run_dag(dag)) == pairs(rows)
+
+
+@NATIVE
+def test_json_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+    rows = devices_of(sandbox)
+    with DAG("text", render_template_as_native_obj=native, params={"rows": Param(rows)}) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices="{{ params.rows | tojson }}")
+    table = run_dag(dag).xcom("delete")
+    # Read natively, as Python, JSON's escapes of characters such as an emoji are no characters: these are held back.
+    garbled = [row["uid"] for row in rows if native and any(ord(letter) > 0xFFFF for letter in row["name"])]
+    assert [row["uid"] for row in table if row["status"] != "SCHEDULED"] == garbled
+    assert [(row["uid"], row["name"]) for row in table if row["uid"] not in garbled] == pairs(
+        [row for row in rows if row["uid"] not in garbled]
+    )
+
+
+def test_a_file_that_is_not_there_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+    with DAG("lost", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=f"{tmp_path}/lost.csv")
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert f"The file {tmp_path}/lost.csv is not there" in run.error
+    assert sandbox.requests == []
+
+
+def test_the_file_holds_the_whole_table_also_when_the_task_fails(
+    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path
+) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=403, body="{}", skip=1))
+    rows = devices_of(sandbox, 250)
+    with DAG("evidence") as dag:
+        NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=rows, max_concurrency=1, results_path=f"{tmp_path}/table.csv"
+        )
+    run = run_dag(dag)
+    assert run.state == "failed"
+    with (tmp_path / "table.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [tuple(row) for row in written[:1]] == [COLUMNS]
+    expected = [{key: "" if value is None else str(value) for key, value in row.items()} for row in run.xcom("delete")]
+    assert written == expected
+    assert [row["status"] for row in written].count("SCHEDULED") == 100
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/proc/no/such/table.csv", "nothing can be written there"),
+        ("s3://conn@bucket/table.csv", "cannot be opened.*apache-airflow-providers-amazon"),
+        ("nosuch://bucket/table.csv", "cannot be opened"),
+        ("{{ 'table.xlsx' }}", "results_path is 'table.xlsx': it takes the path of a file that ends in .csv or"),
+        ("{{ '' }}", "results_path is ''"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_found_before_anything_is_sent(
+    sandbox: Sandbox, run_dag: RunDag, path: str, says: str
+) -> None:
+    with DAG("unwritable", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=devices_of(sandbox, 1), results_path=path)
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert pytest.raises(AssertionError, match=says).matches(AssertionError(run.error))
+    assert sandbox.requests == []
+
+
+def test_a_file_that_fails_after_the_deletions_costs_no_evidence_and_the_retry_writes_it(
+    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path
+) -> None:
+    rows = devices_of(sandbox, 150)
+    place = tmp_path / "table.jsonl"
+    place.mkdir()  # what is written cannot take the place of a folder
+    seen: dict[str, Any] = {}
+
+    def clear_the_way(context: Any) -> None:
+        seen["error"] = context["exception"]
+        seen["xcom"] = context["ti"].xcom_pull(task_ids="delete")
+        place.rmdir()
+
+    with DAG("late") as dag:
+        NexthinkDeleteDevicesOperator(
+            task_id="delete",
+            devices=rows,
+            results_path=str(place),
+            retries=1,
+            retry_delay=timedelta(0),
+            on_retry_callback=[clear_the_way],
+        )
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("success", 2)
+    assert "The outcome table could not be written to" in str(seen["error"])
+    assert len(seen["xcom"]) == 150
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 150
+    assert [json.loads(line) for line in place.read_text().splitlines()] == run.xcom("delete")
+    assert len(read_devices(place)) == 150

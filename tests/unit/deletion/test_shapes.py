@@ -1,0 +1,314 @@
+"""The same devices in every shape that a Dag has: the same rows, names to the letter."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import io
+import json
+import sqlite3
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import sqlalchemy
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.deletion.files import write_file
+from airflow_provider_nexthink.deletion.rows import DeviceRows, read_devices
+from airflow_provider_nexthink.deletion.words import COLUMNS
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+UID = "0fbd5a5c-0000-4000-8000-000000000001"
+
+ODD_NAMES = [
+    "PC-1", "NA", "None", "null", "nan", "00123", "1E10", "True", "N/A", "-", "=1+1", "{{ 7*7 }}", "Büro-ä", "株式会社",
+    "Kiosk-🖥️", 'The "big" one', "LAB;7", "Sales, Desk 4", "a\tb", " before", "after ", "two\nlines", "x\r\ny", "'",
+    "\\", "\ufeffBOM", "sep=;", "[x]", "{x}", "a.csv",
+]  # fmt: skip
+
+Pairs = list[tuple[str, str]]
+Row = collections.namedtuple("Row", ["uid", "name", "age"])
+
+
+class SparkRow(tuple[Any, ...]):
+    """A row as Spark and Databricks make them."""
+
+    __fields__ = ("uid", "name")
+    __slots__ = ()
+
+
+class ListRow(list[Any]):
+    """A row as some drivers make them: a list that has keys."""
+
+    def keys(self) -> list[str]:
+        return ["uid", "name"]
+
+
+class CursorRow:
+    """A row as pyodbc makes them."""
+
+    cursor_description = (("uid", str), ("name", str))
+
+    def __init__(self, *cells: str) -> None:
+        self.cells = cells
+
+    def __getitem__(self, at: int) -> str:
+        return self.cells[at]
+
+
+def as_sqlite_rows(rows: Pairs) -> Any:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    database.execute("CREATE TABLE d (at INTEGER PRIMARY KEY, uid TEXT, name TEXT)")
+    database.executemany("INSERT INTO d (uid, name) VALUES (?, ?)", rows)
+    try:
+        return database.execute("SELECT name, uid FROM d ORDER BY at").fetchall()
+    finally:
+        database.close()
+
+
+def as_sqlalchemy_rows(rows: Pairs) -> Any:
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE d (at INTEGER PRIMARY KEY, uid TEXT, name TEXT)"))
+        for uid, name in rows:
+            connection.execute(sqlalchemy.text("INSERT INTO d (uid, name) VALUES (:u, :n)"), {"u": uid, "n": name})
+        return connection.execute(sqlalchemy.text("SELECT uid, name FROM d ORDER BY at")).all()
+
+
+def as_csv(rows: Pairs, delimiter: str = ",", header: tuple[str, str] = ("Device UID", "Name")) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([header, *rows])
+    return text.getvalue()
+
+
+def mappings(rows: Pairs) -> list[dict[str, str]]:
+    return [{"uid": uid, "name": name} for uid, name in rows]
+
+
+def halves(rows: Pairs) -> list[Pairs]:
+    return [rows[: len(rows) // 2], [], rows[len(rows) // 2 :]]
+
+
+SHAPES: dict[str, Callable[[Pairs], Any]] = {
+    "mappings": mappings,
+    "generator": lambda rows: (row for row in mappings(rows)),
+    "columns of lists": lambda rows: {"uid": [row[0] for row in rows], "name": [row[1] for row in rows]},
+    "columns of Series": lambda rows: dict(pd.DataFrame(mappings(rows), columns=["uid", "name"], dtype=object)),
+    "columns of arrays": lambda rows: {
+        "uid": np.array([row[0] for row in rows], dtype=object),
+        "name": np.array([row[1] for row in rows], dtype=object),
+    },
+    "pandas object": lambda rows: pd.DataFrame(rows, columns=["device.uid", "device.name"], dtype=object),
+    "pandas string": lambda rows: pd.DataFrame(rows, columns=["UID", "NAME"], dtype="string"),
+    "pandas category": lambda rows: pd.DataFrame(rows, columns=["uid", "name"], dtype=object).astype("category"),
+    "pandas, an index with duplicates": lambda rows: pd.DataFrame(
+        rows, columns=["uid", "name"], index=[7] * len(rows), dtype=object
+    ),
+    "polars": lambda rows: pl.DataFrame(rows, schema={"uid": pl.String, "name": pl.String}, orient="row"),
+    "polars categorical": lambda rows: pl.DataFrame(
+        rows, schema={"uid": pl.String, "name": pl.Categorical}, orient="row"
+    ),
+    "arrow table": lambda rows: pa.Table.from_pylist(
+        mappings(rows), schema=pa.schema({"uid": pa.string(), "name": pa.string()})
+    ),
+    "arrow batch": lambda rows: pa.record_batch(
+        {"uid": pa.array([r[0] for r in rows], pa.large_string()), "name": pa.array([r[1] for r in rows], pa.string())}
+    ),
+    "arrow dictionary": lambda rows: pa.table(
+        {
+            "uid": pa.array([r[0] for r in rows], pa.string()),
+            "name": pa.array([r[1] for r in rows], pa.string()).dictionary_encode(),
+        }
+    ),
+    "named tuples": lambda rows: [Row(uid, name, 1) for uid, name in rows],
+    "rows of Spark": lambda rows: [SparkRow(row) for row in rows],
+    "rows of a list with keys": lambda rows: [ListRow(row) for row in rows],
+    "rows with a cursor's description": lambda rows: [CursorRow(*row) for row in rows],
+    "rows of sqlite3": as_sqlite_rows,
+    "rows of SQLAlchemy": as_sqlalchemy_rows,
+    "JSON": lambda rows: json.dumps(mappings(rows)),
+    "JSON, many lines": lambda rows: json.dumps(mappings(rows), indent=1),
+    "several lists": lambda rows: [mappings(part) for part in halves(rows)],
+    "several lists, one of nothing": lambda rows: [None, *(mappings(part) for part in halves(rows))],
+    "several DataFrames": lambda rows: [pd.DataFrame(mappings(part), dtype=object) for part in halves(rows)],
+    "several column mappings": lambda rows: [
+        {"uid": [row[0] for row in part], "name": [row[1] for row in part]} for part in halves(rows) if part
+    ],
+    "several Arrow tables": lambda rows: [pa.Table.from_pylist(mappings(part)) for part in halves(rows)],
+}  # fmt: skip
+
+TEXT_SHAPES: dict[str, Callable[[Pairs], str]] = {
+    "commas": as_csv,
+    "semicolons": lambda rows: as_csv(rows, ";"),
+    "TABs": lambda rows: as_csv(rows, "\t"),
+    "a byte order mark": lambda rows: "\ufeff" + as_csv(rows, ";"),
+    "sep=;": lambda rows: "sep=;\r\n" + as_csv(rows, ";"),
+    "blank lines around": lambda rows: "\n\n" + as_csv(rows) + "\r\n\r\n",
+    "JSON Lines": lambda rows: "\n".join(json.dumps(row) for row in mappings(rows)),
+}
+
+# Lines end in many ways, and text cannot hold half of a character.
+NAMES = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), st.sampled_from(ODD_NAMES)
+)
+PAIRS = st.lists(st.tuples(st.uuids().map(str), NAMES), max_size=6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(rows=PAIRS)
+@example(rows=[(UID, name) for name in ODD_NAMES])
+@example(rows=[(UID, "PC-1")])
+def test_the_same_devices_in_every_shape(shape: str, rows: Pairs) -> None:
+    read = read_devices(SHAPES[shape](rows))
+    assert list(zip(read.uids, read.names, strict=True)) == rows
+
+
+@pytest.mark.parametrize("shape", TEXT_SHAPES)
+def test_odd_names_pasted_as_text(shape: str) -> None:
+    rows = [(UID, name) for name in ODD_NAMES]
+    read = read_devices(TEXT_SHAPES[shape](rows))
+    assert read.names[: len(rows)] == ODD_NAMES
+    assert set(read.uids) == {UID}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".CSV", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("as_path", [str, Path])
+@given(rows=PAIRS)
+@example(rows=[(UID, name) for name in ODD_NAMES])
+def test_the_table_that_is_written_can_be_read_again(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, as_path: Callable[[str], Any], rows: Pairs
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"table{suffix}"
+    columns: dict[str, list[Any]] = {column: [None] * len(rows) for column in COLUMNS}
+    columns |= {"uid": [row[0] for row in rows], "name": [row[1] for row in rows], "attempts": [1] * len(rows)}
+    with path.open("wb") as file:
+        write_file(file, str(path), columns)
+    read = read_devices(as_path(str(path)))
+    assert list(zip(read.uids, read.names, strict=True)) == rows
+    if rows:
+        assert (read.uid_column, read.name_column) == ("uid", "name")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_csv_as_an_investigation_exports_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "Investigation 2026.csv"
+    text = (
+        '"Device name";"Entity";"Device UID"\r\n"Büro; 1";"Zurich, Sales";"' + UID.upper() + '"\r\n"00123";"";"x"\r\n'
+    )
+    path.write_bytes(text.encode(encoding))
+    assert read_devices(f"  {path} ") == DeviceRows(
+        [UID.upper(), "x"], ["Büro; 1", "00123"], "Device UID", "Device name"
+    )
+
+
+def test_uuids_and_missing_cells_stay_what_they_are() -> None:
+    value = uuid.UUID(UID)
+    table = pa.table({"uid": pa.array([value.bytes, None], pa.uuid()), "name": pa.array(["a", None], pa.string())})
+    for devices in (
+        table,
+        pl.DataFrame({"uid": [value, None], "name": ["a", None]}, schema_overrides={"uid": pl.Object}),
+    ):
+        read = read_devices(devices)
+        assert read.uids == [value, None]
+        assert read.names == ["a", None]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        {"uid": UID, "name": "PC"},
+        Row(UID, "PC", 1),
+        SparkRow((UID, "PC")),
+        as_sqlite_rows([(UID, "PC")])[0],
+        as_sqlalchemy_rows([(UID, "PC")])[0],
+        CursorRow(UID, "PC"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_one_row_is_one_device(one: Any) -> None:
+    assert read_devices(one) == DeviceRows([UID], ["PC"], "uid", "name")
+    assert read_devices([one]) == DeviceRows([UID], ["PC"], "uid", "name")
+
+
+@pytest.mark.parametrize("one", [(UID, "PC"), [UID, "PC"], (uuid.UUID(UID), "PC"), (None, "PC")])
+def test_one_tuple_with_columns_is_one_device_and_not_two(one: Any) -> None:
+    assert read_devices(one, columns=["uid", "name"]) == DeviceRows([one[0]], ["PC"], "uid", "name")
+    assert read_devices([one], columns=["uid", "name"]) == DeviceRows([one[0]], ["PC"], "uid", "name")
+    two = [(UID, "a"), (UID, "b")]
+    assert read_devices(two, columns=["uid", "name"]).names == ["a", "b"]
+    assert read_devices([two, [], [(UID, "c")]], columns=["uid", "name"]).names == ["a", "b", "c"]
+
+
+def test_columns_rename_what_names_its_fields_itself() -> None:
+    rows = [Row("PC", UID, 1)]
+    assert read_devices(rows, columns=["name", "uid", "x"]) == DeviceRows([UID], ["PC"], "uid", "name")
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [
+        (pl.LazyFrame({"uid": ["a"]}), r"LazyFrame.*\.collect\(\)"),
+        (pd.Series([UID]), "Row 0 of devices is a str"),
+        (
+            [Row(UID, "a", 1), SparkRow((UID, "b"))],
+            "Row 1 of devices is a row with the columns uid, name; the rows before",
+        ),
+        ([Row(UID, "a", 1), {"uid": UID, "name": "b"}], "Row 1 of devices is a dict; the rows before"),
+        ([[{"uid": UID, "name": "a"}], [{"device.collector.uid": UID, "name": "b"}]], "different kinds of uid"),
+        ([[{"uid": UID, "name": "a"}], UID], "text that is not JSON"),
+        ("uid,name\nx", "Line 2 of the text in devices has 1 values for the 2 columns"),
+        ("uid,name\nx,a,b", "has 3 values for the 2 columns of its header. A name with a separator"),
+        ('uid,name\nx,"a', "is no CSV"),
+        ("hostname,serial\nx,y", "no column for the uid. Its columns are 'hostname', 'serial'"),
+        ("device.uid,device.collector.uid,name\na,b,c", "'device.uid' and 'device.collector.uid'"),
+        ('{"uid": 1}\n{"uid":', "Line 2 of the text in devices is no JSON object"),
+        ("{}\n7", "Line 2 of the text in devices is no JSON object: '7'"),
+        ("/no/such/file.csv", "The file /no/such/file.csv is not there"),
+        ("/no/such/file.parquet", "is not there"),
+        (Path("/etc/hosts"), "the path /etc/hosts: its name must end in .csv or .parquet or .jsonl"),
+        ("nosuch://bucket/a.csv", "cannot be opened.*needs the Airflow provider"),
+        ("s3://user:secret@bucket/a.csv", r"s3://\*\*\*@bucket/a.csv cannot be opened"),
+        ("list.xlsx", "text that is not JSON"),
+    ],
+)
+def test_what_is_not_clear_is_an_error(devices: Any, says: str) -> None:
+    with pytest.raises(NexthinkInputError, match=says) as error:
+        read_devices(devices)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"", "is empty: it has not even a header"),
+        ("a.csv", b"\r\n \r\n", "is empty"),
+        ("a.csv", b"uid,name\nx,\xe4\n", "not UTF-8: save it as 'CSV UTF-8'"),
+        ("a.csv", b"uid,name\nx,a\n\nx,b,c\n", "Line 4 of the file .*a.csv has 3 values"),
+        ("a.csv", b"uid,name\nx," + b"y" * 200_000, "field larger than field limit"),
+        ("a.parquet", b"PAR1 not really", "is no Parquet file, or is cut off"),
+        ("a.parquet", b"", "is no Parquet file"),
+        ("a.jsonl", b'{"uid": "x", "name": "y"}\n[1]\n', "Line 2 of the file .*a.jsonl is no JSON object"),
+    ],
+)
+def test_a_damaged_file_is_an_error_with_its_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(NexthinkInputError, match=says):
+        read_devices(str(path))
+
+
+def test_a_file_of_no_rows_is_an_empty_list(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("uid,name\n")
+    (tmp_path / "a.jsonl").write_text("")
+    assert read_devices("Device UID;Name") == read_devices("uid,name\n\n") == DeviceRows([], [])
+    assert read_devices(tmp_path / "a.csv") == read_devices(tmp_path / "a.jsonl") == DeviceRows([], [])
