@@ -27,6 +27,21 @@ def get_provider_info() -> dict[str, object]:
                 ],
             }
         ],
+        "transfers": [
+            {
+                "source-integration-name": "Common SQL",
+                "target-integration-name": "Nexthink",
+                "python-module": "airflow_provider_nexthink.transfers.sql_to_nexthink",
+            }
+        ],
+        "task-decorators": [
+            {
+                "name": "nexthink_delete_devices",
+                "class-name": (
+                    "airflow_provider_nexthink.decorators.nexthink_delete_devices.nexthink_delete_devices_task"
+                ),
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "nexthink",

@@ -1,0 +1,123 @@
+"""``@task.nexthink_delete_devices``: a function returns devices, and they are deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
+
+from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.sdk.bases.decorator import Task
+
+P = ParamSpec("P")
+
+
+class DeleteDevicesOptions(TypedDict, total=False):
+    """The options of the decorator: those of ``NexthinkDeleteDevicesOperator`` but ``devices``, and any task's."""
+
+    nexthink_conn_id: str
+    uid_column: str | None
+    name_column: str | None
+    columns: Sequence[str] | None
+    exclude: Sequence[str]
+    max_devices: int | str | None
+    max_share: float | str | None
+    fleet_size: int | str | None
+    dry_run: bool | str
+    batch_size: int
+    max_concurrency: int
+    on_empty: Literal["succeed", "skip", "fail"]
+    fail_on: Sequence[str]
+    return_format: Literal["records", "columns", "dataframe"]
+    results_path: str | None
+    # Of any task.
+    task_id: str
+    retries: int
+    retry_delay: timedelta | float
+    retry_exponential_backoff: bool | float
+    max_retry_delay: timedelta | float
+    execution_timeout: timedelta | None
+    trigger_rule: str
+    depends_on_past: bool
+    pool: str
+    pool_slots: int
+    queue: str
+    priority_weight: int
+    params: dict[str, Any]
+    inlets: Any
+    outlets: Any
+    on_failure_callback: Any
+    on_retry_callback: Any
+    on_success_callback: Any
+    map_index_template: str
+    do_xcom_push: bool
+    owner: str
+    doc_md: str
+
+
+class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteDevicesOperator):
+    """Calls a function and deletes the devices that it returns."""
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *(field for field in NexthinkDeleteDevicesOperator.template_fields if field != "devices"),
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
+    custom_operator_name = "@task.nexthink_delete_devices"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., object],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if "devices" in kwargs:
+            raise NexthinkInputError(f"devices is no option of {self.custom_operator_name}: the function returns them.")
+        super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, devices=(), **kwargs)
+
+    def _read_devices(self, context: Context) -> object:
+        """Call the function."""
+        given: Any = {**context, **self.op_kwargs}
+        devices = self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, given))
+        if devices is None:
+            raise NexthinkInputError(
+                f"{self.python_callable.__name__} returned nothing: it must return the devices, or an empty list. "
+                "Nothing was sent."
+            )
+        return devices
+
+
+@overload
+def nexthink_delete_devices_task(python_callable: Callable[P, object]) -> Task[P, list[dict[str, Any]]]: ...
+
+
+@overload
+def nexthink_delete_devices_task(
+    python_callable: None = None, **options: Unpack[DeleteDevicesOptions]
+) -> Callable[[Callable[P, object]], Task[P, list[dict[str, Any]]]]: ...
+
+
+def nexthink_delete_devices_task(python_callable: Callable[..., object] | None = None, **options: Any) -> Any:
+    """Make a task of a function that returns devices: they are deleted, and the task returns the outcome table.
+
+    In a Dag it is ``@task.nexthink_delete_devices``; imported from here its options are known to type checkers.
+
+    :param python_callable: the function; it returns devices in any form that ``NexthinkDeleteDevicesOperator`` takes.
+    :param options: those of ``NexthinkDeleteDevicesOperator`` but ``devices``, and those of any task.
+    """
+    if options.pop("multiple_outputs", False):
+        raise NexthinkInputError("multiple_outputs is no option of @task.nexthink_delete_devices: it returns a table.")
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=False,  # else Airflow tells it from what the function returns, and the task returns a table
+        decorated_operator_class=_NexthinkDeleteDevicesDecoratedOperator,
+        **options,
+    )

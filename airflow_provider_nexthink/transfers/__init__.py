@@ -1,0 +1,1 @@
+"""Operators that take devices from another system to Nexthink."""

@@ -1,0 +1,118 @@
+"""From a SQL database to Nexthink: the devices that a query finds are deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_nexthink.compat import AirflowException
+from airflow_provider_nexthink.deletion.options import check_text
+from airflow_provider_nexthink.deletion.rows import DeviceRows, pick_rows
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.operators._task import is_template
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from airflow.sdk import Context
+
+_ROWS_AT_ONCE = 10_000
+
+POSTGRES_CHAR = 1042
+"""The type code of CHAR(n), which PostgreSQL pads with blanks (its catalogue's oid of ``bpchar``)."""
+
+
+class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
+    """Ask Nexthink to delete the devices that a SQL query finds. There is no undo.
+
+    The rows go from the cursor to the deletion, without an XCom in between; columns are found by name, whatever their
+    case. For the rest it is ``NexthinkDeleteDevicesOperator``, with all its options but ``devices`` and ``columns``.
+
+    :param sql: one query that gives rows, or the name of a .sql file. (templated)
+    :param sql_conn_id: the connection to the database, of any type that Airflow has a SQL hook for. (templated)
+    :param parameters: values for the query's placeholders, as the database's driver takes them. (templated)
+    :param sql_hook_params: further arguments for the hook of that connection.
+    :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
+    """
+
+    template_fields: Sequence[str] = (
+        "sql",
+        "sql_conn_id",
+        "parameters",
+        *(field for field in NexthinkDeleteDevicesOperator.template_fields if field != "devices"),
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "parameters": "json"}
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        sql_conn_id: str,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        sql_hook_params: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for option in ("devices", "columns"):
+            if option in kwargs:
+                raise NexthinkInputError(
+                    f"{option} is no option of {type(self).__name__}: the query gives the devices."
+                )
+        super().__init__(devices=(), **kwargs)
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.parameters = parameters
+        self.sql_hook_params = sql_hook_params
+        for option in ("sql", "sql_conn_id"):
+            if not is_template(value := getattr(self, option)):
+                check_text(option, value)
+
+    def _read_devices(self, context: Context) -> DeviceRows:  # noqa: ARG002 - as its parent has it
+        """Run the query and return the devices it finds."""
+        hook = self._sql_hook()
+        check_text("sql", self.sql)
+        if len(hook.split_sql_string(self.sql)) != 1:
+            raise NexthinkInputError("sql takes one query, not several statements. None was run, and nothing was sent.")
+        rows: Any = hook.run(self.sql, parameters=self.parameters, handler=self._read_cursor, split_statements=False)
+        return rows if isinstance(rows, DeviceRows) else rows[-1]
+
+    def _sql_hook(self) -> DbApiHook:
+        from airflow.providers.common.sql.hooks.sql import DbApiHook
+        from airflow.sdk import BaseHook
+
+        try:
+            hook = BaseHook.get_hook(self.sql_conn_id, hook_params=dict(self.sql_hook_params or {}))
+        except AirflowException as error:
+            raise NexthinkInputError(
+                f"The connection {self.sql_conn_id!r} (sql_conn_id) cannot be used: {error}"
+            ) from None
+        if not isinstance(hook, DbApiHook):
+            raise NexthinkInputError(
+                f"The connection {self.sql_conn_id!r} (sql_conn_id) is none to a SQL database: its hook is a "
+                f"{type(hook).__name__}."
+            )
+        return hook
+
+    def _read_cursor(self, cursor: Any) -> DeviceRows:
+        """Read the rows of a query that was run, and keep of each no more than the uid and the name."""
+        if cursor.description is None:
+            raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. Nothing was sent.")
+        labels = [column[0] for column in cursor.description]
+        rows = pick_rows(labels, _rows_of(cursor, labels), self.uid_column, self.name_column)
+        if (padded := rows.name_column) in [column[0] for column in cursor.description if column[1] == POSTGRES_CHAR]:
+            # In SQL these blanks are no part of a CHAR value; as part of a name they would be another device's.
+            self.log.info("The column %s is CHAR: the blanks that fill up its values are cut off.", padded)
+            names = [name.rstrip(" ") if isinstance(name, str) else name for name in rows.names]
+            return DeviceRows(rows.uids, names, rows.uid_column, rows.name_column)
+        return rows
+
+
+def _rows_of(cursor: Any, labels: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Read rows by the thousand, also from a cursor that gives mappings."""
+    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+        yield from _as_sequences(rows, labels)
+
+
+def _as_sequences(rows: Iterable[Any], labels: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for row in rows:
+        yield [row[label] for label in labels] if isinstance(row, Mapping) else row

@@ -1,0 +1,158 @@
+"""``@task.nexthink_delete_devices`` in a real Airflow: a function returns devices, and they are deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_provider_nexthink.decorators.nexthink_delete_devices import nexthink_delete_devices_task
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+
+NATIVE = pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
+SHAPES: dict[str, Callable[[list[dict[str, str]]], Any]] = {
+    "records": lambda rows: rows,
+    "DataFrame": pd.DataFrame,
+    "generator": iter,
+    "one mapping": lambda rows: rows[0],
+}
+
+
+def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+@NATIVE
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_the_function_returns_is_deleted(sandbox: Sandbox, run_dag: RunDag, shape: str, native: bool) -> None:
+    rows = devices_of(sandbox, 120)
+    with DAG("plain", render_template_as_native_obj=native) as dag:
+
+        @task.nexthink_delete_devices(max_devices="{{ 60 * 2 }}", exclude=["SRV-*"])
+        def delete() -> Any:
+            return SHAPES[shape](rows)
+
+        delete()
+    run = run_dag(dag)
+    assert run.state == "success"
+    table = run.xcom("delete")
+    assert [(row["uid"], row["name"]) for row in table] == [
+        (row["uid"], row["name"]) for row in (rows[:1] if shape == "one mapping" else rows)
+    ]
+    assert sorted(sandbox.tenant.queued) == sorted(row["uid"] for row in table if row["status"] == "SCHEDULED")
+    assert run.xcom("delete", "summary")["requested"] == len(table)
+
+
+def test_without_parentheses_and_with_arguments_and_context(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("bare", params={"count": 3}) as dag:
+
+        @task
+        def start() -> int:
+            return 2
+
+        @task.nexthink_delete_devices
+        def delete(first: Any, *, params: Any = None, ti: Any = None) -> dict[str, Any]:
+            rows = devices_of(sandbox, first + params["count"])
+            assert ti.task_id == "delete"
+            return {"uid": [row["uid"] for row in rows], "name": [row["name"] for row in rows]}
+
+        @task
+        def count(table: Any) -> int:
+            return len(table)
+
+        count(delete(start()))
+    run = run_dag(dag)
+    assert run.states == {"start": "success", "delete": "success", "count": "success"}
+    assert run.xcom("count") == 5
+
+
+def test_override_partial_and_expand(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("mapped") as dag:
+
+        @nexthink_delete_devices_task(dry_run=True, columns=["uid", "name"], max_devices=2)
+        def delete(count: int, prefix: str = "") -> list[tuple[str, str]]:
+            return [(row["uid"], prefix + row["name"]) for row in devices_of(sandbox, count)]
+
+        delete(1)
+        delete.override(task_id="really", dry_run=False)(2)
+        delete.override(task_id="mapped").expand(count=[1, 2])
+        delete.override(task_id="partly").partial(prefix="x-").expand(count=[2])
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert [row["status"] for row in run.xcom("delete")] == ["PLANNED"]
+    assert [row["status"] for row in run.xcom("really")] == ["SCHEDULED"] * 2
+    assert [len(run.xcom("mapped", map_index=at)) for at in (0, 1)] == [1, 2]
+    assert run.xcom("partly", map_index=0)[0]["name"].startswith("x-")
+    assert len(sandbox.tenant.queued) == 2
+
+
+def test_the_options_guard_what_the_function_returns(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("guarded", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+
+        @task.nexthink_delete_devices(max_devices=2)
+        def delete() -> list[dict[str, str]]:
+            return devices_of(sandbox, 3)
+
+        delete()
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert "3 devices, more than max_devices=2" in run.error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("given", "tries", "says"),
+    [
+        (None, 1, "delete returned nothing: it must return the devices, or an empty list"),
+        ("no list", 1, "text that is not JSON"),
+        ([], 1, "no rows"),
+        (NexthinkInputError("The form is empty."), 1, "The form is empty."),
+        (ConnectionError("the CMDB is away"), 2, "the CMDB is away"),
+    ],
+)
+def test_what_gives_no_devices_fails(sandbox: Sandbox, run_dag: RunDag, given: Any, tries: int, says: str) -> None:
+    with DAG("nothing", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+
+        @task.nexthink_delete_devices(on_empty="fail")
+        def delete() -> Any:
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        delete()
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("failed", tries)
+    assert says in str(run.errors[-1])
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"devices": []}, "devices is no option of @task.nexthink_delete_devices"),
+        ({"multiple_outputs": True}, "multiple_outputs is no option"),
+        ({"max_share": 0.5}, "max_share needs fleet_size"),
+    ],
+)
+def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+    def make() -> None:
+        @task.nexthink_delete_devices(**options)
+        def delete() -> list[Any]:
+            return []
+
+        delete()
+
+    with DAG("wrong"), pytest.raises(NexthinkInputError, match=says):
+        make()
+
+
+def test_the_function_that_can_be_imported_is_the_one_that_airflow_registers() -> None:
+    assert task.nexthink_delete_devices is nexthink_delete_devices_task  # type: ignore[comparison-overlap]

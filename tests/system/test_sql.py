@@ -1,0 +1,217 @@
+"""A SQL query decides what is deleted: four databases, each with the types and habits that it has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseHook
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
+from tests.services import mariadb_connection, postgres_connection
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+
+DATABASES = [
+    "sqlite",
+    "duckdb",
+    pytest.param("postgres", marks=pytest.mark.service),
+    pytest.param("mariadb", marks=pytest.mark.service),
+]
+ON_EACH = pytest.mark.parametrize("database", DATABASES, indirect=True)
+UUID_TYPE = {"sqlite": "TEXT", "duckdb": "UUID", "postgres": "UUID", "mariadb": "UUID"}
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty database behind the connection ``warehouse``; returns which one it is."""
+    with ExitStack() as stack:
+        if request.param == "postgres":
+            connection = stack.enter_context(postgres_connection())
+        elif request.param == "mariadb":
+            connection = stack.enter_context(mariadb_connection())
+        else:
+            connection = json.dumps({"conn_type": request.param, "host": str(tmp_path / "warehouse.db")})
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", connection)
+        yield request.param
+
+
+def fill(database: str, rows: list[tuple[str | None, str | None]], name_type: str = "VARCHAR(100)") -> None:
+    """Make the table ``assets``, with uids of the type that the database has for them."""
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run(f"CREATE TABLE assets (row_no INTEGER, asset_uid {UUID_TYPE[database]}, asset_name {name_type})")
+    hook.insert_rows("assets", [(at, *row) for at, row in enumerate(rows)], ["row_no", "asset_uid", "asset_name"])
+
+
+def delete(run_dag: RunDag, sql: str = "", native: bool = False, **options: Any) -> Run:
+    default_args = {"retries": 1, "retry_delay": timedelta(0)}
+    with DAG("sql", default_args=default_args, render_template_as_native_obj=native) as dag:
+        sql = sql or 'SELECT asset_name AS "NAME", asset_uid AS "UID" FROM assets ORDER BY row_no'
+        SqlToNexthinkDeleteDevicesOperator(task_id="delete", **{"sql": sql, "sql_conn_id": "warehouse", **options})
+    return run_dag(dag)
+
+
+def outcome(run: Run) -> list[tuple[str, str, str]]:
+    return [(row["uid"], row["name"], row["status"]) for row in run.xcom("delete")]
+
+
+@ON_EACH
+@pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
+def test_what_the_query_finds_is_deleted(sandbox: Sandbox, run_dag: RunDag, database: str, native: bool) -> None:
+    devices = sandbox.tenant.devices()[:150]  # all the odd names are among them
+    fill(database, [(device.uid, device.name) for device in devices])
+    run = delete(run_dag, native=native)
+    assert run.state == "success"
+    assert outcome(run) == [(device.uid, device.name, "SCHEDULED") for device in devices]
+    assert sorted(sandbox.tenant.queued) == sorted(device.uid for device in devices)
+    assert run.xcom("delete", "summary")["uid_column"] == "UID"
+
+
+@ON_EACH
+def test_missing_cells_are_rejected_and_hold_up_nobody(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    device = sandbox.tenant.devices()[0]
+    fill(database, [(None, "PC"), (device.uid, None), (None, None), (device.uid, device.name)])
+    run = delete(run_dag)
+    assert [row["status"] for row in run.xcom("delete")] == ["REJECTED", "REJECTED", "REJECTED", "SCHEDULED"]
+    assert "missing" in run.xcom("delete")[0]["reason"]
+    assert sandbox.tenant.queued == [device.uid]
+
+
+@ON_EACH
+def test_the_padding_of_char_is_no_part_of_a_name_but_the_blank_of_varchar_is(
+    sandbox: Sandbox, run_dag: RunDag, database: str
+) -> None:
+    device = sandbox.tenant.devices()[0]
+    fill(database, [(device.uid, "PC-1")], "CHAR(20)")
+    assert outcome(delete(run_dag)) == [(device.uid, "PC-1", "SCHEDULED")]
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run("DROP TABLE assets")
+    fill(database, [(device.uid, "PC-1 ")])
+    assert outcome(delete(run_dag)) == [(device.uid, "PC-1 ", "SCHEDULED")]
+
+
+@ON_EACH
+def test_uids_that_are_kept_as_char(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    device = sandbox.tenant.devices()[0]
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run("CREATE TABLE other (device_uid CHAR(40), name VARCHAR(20))")
+    hook.insert_rows("other", [(device.uid.upper(), "PC-1")])
+    assert outcome(delete(run_dag, "SELECT * FROM other")) == [(device.uid, "PC-1", "SCHEDULED")]
+
+
+@ON_EACH
+def test_no_rows_is_an_empty_list(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    fill(database, [(sandbox.tenant.devices()[0].uid, "PC")])
+    run = delete(run_dag, "SELECT asset_uid AS uid, asset_name AS name FROM assets WHERE row_no > 5")
+    assert run.state == "success"
+    assert run.xcom("delete") == []
+    sql = "SELECT asset_uid AS uid, asset_name AS name FROM assets WHERE row_no > 5"
+    assert delete(run_dag, sql, on_empty="skip").states == {"delete": "skipped"}
+
+
+@ON_EACH
+def test_what_is_no_single_query_is_refused_and_changes_nothing(
+    sandbox: Sandbox, run_dag: RunDag, database: str
+) -> None:
+    fill(database, [(sandbox.tenant.devices()[0].uid, "PC")])
+    hook: Any = BaseHook.get_hook("warehouse")
+    run = delete(run_dag, "SELECT asset_uid AS uid, asset_name AS name FROM assets; DELETE FROM assets")
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert "sql takes one query, not several statements" in run.error
+    if database != "duckdb":  # which commits at once, and answers with how many
+        run = delete(run_dag, "DELETE FROM assets")
+        assert (run.state, run.tries("delete")) == ("failed", 1)
+        assert "sql gives no rows" in run.error
+    assert hook.get_first("SELECT COUNT(*) FROM assets")[0] == 1
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_database_error_is_tried_again(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    run = delete(run_dag, "SELECT uid, name FROM not_there")
+    assert (run.state, run.tries("delete")) == ("failed", 2)
+    assert "not_there" in str(run.errors[-1])
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_columns_that_are_not_clear(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    fill(database, [])
+    sql = 'SELECT asset_uid AS "device.uid", asset_uid AS "device.collector.uid", asset_name AS name FROM assets'
+    run = delete(run_dag, sql)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert "'device.uid' and 'device.collector.uid'" in run.error
+    assert delete(run_dag, sql, uid_column="device.uid").state == "success"
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_parameters_guards_and_a_file_with_the_query(
+    sandbox: Sandbox, run_dag: RunDag, database: str, tmp_path: Path
+) -> None:
+    devices = sandbox.tenant.devices()[:10]
+    fill(database, [(device.uid, device.name) for device in devices])
+    (tmp_path / "stale.sql").write_text(
+        "SELECT asset_uid AS uid, asset_name AS name FROM assets WHERE row_no < :below\n"
+    )
+    with DAG("file", template_searchpath=str(tmp_path), default_args={"max_devices": 5}) as dag:
+        SqlToNexthinkDeleteDevicesOperator(
+            task_id="delete",
+            sql="stale.sql",
+            sql_conn_id="{{ 'warehouse' }}",
+            parameters={"below": "{{ params.below }}"},
+            params={"below": 6},
+        )
+    run = run_dag(dag)
+    assert run.state == "failed"
+    assert "6 devices, more than max_devices=5" in run.error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("connection", "says"),
+    [
+        ('{"conn_type": "nexthink", "host": "acme"}', "'other' .sql_conn_id. is none to a SQL database"),
+        ('{"conn_type": "nobody_knows"}', "'other' .sql_conn_id. cannot be used"),
+        (None, "'other' .sql_conn_id. cannot be used"),
+    ],
+)
+def test_a_connection_that_is_no_database(
+    sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, connection: str | None, says: str
+) -> None:
+    if connection:
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", connection)
+    run = delete(run_dag, "SELECT 1", sql_conn_id="other")
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(run.error)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"devices": []}, "devices is no option of SqlToNexthinkDeleteDevicesOperator"),
+        ({"columns": ["uid", "name"]}, "columns is no option"),
+        ({"sql": " "}, "sql"),
+        ({"sql_conn_id": ""}, "sql_conn_id"),
+        ({"max_devices": "many"}, "max_devices"),
+    ],
+)
+def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(NexthinkInputError, match=says):
+        SqlToNexthinkDeleteDevicesOperator(
+            **{"task_id": "delete", "sql": "SELECT 1", "sql_conn_id": "warehouse", **options}
+        )
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_rows_by_the_thousand_keep_their_order(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    fill(database, [(f"0fbd5a5c-0000-4000-8000-{at:012}", f"PC-{at}") for at in range(25_000)])
+    run = delete(run_dag, dry_run=True, max_devices=None, return_format="columns")
+    assert run.xcom("delete")["name"] == [f"PC-{at}" for at in range(25_000)]
