@@ -23,6 +23,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import Param, dag, task
 
+from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 
@@ -55,20 +56,11 @@ def nexthink_delete_stale_devices() -> None:
     @task
     def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
         """Keep what is old enough for certain, is not spared, and is not the newest of several with one name."""
-        import pandas as pd
-
-        columns = ["device.uid", "device.name", "device.days_since_last_seen"]
-        devices = pd.DataFrame(rows, columns=columns, dtype="string")
-        days = pd.to_numeric(devices["device.days_since_last_seen"], errors="coerce")  # unknown age: NA
-        name = devices["device.name"]
-
-        is_old = (days >= params["min_days_unseen"]).fillna(False)
-        is_kept = name.str.upper().str.startswith(KEEP_PREFIXES).fillna(False)
-        is_newest_twin = name.duplicated(keep=False) & (days == days.groupby(name).transform("min")).fillna(False)
-
-        chosen = devices[is_old & ~is_kept & ~is_newest_twin]
-        log.info("%d of %d stale devices chosen.", len(chosen), len(devices))
-        return chosen.to_dict("records")
+        age = not_seen_for(rows, params["min_days_unseen"])
+        old = anti_join(age.stale, newest_of_each_name(rows).newest)
+        chosen = [row for row in old if not row["device.name"].upper().startswith(KEEP_PREFIXES)]
+        log.info("%d of %d devices chosen; the age of %d is not known.", len(chosen), len(rows), len(age.unknown))
+        return chosen
 
     delete = NexthinkDeleteDevicesOperator(
         task_id="delete_devices",

@@ -5,8 +5,8 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from airflow_provider_nexthink.sandbox.fleet import Device, make_fleet
@@ -124,6 +124,16 @@ class Tenant:
             "queued": waiting,
             "removed": len(self._fleet) - len(there),
         }
+
+    def see(self, uids: Iterable[str]) -> None:
+        """Let devices report again: they were last seen just now.
+
+        :param uids: The devices' uids, in lower case.
+        """
+        last_seen = self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        with self._lock:
+            for uid in uids:
+                self._fleet[uid] = replace(self._fleet[uid], days_since_last_seen=0, last_seen=last_seen)
 
     # Tokens
 

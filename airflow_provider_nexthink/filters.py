@@ -1,0 +1,259 @@
+"""Small functions that choose among devices: pure, on DataFrames and on lists of mappings alike.
+
+What goes in comes out in the same form, rows unchanged and in their order; columns are found by name as the
+deletion finds them. In doubt a device is *not* among those that may go. ::
+
+    from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for
+
+    age = not_seen_for(rows, days=90)
+    names = newest_of_each_name(age.stale)
+    may_go = anti_join(age.stale, names.newest)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from datetime import date, datetime, timedelta
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
+
+from airflow_provider_nexthink.deletion.plan import canonical_uid, folded_name, is_missing
+from airflow_provider_nexthink.deletion.rows import (
+    NAME_COLUMNS,
+    UID_COLUMNS,
+    column_cells,
+    is_dataframe,
+)
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Devices = TypeVar("Devices", "pd.DataFrame", "list[dict[str, Any]]")
+"""Devices as a DataFrame, or as a list of mappings."""
+
+AGE_COLUMNS = ("dayssincelastseen", "devicedayssincelastseen"), ("lastseen", "devicelastseen")
+"""Where an age is found; first in NQL's ``device.days_since_last_seen``, which knows no time zone."""
+
+PLACEHOLDER_AGE = timedelta(days=50 * 365)
+"""What is older is no age but stands for none: 1970-01-01, 0001-01-01, 999999 days."""
+
+
+class ByAge(NamedTuple, Generic[Devices]):
+    """Devices by when they were last seen.
+
+    :param stale: not seen for as long as was asked, or longer.
+    :param recent: seen since.
+    :param unknown: the age is missing or unreadable: nobody can say.
+    """
+
+    stale: Devices
+    recent: Devices
+    unknown: Devices
+
+
+class ByName(NamedTuple, Generic[Devices]):
+    """Devices by whether others have the same name.
+
+    :param newest: of several with one name, the one last seen; all that are not certainly older than another.
+    :param older: of several with one name, those last seen before another.
+    :param single: the only one with its name, or without a name.
+    """
+
+    newest: Devices
+    older: Devices
+    single: Devices
+
+
+def not_seen_for(
+    devices: Devices, days: float, *, age_column: str | None = None, now: datetime | None = None
+) -> ByAge[Devices]:
+    """Tell devices that were not seen for so many days from the others.
+
+    :param devices: a DataFrame, or a list of mappings.
+    :param days: so many days, or more, are stale.
+    :param age_column: the column with the age, in days as number or text, or with the time when the device was last
+        seen (``datetime``, or ISO 8601 text); None for ``days_since_last_seen``, else ``last_seen``.
+    :param now: the moment that times count back from, with its zone; needed for times only.
+    :return: the devices, ``stale``, ``recent`` and ``unknown``.
+    :raises NexthinkInputError: if the column is not there, ``days`` is no number of days, a time has no zone, or
+        there are times and no ``now``.
+    """
+    if isinstance(days, bool) or not isinstance(days, Real) or not 0 <= float(days) < math.inf:
+        raise NexthinkInputError(f"days is {days!r}: it takes a number of days, 0 or more.")
+
+    limit = timedelta(days=float(days))
+    groups = [
+        "unknown" if age is None else "stale" if age >= limit else "recent"
+        for age in _count_back(_ages(devices, age_column), now)
+    ]
+    return ByAge(*_split(devices, groups, ByAge._fields))
+
+
+def newest_of_each_name(
+    devices: Devices, *, name_column: str | None = None, age_column: str | None = None
+) -> ByName[Devices]:
+    """Tell, of several devices with the same name, the newest from the older ones.
+
+    Names are the same if they are to the letter. Who is newest is certain only where the ages are known and differ:
+    a device without an age is never ``older``, and of two with the same age neither is.
+
+    :param devices: a DataFrame, or a list of mappings.
+    :param name_column: the column with the name; None to find it.
+    :param age_column: the column with the age, as for ``not_seen_for``.
+    :return: the devices, ``newest``, ``older`` and ``single``.
+    :raises NexthinkInputError: if a column is not there, or a time has no zone.
+    """
+    names = [_text(cell) for cell in column_cells(devices, "name", name_column, NAME_COLUMNS)]
+    read = _ages(devices, age_column)
+    # Only the order of the ages counts, so any moment will do to count back from.
+    ages = _count_back(read, max((age for age in read if isinstance(age, datetime)), default=None))
+    least: dict[str, timedelta] = {}
+    count: dict[str, int] = {}
+    for name, age in zip(names, ages, strict=True):
+        if name:
+            count[name] = count.get(name, 0) + 1
+            if age is not None:
+                least[name] = min(age, least.get(name, age))
+
+    def group(name: str | None, age: timedelta | None) -> str:
+        if not name or count[name] == 1:
+            return "single"
+        return "older" if age is not None and age > least[name] else "newest"
+
+    return ByName(*_split(devices, list(map(group, names, ages)), ByName._fields))
+
+
+def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = "uid") -> Devices:
+    """Return the devices that do not stand in another list.
+
+    Uids are compared in their canonical form, names without regard to case and to blanks around them.
+
+    :param devices: a DataFrame, or a list of mappings.
+    :param others: a DataFrame, a list of mappings, or a plain collection of uids or names. Where it has no rows, all
+        devices are returned: look first whether it is really meant to be empty.
+    :param on: compare ``uid`` or ``name``.
+    :raises NexthinkInputError: if the column is not there, or ``others`` is no list.
+    """
+    key, known = _KEYS[on]
+    there = {key(cell) for cell in _cells_of(others, on, known)}
+    there.discard(None)
+    return _where(devices, [key(cell) not in there for cell in column_cells(devices, on, None, known)])
+
+
+def still_stale(devices: Devices, look: object) -> Devices:
+    """Return the devices that a fresh look finds too: the same uid under the same name.
+
+    :param devices: a DataFrame, or a list of mappings: what was chosen, or approved, some time ago.
+    :param look: the same query's result of now, a DataFrame or a list of mappings.
+    :raises NexthinkInputError: if a column is not there, or ``look`` is no list.
+    """
+    now = set(zip(_uids(look), _names(look), strict=True))
+    return _where(
+        devices,
+        [
+            uid is not None and name is not None and (uid, name) in now
+            for uid, name in zip(_uids(devices), _names(devices), strict=True)
+        ],
+    )
+
+
+def _uids(devices: object) -> list[str | None]:
+    return [canonical_uid(cell) for cell in _cells_of(devices, "uid", UID_COLUMNS)]
+
+
+def _names(devices: object) -> list[str | None]:
+    return [_text(cell) for cell in _cells_of(devices, "name", NAME_COLUMNS)]
+
+
+def _text(cell: object) -> str | None:
+    return str.__str__(cell) if isinstance(cell, str) else None
+
+
+def _folded(cell: object) -> str | None:
+    return folded_name(cell) if isinstance(cell, str) else None
+
+
+_KEYS: dict[str, tuple[Callable[[Any], str | None], Collection[str]]] = {
+    "uid": (canonical_uid, UID_COLUMNS),
+    "name": (_folded, NAME_COLUMNS),
+}
+
+
+def _cells_of(devices: object, what: str, known: Collection[str]) -> list[Any]:
+    """Return the cells of a column; a plain collection of values is its own column."""
+    if is_dataframe(devices):
+        return column_cells(devices, what, None, known)
+    if isinstance(devices, str | bytes | Mapping) or not isinstance(devices, Iterable):
+        raise NexthinkInputError(
+            f"The other list is a {type(devices).__name__}: it takes a DataFrame, a list of mappings, or a list of "
+            f"{what}s."
+        )
+    rows = list(devices)
+    return column_cells(rows, what, None, known) if any(isinstance(row, Mapping) for row in rows) else rows
+
+
+def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | None]:
+    """Read how long ago, or when, each device was last seen; None where that is not known."""
+    try:
+        cells = column_cells(devices, "age", age_column, AGE_COLUMNS[0])
+    except NexthinkInputError:
+        cells = column_cells(devices, "age", age_column, AGE_COLUMNS[1])
+    return [_read_age(cell) for cell in cells]
+
+
+def _read_age(cell: Any) -> timedelta | datetime | None:
+    if is_missing(cell) or isinstance(cell, bool):
+        return None
+    if isinstance(cell, str):
+        cell = _number_or_time(cell.strip())
+    if isinstance(cell, datetime):
+        if cell.tzinfo is None:
+            raise NexthinkInputError(
+                f"{cell} has no time zone: how long ago that was is not clear. Use device.days_since_last_seen, or "
+                "give the times their zone first."
+            )
+        return cell
+    if isinstance(cell, date):
+        raise NexthinkInputError(f"{cell} is a day without a time and a zone: use device.days_since_last_seen.")
+    try:
+        days = float(cell)
+        return timedelta(days=days) if days >= 0 else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _number_or_time(text: str) -> float | datetime | None:
+    with suppress(ValueError):
+        return float(text)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text)
+    return None
+
+
+def _count_back(ages: Iterable[timedelta | datetime | None], now: datetime | None) -> list[timedelta | None]:
+    """Turn times into ages, and what is too old to be true into what is not known."""
+    counted = []
+    for age in ages:
+        if isinstance(age, datetime):
+            if now is None or now.tzinfo is None:
+                raise NexthinkInputError("Ages that are times need now=..., a time with its zone, to count back from.")
+            age = now - age
+        counted.append(age if age is not None and age < PLACEHOLDER_AGE else None)
+    return counted
+
+
+def _split(devices: Any, groups: list[str], names: Iterable[str]) -> list[Any]:
+    """Return the devices of each group."""
+    return [_where(devices, [group == name for group in groups]) for name in names]
+
+
+def _where(devices: Devices, mask: list[bool]) -> Devices:
+    """Return the rows that the mask names, in the form that the devices have."""
+    anything: Any = devices
+    rows: Any = (
+        anything[mask] if is_dataframe(devices) else [row for row, is_in in zip(anything, mask, strict=True) if is_in]
+    )
+    return cast("Devices", rows)

@@ -1,0 +1,207 @@
+"""The filters: the same answer for DataFrames and records, and in doubt a device stays."""
+
+from __future__ import annotations
+
+import copy
+import math
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012}" for number in range(9)]
+
+
+def fleet(*devices: tuple[str, Any]) -> list[dict[str, Any]]:
+    """Devices of (name, days unseen), with uids in order."""
+    return [
+        {"device.uid": uid, "device.name": name, "device.days_since_last_seen": days}
+        for uid, (name, days) in zip(UIDS, devices, strict=False)
+    ]
+
+
+def aged(*ages: Any, column: str = "days_since_last_seen") -> list[dict[str, Any]]:
+    return [{"uid": UIDS[0], "name": "PC", column: age} for age in ages]
+
+
+def ages_of(rows: list[dict[str, Any]], column: str = "days_since_last_seen") -> list[Any]:
+    return [row[column] for row in rows]
+
+
+def test_the_age_decides_and_its_limit_is_stale() -> None:
+    age = not_seen_for(aged("89", 90, "90.0", 91.5, 0, Decimal(400), np.int64(90)), 90)
+    assert ages_of(age.stale) == [90, "90.0", 91.5, Decimal(400), np.int64(90)]
+    assert ages_of(age.recent) == ["89", 0]
+    assert age.unknown == []
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        None,
+        "",
+        " ",
+        "never",
+        math.nan,
+        math.inf,
+        "inf",
+        -1,
+        "-1",
+        True,
+        pd.NA,
+        pd.NaT,
+        [],
+        20260101,
+        1764000000,
+        "1764000000",
+    ],
+)
+def test_what_is_no_age_is_unknown_and_never_stale(unknown: Any) -> None:
+    age = not_seen_for(aged(unknown, 100), 90)
+    assert age.unknown == aged(unknown)
+    assert age.stale == aged(100)
+    assert age.recent == []
+
+
+def test_times_count_back_from_now() -> None:
+    column = "Last Seen"
+    times = [
+        (NOW - timedelta(days=90)).isoformat(),
+        NOW - timedelta(days=90, seconds=-1),
+        pd.Timestamp(NOW - timedelta(days=200)).tz_convert("Asia/Tokyo"),
+        "2026-06-02T12:00:00Z",  # the clock of the other side is ahead
+        "1970-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+00:00",
+        None,
+    ]
+    age = not_seen_for(aged(*times, column=column), 90, now=NOW)
+    assert ages_of(age.stale, column) == [times[0], times[2]]
+    assert ages_of(age.recent, column) == [times[1], times[3]]
+    assert ages_of(age.unknown, column) == [times[4], times[5], times[6]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "says"),
+    [
+        (aged("2026-01-01T00:00:00", column="last_seen"), {"now": NOW}, "has no time zone"),
+        (aged("2026-01-01", column="last_seen"), {"now": NOW}, "has no time zone"),
+        (aged(NOW.date(), column="last_seen"), {"now": NOW}, "a day without a time"),
+        (aged(NOW, column="last_seen"), {}, "need now="),
+        (aged(NOW, column="last_seen"), {"now": datetime(2026, 1, 1)}, "need now="),  # noqa: DTZ001
+        (aged(1, column="age"), {}, "no column for the age.*'uid', 'name', 'age'.*age_column"),
+        (aged(1), {"age_column": "seen"}, "no column 'seen'"),
+        (aged(1), {"days": -1}, "days is -1"),
+        (aged(1), {"days": True}, "days is True"),
+        (aged(1), {"days": "90"}, "days is '90'"),
+        (aged(1), {"days": math.nan}, "days is nan"),
+    ],
+)
+def test_what_is_not_clear_is_an_error(rows: list[dict[str, Any]], options: dict[str, Any], says: str) -> None:
+    with pytest.raises(NexthinkInputError, match=says):
+        not_seen_for(rows, **{"days": 90, **options})
+
+
+def test_days_count_before_times_and_a_column_can_be_named() -> None:
+    rows = [{**row, "last_seen": "2020-01-01T00:00:00", "seen": 1} for row in aged(100)]
+    assert not_seen_for(rows, 90).stale == rows
+    assert not_seen_for(rows, 90, age_column="SEEN").recent == rows
+
+
+def test_the_newest_of_each_name() -> None:
+    rows = fleet(("twin", "300"), ("twin", "100"), ("single", "500"), ("twin", "200"), ("Twin", "400"))
+    names = newest_of_each_name(rows)
+    assert names.newest == [rows[1]]
+    assert names.older == [rows[0], rows[3]]
+    assert names.single == [rows[2], rows[4]]
+
+
+def test_who_is_newest_is_never_guessed() -> None:
+    rows = fleet(("tie", 100), ("tie", 100), ("half", None), ("half", 200), ("", 1), ("", 2), (None, 3), (7, 4), (7, 5))  # type: ignore[arg-type]
+    names = newest_of_each_name(rows)
+    assert names.older == []
+    assert names.newest == rows[:4]
+    assert names.single == rows[4:]
+
+
+def test_times_tell_the_newest_too() -> None:
+    times = ["2026-01-01T00:00:00Z", "2026-01-01T00:30:00+01:00", "0001-01-01T00:00:00Z"]
+    rows = aged(*times, column="last_seen")
+    assert newest_of_each_name(rows).older == [rows[1]]
+    assert newest_of_each_name(rows).newest == [rows[0], rows[2]]
+
+
+def test_an_anti_join_by_uid_and_by_name() -> None:
+    rows = fleet(("PC-1", 1), ("pc-2", 1), ("Büro", 1), (None, 1))  # type: ignore[arg-type]
+    assert anti_join(rows, [UIDS[0].upper().replace("-", ""), UUID(UIDS[2]), None, "no uid"]) == [rows[1], rows[3]]
+    assert anti_join(rows, [{"UID": UIDS[1]}, {"UID": None}]) == [rows[0], rows[2], rows[3]]
+    assert anti_join(rows, {"PC-2 ", "BÜRO"}, on="name") == [rows[0], rows[3]]
+    assert anti_join(rows, pd.DataFrame({"Device Name": ["pc-1", None]}), on="name") == rows[1:]
+    assert anti_join(rows, []) == rows
+    assert anti_join([], rows) == []
+
+
+@pytest.mark.parametrize("others", [None, 7, "PC-1", b"PC-1", {"uid": ["a"]}])
+def test_the_other_list_must_be_a_list(others: object) -> None:
+    with pytest.raises(NexthinkInputError, match="other list is a"):
+        anti_join(fleet(("PC", 1)), others)
+    with pytest.raises(NexthinkInputError, match="other list is a"):
+        still_stale(fleet(("PC", 1)), others)
+
+
+def test_still_stale_is_who_is_found_again_under_the_same_name() -> None:
+    approved = fleet(("PC-1", 1), ("PC-2", 1), ("PC-3", 1), (None, 1))  # type: ignore[arg-type]
+    look = [
+        {"uid": UIDS[3], "name": None},
+        {"uid": UIDS[2], "name": "PC-3-renamed"},
+        {"uid": UIDS[0].upper(), "name": "PC-1"},
+        {"uid": UIDS[8], "name": "PC-2"},
+    ]
+    assert still_stale(approved, look) == approved[:1]
+    assert still_stale(approved, pd.DataFrame(look)) == approved[:1]
+    assert still_stale(approved, []) == []
+
+
+names = st.sampled_from(["A", "B", "b", "NA", "", "00123", None])
+ages = st.one_of(st.none(), st.integers(-5, 400), st.sampled_from(["", "90", "1E2", "x"]))
+devices = st.lists(
+    st.fixed_dictionaries({"uid": st.sampled_from([*UIDS, "x", None]), "name": names, "days_since_last_seen": ages}),
+    max_size=12,
+)
+
+
+@given(devices, devices)
+def test_records_and_dataframes_are_treated_alike_and_no_row_gets_lost(
+    rows: list[dict[str, Any]], others: list[dict[str, Any]]
+) -> None:
+    numbered = [{**row, "at": at} for at, row in enumerate(rows)]
+    before = copy.deepcopy((numbered, others))
+    frame = pd.DataFrame(numbered, index=[0] * len(rows), dtype=object)
+
+    def places(found: Any) -> list[int]:
+        return [int(at) for at in found["at"]] if len(found) else []
+
+    for split, of_frame in (
+        (not_seen_for(numbered, 90), not_seen_for(frame, 90)),
+        (newest_of_each_name(numbered), newest_of_each_name(frame)),
+    ):
+        parts = [[row["at"] for row in part] for part in split]
+        assert sorted(at for part in parts for at in part) == list(range(len(rows)))
+        assert all(part == sorted(part) for part in parts)
+        assert [places(part) for part in of_frame] == parts
+    for kept, kept_of_frame in (
+        (anti_join(numbered, others), anti_join(frame, others)),
+        (anti_join(numbered, others, on="name"), anti_join(frame, others, on="name")),
+        (still_stale(numbered, others), still_stale(frame, others)),
+    ):
+        assert places(kept_of_frame) == [row["at"] for row in kept]
+    assert (numbered, others) == before
