@@ -1,0 +1,136 @@
+"""Every month: plan, let a person approve in the Airflow UI, look again, delete what is both approved and still stale.
+
+The person sees counts, the oldest and the newest, and the first names; the whole list is in the XCom of ``plan``.
+Rejected, or no answer in time: nothing is deleted. Who approves has a week, and devices come back to life in a week:
+so just before the deletion Nexthink is asked once more. There is no undo.
+
+Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Param, dag, task
+
+from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+
+AGE = "device.days_since_last_seen"
+
+DESCRIPTION = """\
+**{planned} devices would be deleted from Nexthink.** {kept} more are on the list and are not to be sent. There is no
+undo.
+
+Oldest: {oldest}
+
+Newest: {newest}
+
+The first 20, oldest first:
+
+{first}
+
+The whole list is in the XCom of the task `plan`. After the approval Nexthink is asked again: who was seen in the
+meantime stays.
+"""
+
+log = logging.getLogger(__name__)
+
+
+def as_code(name: str) -> str:
+    """Return Markdown that shows a name as it is, whatever stands in it."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+    return f"{fence} {' '.join(name.splitlines())} {fence}"
+
+
+@dag(
+    schedule="@monthly",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["nexthink"],
+    doc_md=__doc__,
+    params={
+        "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
+        "max_devices": Param(500, type="integer", minimum=1, description="More than this, and nothing is deleted."),
+    },
+)
+def nexthink_delete_with_approval() -> None:
+    retry: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(minutes=5)}
+    guards: dict[str, Any] = {"exclude": ["SRV-*", "VIP-*"], "max_devices": "{{ params.max_devices }}"}
+    query: dict[str, Any] = {
+        "query_id": "#stale_devices",
+        "parameters": {"min_days_unseen": "{{ params.min_days_unseen }}"},
+    }
+    pull = NexthinkNqlOperator(task_id="pull_stale_devices", **query, **retry)
+
+    @task
+    def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
+        """Keep what is old enough for certain, and not the newest of several with one name."""
+        return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
+
+    chosen = choose_devices(pull.output)
+    plan = NexthinkDeleteDevicesOperator(
+        task_id="plan", devices=chosen, dry_run=True, on_empty="skip", **guards, **retry
+    )
+
+    @task
+    def describe_plan(table: list[dict[str, Any]], rows: list[dict[str, str]]) -> str:
+        """Return what the person who approves is to see, as Markdown."""
+        planned = {row["uid"] for row in table if row["status"] == "PLANNED"}
+        by_age = sorted((row for row in rows if row["device.uid"] in planned), key=lambda row: -float(row[AGE]))
+
+        lines = [f"{as_code(row['device.name'])}, not seen for {row[AGE]} days" for row in by_age] or ["none"]
+        return DESCRIPTION.format(
+            planned=len(planned),
+            kept=len(table) - len(planned),
+            oldest=lines[0],
+            newest=lines[-1],
+            first="\n".join(f"1. {line}" for line in lines[:20]),
+        )
+
+    body: Any = describe_plan(plan.output, chosen)
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Delete these devices from Nexthink?",
+        body=body,
+        defaults="Reject",  # what counts when nobody answers in time
+        response_timeout=timedelta(days=7),
+    )
+    look_again = NexthinkNqlOperator(task_id="look_again", **query, **retry)
+
+    @task
+    def keep_approved(table: list[dict[str, Any]], look: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """Return the devices that were approved and are still stale."""
+        approved = [row for row in table if row["status"] == "PLANNED"]
+        still = still_stale(approved, look)
+        log.info("%d of the %d approved devices are still stale; the others stay.", len(still), len(approved))
+        return still
+
+    delete = NexthinkDeleteDevicesOperator(
+        task_id="delete_devices", devices=keep_approved(plan.output, look_again.output), **guards, **retry
+    )
+
+    @task
+    def log_outcome(ti: Any = None) -> None:
+        """Log what became of the devices."""
+        summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
+        if summary is None:
+            log.warning("Nothing was deleted: nothing was stale, or it was not approved, or a task before failed.")
+            return
+        log.info("%s", {key: value for key, value in summary.items() if value not in (0, None)})
+        for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
+            log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
+
+    approve >> look_again
+    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
+    delete >> log_outcome().as_teardown()
+
+
+nexthink_delete_with_approval()

@@ -1,0 +1,307 @@
+"""The example Dags, each end to end: real Airflow, real HTTP, real databases; rendered natively and as text."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.fleet import Device
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.conftest import Run
+from tests.system.test_stale_dag import meant_to_go
+
+RunDag = Callable[..., Run]
+ExampleDag = Callable[[str], DAG]
+
+NEVER_REMOVED = 3
+
+
+@pytest.fixture(params=[False, True], ids=["as text", "natively"])
+def dag_of(request: pytest.FixtureRequest, example_dag: ExampleDag) -> ExampleDag:
+    """Return what loads an example Dag, with its templates rendered one way and the other; retries come at once."""
+
+    def load(dag_id: str) -> DAG:
+        dag = example_dag(dag_id)
+        dag.render_template_as_native_obj = request.param
+        for each in dag.tasks:
+            each.retry_delay = timedelta(0)
+        return dag
+
+    return load
+
+
+def text_of(devices: list[Device], separator: str = ",") -> str:
+    """Write devices as a spreadsheet pastes them."""
+    return "\r\n".join(["Device UID\tName".replace("\t", separator)] + [f"{d.uid}{separator}{d.name}" for d in devices])
+
+
+def plain(devices: list[Device]) -> list[Device]:
+    """Leave out names that cannot be pasted without quotes."""
+    return [device for device in devices if not set(device.name) & set(',;"\t') and device.name == device.name.strip()]
+
+
+# By hand
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_on_demand_with_pasted_devices(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, separator: str) -> None:
+    devices = plain(sandbox.tenant.devices())[:50]
+    run = run_dag(
+        dag_of("nexthink_delete_on_demand"),
+        devices_text=text_of(devices, separator),
+        dry_run=False,
+        reason="TICKET-17",
+    )
+    assert run.state == "success"
+    assert sandbox.tenant.queued == [device.uid for device in devices]
+    assert [row["name"] for row in run.xcom("delete_devices")] == [device.name for device in devices]
+    assert run.xcom("report")["reason"] == "TICKET-17"
+    assert run.xcom("report")["SCHEDULED"] == 50
+
+
+def test_on_demand_with_a_table_of_odd_names(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+    devices = sandbox.tenant.devices()[:100]
+    table = [{"uid": device.uid, "name": device.name} for device in devices]
+    run = run_dag(dag_of("nexthink_delete_on_demand"), devices_table=table)
+    assert run.state == "success"
+    assert [(row["uid"], row["name"], row["status"]) for row in run.xcom("delete_devices")] == [
+        (device.uid, device.name, "PLANNED") for device in devices
+    ]
+    assert sandbox.tenant.queued == []
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ({}, "The form has no devices: paste some, or fill in the table. Nothing was deleted."),
+        ({"devices_text": None, "devices_table": None}, "The form has no devices"),
+        ({"devices_text": " \n "}, "The form has no devices"),
+        ({"devices_text": "uid,name\n1,a", "devices_table": [{"uid": "1", "name": "a"}]}, "which are meant?"),
+        ({"devices_text": "uid,name\n1,a", "dry_run": False, "reason": " "}, "The form gives no reason"),
+        ({"devices_text": "uid,name"}, "no rows"),
+        ({"devices_table": [{"name": "PC"}]}, "no column for the uid"),
+    ],
+)
+def test_on_demand_refuses_kindly(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, form: dict[str, Any], says: str
+) -> None:
+    run = run_dag(dag_of("nexthink_delete_on_demand"), **form)
+    assert run.states == {"delete_devices": "failed", "report": "success"}
+    assert (run.state, run.tries("delete_devices")) == ("failed", 1)
+    assert says in run.error
+    assert [request for request in sandbox.requests if "deletions" in request.path] == []
+
+
+def test_on_demand_over_its_limit(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+    table = [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:11]]
+    run = run_dag(dag_of("nexthink_delete_on_demand"), devices_table=table, max_devices=10, dry_run=False, reason="x")
+    assert run.state == "failed"
+    assert "11 devices, more than max_devices=10" in run.error
+    assert sandbox.tenant.queued == []
+
+
+# The warehouse decides
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A CMDB in SQLite; returns the retired hostnames that Nexthink still has, and what is to become of each."""
+    stale = [d for d in sandbox.tenant.devices() if d.days_since_last_seen >= 90 and d.name.startswith("LAPTOP-")]
+    fresh = next(d for d in sandbox.tenant.devices() if d.days_since_last_seen < 14)
+    gone, both, in_use = stale[:20], stale[20], stale[21]
+    assets: list[tuple[str | None, str]] = [(device.name.lower(), "retired") for device in [*gone, both, fresh]]
+    assets += [(both.name, "in use"), (in_use.name, "in use"), ("not-in-nexthink", "retired"), (None, "retired")]
+    with sqlite3.connect(tmp_path / "warehouse.db") as database:
+        database.execute("CREATE TABLE cmdb_assets (hostname TEXT, status TEXT)")
+        database.executemany("INSERT INTO cmdb_assets VALUES (?, ?)", assets)
+    database.close()
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    return {device.uid: device.name for device in gone}
+
+
+def test_retired_assets_that_nexthink_still_has_are_deleted(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, warehouse: dict[str, str]
+) -> None:
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert run.state == "success"
+    assert run.xcom("load_inventory") == 600
+    assert {row["uid"]: row["name"] for row in run.xcom("delete_devices")} == warehouse
+    assert sorted(sandbox.tenant.queued) == sorted(warehouse)
+    again = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert again.xcom("load_inventory") == 580
+    assert again.xcom("delete_devices") == []
+
+
+def test_a_cmdb_that_calls_everything_retired_is_held_back(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, warehouse: dict[str, str], tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / "warehouse.db") as database:
+        database.executemany(
+            "INSERT INTO cmdb_assets VALUES (?, 'retired')", [(device.name,) for device in sandbox.tenant.devices()]
+        )
+    database.close()
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False, max_devices=1000)
+    assert run.state == "failed"
+    assert "more than max_share=0.1" in run.error
+    assert sandbox.tenant.queued == []
+
+
+# With approval: the rest of it is in test_approval.py, where a person can answer
+
+
+def test_what_was_seen_since_the_plan_stays_although_it_was_approved(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    dag = dag_of("nexthink_delete_with_approval")
+    expected = meant_to_go(sandbox.tenant.devices(), 90)
+    back = sorted(uid for uid in expected)[:5]
+    dag.get_task("look_again").on_execute_callback = [lambda _: sandbox.tenant.see(back)]
+    run = run_dag(dag, mark_success="approve")
+    assert run.state == "success"
+    planned = {row["uid"] for row in run.xcom("plan") if row["status"] == "PLANNED"}
+    assert set(back) < planned
+    assert set(sandbox.tenant.queued) == planned - set(back)
+    assert run.xcom("delete_devices", "summary")["SCHEDULED"] == len(planned) - 5
+
+
+def test_nothing_stale_asks_nobody(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+    run = run_dag(dag_of("nexthink_delete_with_approval"), min_days_unseen=10_000)
+    assert run.state == "success"
+    assert run.states["plan"] == run.states["approve"] == run.states["delete_devices"] == "skipped"
+    assert sandbox.tenant.queued == []
+
+
+def test_who_approves_sees_counts_oldest_newest_and_the_first_names(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    run = run_dag(dag_of("nexthink_delete_with_approval"), mark_success="approve")
+    body = run.xcom("describe_plan")
+    planned = [row for row in run.xcom("plan") if row["status"] == "PLANNED"]
+    rows = {row["device.uid"]: row for row in run.xcom("choose_devices")}
+    ages = sorted((int(rows[row["uid"]]["device.days_since_last_seen"]) for row in planned), reverse=True)
+    assert f"**{len(planned)} devices would be deleted" in body
+    assert f"not seen for {ages[0]} days" in body
+    assert f"not seen for {ages[-1]} days" in body
+    assert sum(line.startswith("1. ") for line in body.splitlines()) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("PC", "` PC `"),
+        ("a`b", "`` a`b ``"),
+        ("``x`", "``` ``x` ```"),
+        ("a\n# b", "` a # b `"),
+        ("{{ 7*7 }}", "` {{ 7*7 }} `"),
+    ],
+)
+def test_a_name_cannot_change_what_the_person_reads(example_dag: ExampleDag, name: str, shown: str) -> None:
+    keep_approved: Any = example_dag("nexthink_delete_with_approval").get_task("keep_approved")
+    module: Any = sys.modules[keep_approved.python_callable.__module__]
+    assert module.as_code(name) == shown
+
+
+# Delete and verify
+
+
+def test_seats_freed_are_reported_and_what_is_still_there_is_sent_again(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    dag_id = "nexthink_delete_and_verify"
+    expected = meant_to_go(sandbox.tenant.devices(), 90)
+    stuck = set(sorted(expected)[:NEVER_REMOVED])
+    sandbox.tenant.never_removed |= stuck
+
+    def run() -> Run:
+        dag = dag_of(dag_id)
+        sensor: Any = dag.get_task("wait_until_gone")
+        sensor.poke_interval, sensor.timeout = 0.2, 1.5
+        return run_dag(dag, dry_run=False)
+
+    first = run()
+    assert first.state == "success"
+    assert first.states["wait_until_gone"] == "skipped"
+    freed = len(first.xcom("delete_devices")) - NEVER_REMOVED
+    assert first.xcom("report") == {"seats_freed": freed, "still_present": NEVER_REMOVED}
+    assert {row["uid"] for row in first.xcom("report", "still_present")} == stuck
+    assert events_of("nexthink_seats_freed")[-1] == {"seats_freed": freed, "still_present": NEVER_REMOVED}
+
+    second = run()
+    assert [row["uid"] for row in second.xcom("delete_devices")] == [
+        row["uid"] for row in first.xcom("report", "still_present")
+    ]
+    sandbox.tenant.never_removed.clear()
+    third = run()
+    assert third.states["wait_until_gone"] == "success"
+    assert third.xcom("report") == {"seats_freed": NEVER_REMOVED, "still_present": 0}
+    assert run().xcom("report") == {"seats_freed": 0, "still_present": 0}
+
+
+def test_a_dry_run_frees_nothing_and_publishes_nothing(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+    before = len(events_of("nexthink_seats_freed"))
+    run = run_dag(dag_of("nexthink_delete_and_verify"))
+    assert run.state == "success"
+    assert run.states["report"] == "skipped"
+    assert len(events_of("nexthink_seats_freed")) == before
+    assert sandbox.tenant.queued == []
+
+
+def test_a_truncated_look_frees_no_seat(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+    sandbox.tenant.export_row_limit = 300  # the stale devices pass, the whole fleet does not
+    dag = dag_of("nexthink_delete_and_verify")
+    run = run_dag(dag, dry_run=False)
+    assert run.state == "failed"
+    assert run.states["report"] == "failed"
+
+
+def events_of(asset: str) -> list[dict[str, Any]]:
+    """Return the extras of an asset's events, oldest first."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
+        return [event.extra for event in session.scalars(query.where(AssetModel.name == asset).order_by(AssetEvent.id))]
+
+
+# Many tenants
+
+
+def test_many_tenants_in_one_table(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sandbox(devices=300, stale=120, seed=2, removal_delay=0.0, pending_polls=0) as other:
+        monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_EMEA", sandbox.airflow_connection())
+        monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_APAC", other.airflow_connection())
+        run = run_dag(dag_of("nexthink_delete_many_tenants"), dry_run=False)
+        assert run.state == "success"
+        table = run.xcom("join_tables")
+        for conn_id, tenant in (("nexthink_emea", sandbox), ("nexthink_apac", other)):
+            rows = [row for row in table if row["tenant"] == conn_id]
+            assert sorted(tenant.tenant.queued) == sorted(row["uid"] for row in rows if row["status"] == "SCHEDULED")
+            assert len(tenant.tenant.queued) > 50
+
+
+def test_a_tenant_that_fails_does_not_hold_up_the_others(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sandbox(devices=50, stale=20, seed=2, pending_polls=0) as refusing:
+        refusing.faults.add(Fault(path="export", kind="status", status=403, times=-1))
+        monkeypatch.setenv("AIRFLOW_CONN_A", refusing.airflow_connection())
+        monkeypatch.setenv("AIRFLOW_CONN_B", sandbox.airflow_connection())
+        run = run_dag(dag_of("nexthink_delete_many_tenants"), dry_run=False, tenants=["a", "b", "b"])
+        assert run.state == "failed"
+        table = run.xcom("join_tables")
+        assert {row["tenant"] for row in table} == {"b"}
+        assert len(table) == len(sandbox.tenant.queued) + sum(row["status"] == "EXCLUDED" for row in table)
