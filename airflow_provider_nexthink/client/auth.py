@@ -9,19 +9,38 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import httpx
 from pydantic import SecretStr, ValidationError
 
 from airflow_provider_nexthink.client.models import TokenResponse
 from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.exceptions import NexthinkAuthenticationError, NexthinkError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkAuthenticationError,
+    NexthinkError,
+    NexthinkFinalError,
+    NexthinkRetryableError,
+    NexthinkSignInError,
+)
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
 
 LIFETIME_SECONDS = 900.0
 
 RENEW_SECONDS_BEFORE_END = 60.0
+
+
+@dataclass(frozen=True)
+class Token:
+    """A bearer token.
+
+    :param value: the token.
+    :param renew_at: when to fetch another one, in seconds that only ever grow.
+    """
+
+    value: SecretStr
+    renew_at: float
 
 
 class TokenProvider:
@@ -46,8 +65,7 @@ class TokenProvider:
         self._on_secret = on_secret
         self._clock = clock
         self._lock = threading.Lock()
-        self._token: SecretStr | None = None
-        self._renew_at = 0.0
+        self._token: Token | None = None
         self._failures = 0
         self._failure: NexthinkError | None = None
 
@@ -64,34 +82,83 @@ class TokenProvider:
         with self._lock:
             if self._failure is not None and self._failures != failures:
                 raise self._failure  # of the thread that this one has waited for: asking again would not help
-            if self._token is None or self._token == rejected or self._clock() >= self._renew_at:
+            token = self._token
+            if token is None or token.value == rejected or self._clock() >= token.renew_at:
                 try:
-                    self._token, self._failure = self._new_token(), None
+                    token = self._new_token()
                 except NexthinkError as error:
                     self._failures, self._failure = self._failures + 1, error
                     raise
-            return self._token
+                self._token, self._failure = token, None
+            return token.value
 
-    def _new_token(self) -> SecretStr:
+    def _new_token(self) -> Token:
         asked_at = self._clock()
-        request = httpx.Request("POST", self._settings.token_url, data=GRANT, headers={"Accept": "application/json"})
-        basic = httpx.BasicAuth(self._settings.client_id, self._settings.client_secret.get_secret_value())
-        request = next(basic.auth_flow(request))
-        self._on_secret(request.headers["Authorization"].removeprefix("Basic "))
-        response = self._fetch(request)
-        try:
-            answer = TokenResponse.model_validate_json(response.content)
-        except ValidationError:
-            raise NexthinkAuthenticationError(
-                f"{self._settings.token_url} answered {response.status_code}, but not with a token. Check "
-                "the token URL: something else seems to live there.",
-                status=response.status_code,
-            ) from None
-        self._on_secret(answer.access_token.get_secret_value())
-        lifetime = _lifetime(answer.expires_in)
-        # A token with a very short life is used for half of it rather than never.
-        self._renew_at = asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2)
-        return answer.access_token
+        request = token_request(self._settings)
+        self._on_secret(basic_value(request))
+        token = read_token(self._fetch(request), self._settings, asked_at)
+        self._on_secret(token.value.get_secret_value())
+        return token
+
+
+def token_request(settings: NexthinkSettings) -> httpx.Request:
+    """Return the request for a token, as Nexthink documents it.
+
+    :param settings: where to sign in, and as whom.
+    """
+    request = httpx.Request("POST", settings.token_url, data=GRANT, headers={"Accept": "application/json"})
+    basic = httpx.BasicAuth(settings.client_id, settings.client_secret.get_secret_value())
+    return next(basic.auth_flow(request))
+
+
+def basic_value(request: httpx.Request) -> str:
+    """Return the id and secret that a token request carries, as they stand in its header: a secret too.
+
+    :param request: what ``token_request`` returned.
+    """
+    return request.headers["Authorization"].removeprefix("Basic ")
+
+
+def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: float) -> Token:
+    """Read the answer to a token request.
+
+    :param response: the answer, a success.
+    :param settings: where was asked.
+    :param asked_at: when that was, in seconds that only ever grow.
+    :raises NexthinkAuthenticationError: if it holds no token.
+    """
+    try:
+        answer = TokenResponse.model_validate_json(response.content)
+    except ValidationError:
+        raise NexthinkAuthenticationError(
+            f"{settings.token_url} answered {response.status_code}, but not with a token. Check "
+            "the token URL: something else seems to live there.",
+            status=response.status_code,
+        ) from None
+    lifetime = _lifetime(answer.expires_in)
+    # A token with a very short life is used for half of it rather than never.
+    return Token(answer.access_token, asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2))
+
+
+def sign_in_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkError:
+    """Return what the end of a token request means for whoever wanted to sign in.
+
+    :param error: what the request ended with, after its re-sends.
+    :param settings: where was asked, and as whom.
+    """
+    status = getattr(error, "status", None)
+    if isinstance(error, NexthinkRetryableError):
+        return NexthinkSignInError(
+            f"No token could be fetched. {error}", status=status, retry_after=getattr(error, "retry_after", None)
+        )
+    if isinstance(error, NexthinkFinalError):
+        return NexthinkAuthenticationError(
+            f"Nexthink gave no token for this client id and secret: {settings.token_url} answered "
+            f"{status}. Check the connection's client id (login), client secret "
+            "(password), instance and region, and that the API credential is still active in Nexthink.",
+            status=status,
+        )
+    return error
 
 
 def _lifetime(expires_in: object) -> float:

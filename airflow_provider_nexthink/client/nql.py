@@ -21,12 +21,14 @@ import httpx
 from pydantic import BaseModel
 
 from airflow_provider_nexthink.backoff import full_jitter
+from airflow_provider_nexthink.client.async_transport import AsyncTransport
 from airflow_provider_nexthink.client.models import ExecuteResponse, ExportResponse, StatusResponse
 from airflow_provider_nexthink.client.query_id import check_query_id
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkInputError,
+    NexthinkRateLimitError,
     NexthinkTruncatedError,
 )
 
@@ -38,12 +40,19 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _DOWNLOAD_TRIES = 3
 
 EXECUTE_PATH = "/api/v2/nql/execute"
+EXPORT_PATH = "/api/v1/nql/export"
 
 EXECUTE_ROWS = 1000
 """About so many rows are all that a query executed at once gives, as users report."""
 
+POLL_SECONDS = 5.0
+"""The first wait between two looks whether an export is ready."""
+
 MAX_POLL_SECONDS = 60.0
-"""Waits between two looks whether an export is ready grow to this."""
+"""These waits grow to this: Nexthink pauses the API of tenants that ask too often."""
+
+EXPORT_SECONDS = 3600.0
+"""After this an export that is not ready is given up."""
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
@@ -111,14 +120,19 @@ def start_export(
     :return: the id of the export.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
     """
-    response = transport.send(
-        "POST",
-        "/api/v1/nql/export",
-        replay=True,
-        json={**_query(query_id, parameters), "compression": compression},
-        cures=_cures(query_id),
-    )
-    return _read(lambda: ExportResponse.model_validate_json(response.content), response).exportId
+    response = transport.send("POST", EXPORT_PATH, replay=True, **_export(query_id, parameters, compression))
+    return _export_id(response)
+
+
+async def async_start_export(
+    transport: AsyncTransport,
+    query_id: str,
+    parameters: Mapping[str, str] | None = None,
+    compression: Compression = "GZIP",
+) -> str:
+    """Do as ``start_export``, in an event loop."""
+    response = await transport.send("POST", EXPORT_PATH, replay=True, **_export(query_id, parameters, compression))
+    return _export_id(response)
 
 
 def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse, bool]:
@@ -130,26 +144,11 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
     :raises NexthinkExportError: if the export ended in an error.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
     """
-    if not export_id.strip("."):
-        raise NexthinkExportError(f"Nexthink named the export {export_id!r}, which is no id.")
-    response = transport.send(
-        "GET",
-        f"/api/v1/nql/status/{quote(export_id, safe='')}",
-        replay=True,
-        cures={404: f"Nexthink does not know the export {export_id} (any more)."},
-    )
-    answer = _read(lambda: StatusResponse.model_validate_json(response.content), response)
-    if answer.status == "ERROR":
-        raise NexthinkExportError(
-            f"Nexthink could not export the result (export {export_id}): "
-            f"{answer.errorDescription or 'no reason given'}.",
-            request_id=response.request.headers.get("x-request-id"),
-        )
-    return answer, response.status_code == httpx.codes.PARTIAL_CONTENT
+    return _status(export_id, transport.send("GET", _status_path(export_id), replay=True, cures=_gone(export_id)))
 
 
 def wait_for_export(transport: Transport, export_id: str, *, poll_interval: float, timeout: float) -> None:
-    """Wait until the file of an export is there.
+    """Wait until the file of an export is there. Looks once also where there is no time left.
 
     :param transport: signed in to the tenant.
     :param export_id: what ``start_export`` returned.
@@ -158,14 +157,46 @@ def wait_for_export(transport: Transport, export_id: str, *, poll_interval: floa
     :raises NexthinkExportError: if the export fails or takes longer than that.
     """
     end = transport.clock.monotonic() + timeout
-    while export_status(transport, export_id)[0].status != "COMPLETED":
-        left = end - transport.clock.monotonic()
-        if left <= 0:
-            raise NexthinkExportError(
-                f"The export {export_id} was not ready after {timeout:.0f} s. Narrow the query, or raise the timeout."
-            )
-        transport.clock.sleep(min(poll_interval, left))
+    for wait in _waits(poll_interval):
+        if export_status(transport, export_id)[0].status == "COMPLETED":
+            return
+        transport.clock.sleep(_wait_until(end - transport.clock.monotonic(), wait, export_id))
+
+
+async def async_wait_for_export(
+    transport: AsyncTransport, export_id: str, *, poll_interval: float, timeout: float
+) -> None:
+    """Do as ``wait_for_export``, in an event loop, where a wait holds no worker: a limit's ``Retry-After`` is kept.
+
+    :raises NexthinkRateLimitError: if a limit lasts longer than ``timeout``.
+    """
+    end = transport.clock.monotonic() + timeout
+    for wait in _waits(poll_interval):
+        pause = wait
+        try:
+            response = await transport.send("GET", _status_path(export_id), replay=True, cures=_gone(export_id))
+            if _status(export_id, response)[0].status == "COMPLETED":
+                return
+        except NexthinkRateLimitError as error:
+            pause = max(wait, error.retry_after or 0.0)
+            if pause > end - transport.clock.monotonic():
+                raise
+        await transport.clock.asleep(_wait_until(end - transport.clock.monotonic(), pause, export_id))
+
+
+def _waits(poll_interval: float) -> Iterator[float]:
+    """Give the waits between two looks, growing."""
+    while True:
+        yield poll_interval
         poll_interval = min(poll_interval * 1.5, max(MAX_POLL_SECONDS, poll_interval))
+
+
+def _wait_until(left: float, wait: float, export_id: str) -> float:
+    if left <= 0:
+        raise NexthinkExportError(
+            f"The export {export_id} was not ready in time. Narrow the query, or raise the timeout."
+        )
+    return min(wait, left)
 
 
 def fetch_export(transport: Transport, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
@@ -323,6 +354,35 @@ def _cures(query_id: str) -> dict[int, str]:
         403: "Tick the permission 'NQL API' on the API credential in Nexthink.",
         404: f"Nexthink has no saved query {query_id}: create it there (NQL API queries) under exactly this id.",
     }
+
+
+def _export(query_id: str, parameters: Mapping[str, str] | None, compression: Compression) -> dict[str, Any]:
+    return {"json": {**_query(query_id, parameters), "compression": compression}, "cures": _cures(query_id)}
+
+
+def _export_id(response: httpx.Response) -> str:
+    return _read(lambda: ExportResponse.model_validate_json(response.content), response).exportId
+
+
+def _status_path(export_id: str) -> str:
+    if not export_id.strip("."):
+        raise NexthinkExportError(f"Nexthink named the export {export_id!r}, which is no id.")
+    return f"/api/v1/nql/status/{quote(export_id, safe='')}"
+
+
+def _gone(export_id: str) -> dict[int, str]:
+    return {404: f"Nexthink does not know the export {export_id} (any more)."}
+
+
+def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, bool]:
+    answer = _read(lambda: StatusResponse.model_validate_json(response.content), response)
+    if answer.status == "ERROR":
+        raise NexthinkExportError(
+            f"Nexthink could not export the result (export {export_id}): "
+            f"{answer.errorDescription or 'no reason given'}.",
+            request_id=response.request.headers.get("x-request-id"),
+        )
+    return answer, response.status_code == httpx.codes.PARTIAL_CONTENT
 
 
 def _read(read: Callable[[], _Answer], response: httpx.Response) -> _Answer:

@@ -15,13 +15,12 @@ from pydantic import SecretStr
 
 from airflow_provider_nexthink.backoff import wait_before_resend
 from airflow_provider_nexthink.client.answers import error_of, no_answer
-from airflow_provider_nexthink.client.auth import TokenProvider
+from airflow_provider_nexthink.client.auth import TokenProvider, sign_in_error
 from airflow_provider_nexthink.client.settings import NexthinkSettings, is_private_enough
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
-    NexthinkAuthenticationError,
+    NexthinkError,
     NexthinkExportError,
-    NexthinkFinalError,
     NexthinkInputError,
     NexthinkRateLimitError,
     NexthinkRequestError,
@@ -40,7 +39,108 @@ _SECRET_CHARACTERS = 6
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
-class Transport:
+class BaseTransport:
+    """What the transport of a worker and the one of the triggerer share: all that neither sends nor waits.
+
+    :param settings: the tenant and the credential.
+    :param clock: time and chance.
+    """
+
+    def __init__(self, settings: NexthinkSettings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or Clock()
+        self._secrets: list[SecretStr] = []
+
+    def own_secrets(self) -> Iterator[str]:
+        """Give the secrets that the settings hold."""
+        if self.settings.proxy and (password := httpx.URL(self.settings.proxy.get_secret_value()).password):
+            yield password
+        yield self.settings.client_secret.get_secret_value()
+
+    def remember(self, secret: str) -> None:
+        """Take a secret out of everything that ``scrub`` sees from now on."""
+        self._secrets.append(SecretStr(secret))
+
+    def scrub(self, text: str) -> str:
+        """Take every known secret out of what the other side said: it may repeat what was sent."""
+        for secret in self._secrets:
+            if len(secret) >= _SECRET_CHARACTERS:  # shorter ones stand in any text
+                text = text.replace(secret.get_secret_value(), "***")
+        return text
+
+    def client_options(self) -> dict[str, Any]:
+        """Return what an httpx client of this tenant is made with.
+
+        :raises NexthinkSettingsError: if the CA bundle cannot be read.
+        """
+        return {
+            "timeout": self.settings.timeout,
+            "verify": _ssl_context(self.settings.verify),
+            "proxy": self.settings.proxy.get_secret_value() if self.settings.proxy else None,
+            "follow_redirects": False,
+            "headers": {"User-Agent": "airflow-provider-nexthink"},
+        }
+
+    @property
+    def answer_seconds(self) -> float:
+        """Within so many seconds an answer must have ended: httpx limits each read, not their sum."""
+        return _ANSWER_TIMEOUTS * self.settings.timeout
+
+    def request(
+        self, http: httpx.Client | httpx.AsyncClient, method: str, path: str, request_id: str, parts: dict[str, Any]
+    ) -> httpx.Request:
+        """Return a request that is not signed yet.
+
+        :param http: the client that will send it.
+        :param method: the HTTP method.
+        :param path: the path on the API host, from its first slash.
+        :param request_id: the ``x-request-id`` to send.
+        :param parts: ``json``, ``params``, ``headers`` and so on, as httpx names them.
+        :raises NexthinkInputError: if it is no such path.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
+        headers = {"x-request-id": request_id, **(parts.pop("headers", None) or {})}
+        try:
+            return http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
+        except httpx.InvalidURL as error:
+            raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
+
+    def answered(self, response: httpx.Response, cures: Mapping[int, str] | None = None) -> httpx.Response:
+        """Return an answer that is a success (2xx).
+
+        :param response: the answer, read.
+        :param cures: by status, what a person can do about it.
+        :raises NexthinkError: what any other answer stands for.
+        """
+        if refusal := error_of(response, now=self.clock.now(), cures=cures, scrub=self.scrub):
+            raise refusal
+        return response
+
+    def unanswered(self, error: httpx.RequestError, request: httpx.Request) -> NexthinkError:
+        """Return the error for a request that got no answer.
+
+        :param error: what httpx says.
+        :param request: the request.
+        """
+        return no_answer(error, request.url, request.headers.get("x-request-id"), scrub=self.scrub)
+
+    def wait_before_again(self, error: NexthinkRetryableError, attempt: int, *, replay: bool) -> float | None:
+        """Return how long to wait before a request is sent again, or None to give up.
+
+        :param error: how it ended.
+        :param attempt: how many times it was sent so far, 1 or more.
+        :param replay: whether to send again after an answer that leaves open whether the request was carried out.
+        """
+        wait = wait_before_resend(attempt, getattr(error, "retry_after", None), self.clock.rng)
+        may_repeat = replay or isinstance(error, NexthinkRateLimitError)  # which says that it was not carried out
+        if wait is None or isinstance(error, NexthinkSignInError) or not may_repeat:
+            return None
+        log.info("%s Trying again in %.1f s.", error, wait)
+        return wait
+
+
+class Transport(BaseTransport):
     """Sends requests to one tenant and turns each answer that is no success into an error.
 
     Safe to share between threads. The bearer token goes to the API host and nowhere else; redirects
@@ -60,30 +160,18 @@ class Transport:
         clock: Clock | None = None,
         http_transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.settings = settings
-        self.clock = clock or Clock()
+        super().__init__(settings, clock)
         self._tell_secret = on_secret
-        self._secrets: list[SecretStr] = []
-        if settings.proxy and (password := httpx.URL(settings.proxy.get_secret_value()).password):
-            self._on_secret(password)
-        self._on_secret(settings.client_secret.get_secret_value())
-        verify = _ssl_context(settings.verify)
-        try:
+        for secret in self.own_secrets():
+            self._on_secret(secret)
+        options = self.client_options()
+        with proxy_of_the_environment():
             self._http = httpx.Client(
-                timeout=settings.timeout,
-                verify=verify,
-                proxy=settings.proxy.get_secret_value() if settings.proxy else None,
-                follow_redirects=False,
+                **options,
                 transport=http_transport,
                 # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
                 mounts=None if http_transport else {"http://": httpx.HTTPTransport(verify=False)},
-                headers={"User-Agent": "airflow-provider-nexthink"},
             )
-        except (httpx.InvalidURL, ValueError, ImportError):  # may repeat the address, which may hold a password
-            raise NexthinkSettingsError(
-                "The proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) cannot be used: it must "
-                "be an address that starts with http:// or https://."
-            ) from None
         tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
         self.sign_in = tokens.token
 
@@ -118,23 +206,15 @@ class Transport:
         :return: the answer, a success (2xx).
         :raises NexthinkError: for every other answer, and for none.
         """
-        if not path.startswith("/") or path.startswith("//"):
-            raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
-        headers = {"x-request-id": request_id or str(uuid.uuid4()), **(parts.pop("headers", None) or {})}
-        try:
-            request = self._http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
-        except httpx.InvalidURL as error:
-            raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
+        request = self.request(self._http, method, path, request_id or str(uuid.uuid4()), parts)
         try:
             token = self.sign_in()
             response = self._send_signed(request, token, goes_on)
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 response = self._send_signed(request, self.sign_in(rejected=token), goes_on)
         except httpx.RequestError as error:
-            raise no_answer(error, request.url, headers["x-request-id"], scrub=self.scrub) from None
-        if refusal := error_of(response, now=self.clock.now(), cures=cures, scrub=self.scrub):
-            raise refusal
-        return response
+            raise self.unanswered(error, request) from None
+        return self.answered(response, cures)
 
     def send(self, method: str, path: str, *, replay: bool, **parts: Any) -> httpx.Response:
         """Send a request, and again while that makes sense, with growing pauses.
@@ -148,10 +228,7 @@ class Transport:
         :raises NexthinkError: for the last answer, where none was a success.
         """
         request_id = parts.pop("request_id", None) or str(uuid.uuid4())
-        return self._persist(
-            lambda: self.send_once(method, path, request_id=request_id, **parts),
-            lambda error: replay or isinstance(error, NexthinkRateLimitError),
-        )
+        return self._persist(lambda: self.send_once(method, path, request_id=request_id, **parts), replay=replay)
 
     @contextmanager
     def download(self, url: SecretStr) -> Iterator[Iterator[bytes]]:
@@ -189,7 +266,7 @@ class Transport:
     def _exchange(self, request: httpx.Request) -> httpx.Response:
         """Send a request and read its answer, which must end in time: httpx limits each read, not their sum."""
         start = self.clock.monotonic()
-        end = start + _ANSWER_TIMEOUTS * self.settings.timeout
+        end = start + self.answer_seconds
         response = self._http.send(request, stream=True)
         body = bytearray()
         try:
@@ -197,73 +274,85 @@ class Transport:
                 body += chunk
                 if self.clock.monotonic() > end:
                     raise httpx.ReadTimeout("the answer does not end", request=request)
-                if len(body) > _ANSWER_BYTES:
-                    raise NexthinkRequestError("The answer is larger than 64 MiB: ask for less, or export it.")
+                check_size(body)
         finally:
             response.close()
-        headers = response.headers.multi_items()
-        if body:  # it is decoded now
-            headers = [(name, value) for name, value in headers if name not in _BODY_HEADERS]
-        answer = httpx.Response(
-            response.status_code, headers=headers, content=bytes(body), request=request, extensions=response.extensions
-        )
-        answer.elapsed = timedelta(seconds=self.clock.monotonic() - start)
-        return answer
+        return whole_answer(response, bytes(body), self.clock.monotonic() - start)
 
     def _on_secret(self, value: str) -> None:
-        self._secrets.append(SecretStr(value))
+        self.remember(value)
         self._tell_secret(value)
-
-    def scrub(self, text: str) -> str:
-        """Take every known secret out of what the other side said: it may repeat what was sent."""
-        for secret in self._secrets:
-            if len(secret) >= _SECRET_CHARACTERS:  # shorter ones stand in any text
-                text = text.replace(secret.get_secret_value(), "***")
-        return text
 
     def _fetch_token(self, request: httpx.Request) -> httpx.Response:
         """Send the token request, which is known to time out now and then, with a few tries."""
 
         def once() -> httpx.Response:
             try:
-                response = self._exchange(request)
+                return self.answered(self._exchange(request))
             except httpx.RequestError as error:
-                raise no_answer(error, request.url, None, scrub=self.scrub) from None
-            if refusal := error_of(response, now=self.clock.now(), scrub=self.scrub):
-                raise refusal
-            return response
+                raise self.unanswered(error, request) from None
 
         try:
-            return self._persist(once, lambda _: True)
-        except NexthinkRetryableError as error:
-            raise NexthinkSignInError(
-                f"No token could be fetched. {error}",
-                status=getattr(error, "status", None),
-                retry_after=getattr(error, "retry_after", None),
-            ) from None
-        except NexthinkFinalError as error:
-            raise NexthinkAuthenticationError(
-                f"Nexthink gave no token for this client id and secret: {self.settings.token_url} answered "
-                f"{getattr(error, 'status', None)}. Check the connection's client id (login), client secret "
-                "(password), instance and region, and that the API credential is still active in Nexthink.",
-                status=getattr(error, "status", None),
-            ) from None
+            return self._persist(once, replay=True)
+        except NexthinkError as error:
+            raise sign_in_error(error, self.settings) from None
 
-    def _persist(
-        self, once: Callable[[], httpx.Response], may_repeat: Callable[[NexthinkRetryableError], bool]
-    ) -> httpx.Response:
+    def _persist(self, once: Callable[[], httpx.Response], *, replay: bool) -> httpx.Response:
         attempt = 1
         while True:
             try:
                 return once()
             except NexthinkRetryableError as error:
-                retry_after = getattr(error, "retry_after", None)
-                wait = wait_before_resend(attempt, retry_after, self.clock.rng)
-                if wait is None or isinstance(error, NexthinkSignInError) or not may_repeat(error):
+                if (wait := self.wait_before_again(error, attempt, replay=replay)) is None:
                     raise
-                log.info("%s Trying again in %.1f s.", error, wait)
                 self.clock.sleep(wait)
             attempt += 1
+
+
+@contextmanager
+def proxy_of_the_environment() -> Iterator[None]:
+    """Say what is wrong if a client cannot be made: it reads the environment's proxy.
+
+    :raises NexthinkSettingsError: if that is no address.
+    """
+    try:
+        yield
+    except (httpx.InvalidURL, ValueError, ImportError):  # may repeat the address, which may hold a password
+        raise NexthinkSettingsError(
+            "The proxy that the environment names (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) cannot be used: it must "
+            "be an address that starts with http:// or https://."
+        ) from None
+
+
+def check_size(body: bytearray) -> None:
+    """Refuse an answer that grows without end.
+
+    :param body: what has come of it so far.
+    :raises NexthinkRequestError: if it is too large.
+    """
+    if len(body) > _ANSWER_BYTES:
+        raise NexthinkRequestError("The answer is larger than 64 MiB: ask for less, or export it.")
+
+
+def whole_answer(response: httpx.Response, body: bytes, seconds: float) -> httpx.Response:
+    """Return an answer with the body that was read of it.
+
+    :param response: the answer, closed.
+    :param body: its body, decoded.
+    :param seconds: how long it took.
+    """
+    headers = response.headers.multi_items()
+    if body:  # it is decoded now
+        headers = [(name, value) for name, value in headers if name not in _BODY_HEADERS]
+    answer = httpx.Response(
+        response.status_code,
+        headers=headers,
+        content=body,
+        request=response.request,
+        extensions=response.extensions,
+    )
+    answer.elapsed = timedelta(seconds=seconds)
+    return answer
 
 
 def _ssl_context(verify: bool | str) -> ssl.SSLContext | bool:
