@@ -6,15 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 try:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+    )
 except ImportError:  # Airflow 3.1
     from airflow.exceptions import (  # type: ignore[no-redef, attr-defined]
         AirflowException,
         AirflowFailException,
+        AirflowSensorTimeout,
         AirflowSkipException,
     )
 
-__all__ = ["AirflowException", "AirflowFailException", "AirflowSkipException", "task_state_store"]
+try:
+    from airflow.sdk.configuration import conf
+except ImportError:  # Airflow 3.1
+    from airflow.configuration import conf
+
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowSensorTimeout",
+    "AirflowSkipException",
+    "default_deferrable",
+    "task_state_store",
+]
+
+
+def default_deferrable() -> bool:
+    """Tell whether operators wait in the triggerer where a Dag does not say."""
+    return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
 def task_state_store(context: Mapping[str, Any]) -> Any:

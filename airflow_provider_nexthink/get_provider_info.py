@@ -27,6 +27,13 @@ def get_provider_info() -> dict[str, object]:
                 ],
             }
         ],
+        "sensors": [
+            {
+                "integration-name": "Nexthink",
+                "python-modules": ["airflow_provider_nexthink.sensors.data_management"],
+            }
+        ],
+        "triggers": [{"integration-name": "Nexthink", "python-modules": ["airflow_provider_nexthink.triggers.nql"]}],
         "transfers": [
             {
                 "source-integration-name": "Common SQL",

@@ -71,7 +71,7 @@ def nexthink_delete_on_demand() -> None:
         log.info("Reason: %s", reason or "none given (dry run)")
         return text or table
 
-    @task
+    @task(multiple_outputs=False)
     def report(ti: Any = None, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
         """Return the summary together with who asked for it, and why."""
         summary = ti.xcom_pull(task_ids="delete_devices", key="summary")

@@ -45,12 +45,14 @@ class DeviceRows:
     :param names: one cell for each row.
     :param uid_column: where the uids were found; None for a list without rows.
     :param name_column: where the names were found; None for a list without rows.
+    :param statuses: one cell for each row, of a list with a column ``status``, such as an outcome table; else None.
     """
 
     uids: list[Any]
     names: list[Any]
     uid_column: str | None = None
     name_column: str | None = None
+    statuses: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -134,13 +136,16 @@ def pick_rows(
     :raises NexthinkInputError: if the columns are not there or not clear.
     """
     uid, name = _find_both(list(labels), uid_column, name_column)
-    uids, names = [], []
+    status = _find_status(labels)
+    uids, names, statuses = [], [], []
     for row in rows:
         uids.append(row[uid])
         names.append(row[name])
+        if status is not None:
+            statuses.append(row[status])
     if not uids:
         return DeviceRows([], [])
-    return DeviceRows(uids, names, str(labels[uid]), str(labels[name]))
+    return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), None if status is None else statuses)
 
 
 def column_cells(devices: Any, what: str, column: str | None, known: Collection[str]) -> list[Any]:
@@ -344,6 +349,7 @@ def _joined(parts: list[DeviceRows]) -> DeviceRows:
         [name for part in parts for name in part.names],
         parts[0].uid_column,
         parts[0].name_column,
+        [status for part in parts for status in part.statuses or [None] * len(part)],
     )
 
 
@@ -393,7 +399,9 @@ def _pick(
     if not length:
         return DeviceRows([], [])
     uid, name = _find_both(labels, uid_column, name_column)
-    return DeviceRows(cells(uid), cells(name), str(labels[uid]), str(labels[name]))
+    status = _find_status(labels)
+    statuses = None if status is None else cells(status)
+    return DeviceRows(cells(uid), cells(name), str(labels[uid]), str(labels[name]), statuses)
 
 
 def _find_both(labels: list[Any], uid_column: str | None, name_column: str | None) -> tuple[int, int]:
@@ -402,6 +410,11 @@ def _find_both(labels: list[Any], uid_column: str | None, name_column: str | Non
     if uid == name:
         raise NexthinkInputError(f"uid_column and name_column are both {labels[uid]!r}.")
     return uid, name
+
+
+def _find_status(labels: Sequence[Any]) -> int | None:
+    found = [position for position, label in enumerate(labels) if _bare(label) == "status"]
+    return found[0] if len(found) == 1 else None
 
 
 def _find(labels: list[Any], what: str, asked: str | None, known: Collection[str]) -> int:

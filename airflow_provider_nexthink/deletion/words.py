@@ -28,6 +28,15 @@ class Status(StrEnum):
     """The run stopped before its turn."""
 
 
+class Presence(StrEnum):
+    """Whether a device that was asked for is still in Nexthink."""
+
+    GONE = "GONE"
+    """Not in the tenant's inventory any more."""
+    STILL_PRESENT = "STILL_PRESENT"
+    """Still there: not removed yet, or never to be."""
+
+
 COLUMNS = ("uid", "name", "status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
 """The columns of the outcome table, in this order."""
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
+from asgiref.sync import sync_to_async
 
 from airflow_provider_nexthink.client import data_management, nql
+from airflow_provider_nexthink.client.async_transport import AsyncTransport
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, fingerprint
@@ -82,6 +84,12 @@ class NexthinkHook(BaseHook):
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
             self._transport = Transport(settings, on_secret=self._keep_secret)
         return self._transport
+
+    @property
+    def tenant(self) -> str:
+        """What tells the tenant and its credential from any other; no secret."""
+        settings = self.get_conn().settings
+        return "\0".join((settings.base_url, settings.token_url, settings.instance, settings.client_id))
 
     def close(self) -> None:
         """Close the connections to Nexthink."""
@@ -192,9 +200,7 @@ class NexthinkHook(BaseHook):
         transport = self.get_conn()
         checkpoint, last_batch, to_send = None, 0, plan.to_send
         if state_store is not None:
-            checkpoint = Checkpoint(
-                state_store, fingerprint(plan, _tenant(transport.settings)), outcomes, transport.clock
-            )
+            checkpoint = Checkpoint(state_store, fingerprint(plan, self.tenant), outcomes, transport.clock)
             last_batch = checkpoint.restore()
             to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
             if settled := len(plan.to_send) - len(to_send):
@@ -241,8 +247,8 @@ class NexthinkHook(BaseHook):
         parameters: Mapping[str, str] | None = None,
         *,
         compression: Compression = "GZIP",
-        poll_interval: float = 5.0,
-        timeout: float = 3600.0,
+        poll_interval: float = nql.POLL_SECONDS,
+        timeout: float = nql.EXPORT_SECONDS,
         allow_truncated: bool = False,
     ) -> NqlRows:
         """Export the result of a saved NQL query, wait for the file and read it.
@@ -257,14 +263,72 @@ class NexthinkHook(BaseHook):
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not answer, or the export fails.
         """
-        transport = self.get_conn()
-        export_id = nql.start_export(transport, query_id, parameters, compression)
+        export_id = self.start_export(query_id, parameters, compression=compression)
+        self.wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
+        return self.fetch_export(export_id, allow_truncated=allow_truncated)
+
+    def start_export(
+        self, query_id: str, parameters: Mapping[str, str] | None = None, *, compression: Compression = "GZIP"
+    ) -> str:
+        """Start the export of a saved NQL query's result.
+
+        :param query_id: the id of the saved query, such as ``#stale_devices``.
+        :param parameters: values for the query's ``where`` clause.
+        :param compression: of the result file on its way: NONE, GZIP or ZSTD.
+        :return: the id of the export.
+        :raises NexthinkError: if Nexthink refuses, or does not answer.
+        """
+        export_id = nql.start_export(self.get_conn(), query_id, parameters, compression)
         self.log.info("Nexthink exports %s as %s.", query_id, export_id)
-        nql.wait_for_export(transport, export_id, poll_interval=poll_interval, timeout=timeout)
-        rows = nql.fetch_export(transport, export_id, allow_truncated=allow_truncated)
+        return export_id
+
+    def wait_for_export(
+        self, export_id: str, *, poll_interval: float = nql.POLL_SECONDS, timeout: float = nql.EXPORT_SECONDS
+    ) -> None:
+        """Wait until the file of an export is there. Looks once also where there is no time left.
+
+        :param export_id: what ``start_export`` returned.
+        :param poll_interval: seconds between two looks whether it is ready, growing to a minute.
+        :param timeout: seconds after which to give up.
+        :raises NexthinkError: if Nexthink refuses, does not answer, or the export fails or is not ready in time.
+        """
+        nql.wait_for_export(self.get_conn(), export_id, poll_interval=poll_interval, timeout=timeout)
+
+    def fetch_export(self, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
+        """Fetch and read the file of an export that is ready.
+
+        :param export_id: what ``start_export`` returned.
+        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :return: the rows, each ``{column: text}``.
+        :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkError: if Nexthink refuses, does not answer, or the file cannot be read.
+        """
+        rows = nql.fetch_export(self.get_conn(), export_id, allow_truncated=allow_truncated)
         if rows.truncated:
-            self.log.warning("The result of %s was cut off at the licence's maximum: rows are missing.", query_id)
+            self.log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
         return rows
+
+    async def async_start_export(self, query_id: str, parameters: Mapping[str, str] | None = None) -> str:
+        """Do as ``start_export``, in an event loop."""
+        async with await self._async_transport() as transport:
+            return await nql.async_start_export(transport, query_id, parameters)
+
+    async def async_wait_for_export(self, export_id: str, *, poll_interval: float, timeout: float) -> None:
+        """Do as ``wait_for_export``, in an event loop."""
+        async with await self._async_transport() as transport:
+            await nql.async_wait_for_export(transport, export_id, poll_interval=poll_interval, timeout=timeout)
+
+    async def _async_transport(self) -> AsyncTransport:
+        """Return a client for one task of an event loop.
+
+        Airflow's own calls and the reading of certificates go through a thread: they would hold up the loop.
+        """
+
+        def make() -> AsyncTransport:
+            settings = self._settings(self.get_connection(self.nexthink_conn_id))
+            return AsyncTransport(settings, on_secret=sync_to_async(mask_secret))
+
+        return await sync_to_async(make)()
 
     def request(self, method: str, path: str, **parts: Any) -> httpx.Response:
         """Call any other Nexthink API, signed in.
@@ -356,11 +420,6 @@ class NexthinkHook(BaseHook):
             result.tally.retries,
             counts or "  no devices",
         )
-
-
-def _tenant(settings: NexthinkSettings) -> str:
-    """Return what tells a tenant and its credential from any other."""
-    return "\0".join((settings.base_url, settings.token_url, settings.instance, settings.client_id))
 
 
 def _permission(transport: Transport, path: str, body: dict[str, Any]) -> str:

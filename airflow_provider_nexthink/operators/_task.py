@@ -1,8 +1,8 @@
-"""What the operators share: how an error ends a task, and how rows look in XCom."""
+"""What the operators share: how an error ends a task, and how devices are kept out of Jinja and the UI."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 
 from airflow_provider_nexthink.compat import AirflowFailException
@@ -28,3 +28,30 @@ def is_template(value: object) -> bool:
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return hasattr(type(value), "iter_references")
+
+
+class DeviceInput:
+    """Devices as they were given, kept away from Jinja and out of the rendered view.
+
+    Rendering would turn the name ``1e10`` into a number, run what stands in a name as a template, and put
+    the whole list into the metadata database.
+
+    :param value: what was passed as ``devices``.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    @classmethod
+    def around(cls, value: object) -> object:
+        """Wrap what is no template. Airflow sets a field again once its template is resolved: it is wrapped then."""
+        return value if isinstance(value, cls) or is_template(value) else cls(value)
+
+    def serialize(self) -> str:
+        """Return what Airflow shows instead of the devices."""
+        kind = type(self.value).__name__
+        if isinstance(self.value, str | Mapping) or not isinstance(self.value, Sized):
+            return f"devices ({kind})"
+        return f"{len(self.value)} rows ({kind})"
+
+    __str__ = serialize

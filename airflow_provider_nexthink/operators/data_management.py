@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
+    DeviceInput,
     final_errors_fail_the_task,
     is_template,
 )
@@ -38,28 +39,6 @@ _TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
     "dry_run": options.check_dry_run,
     "results_path": options.check_results_path,
 }
-
-
-class DeviceInput:
-    """Devices as they were given, kept away from Jinja and out of the rendered view.
-
-    Rendering would turn the name ``1e10`` into a number, run what stands in a name as a template, and put
-    the whole list into the metadata database.
-
-    :param value: what was passed as ``devices``.
-    """
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def serialize(self) -> str:
-        """Return what Airflow shows instead of the devices."""
-        kind = type(self.value).__name__
-        if isinstance(self.value, str | Mapping) or not isinstance(self.value, Sized):
-            return f"devices ({kind})"
-        return f"{len(self.value)} rows ({kind})"
-
-    __str__ = serialize
 
 
 class NexthinkDeleteDevicesOperator(BaseOperator):
@@ -158,8 +137,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     @devices.setter
     def devices(self, value: object) -> None:
-        # Airflow sets this again once a template is resolved: what it resolved to is wrapped then.
-        self._devices = value if isinstance(value, DeviceInput) or is_template(value) else DeviceInput(value)
+        self._devices = DeviceInput.around(value)
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.client.query_id import check_query_id
+from airflow_provider_nexthink.compat import default_deferrable, task_state_store
 from airflow_provider_nexthink.deletion.files import require_parquet
 from airflow_provider_nexthink.deletion.options import check_choice
-from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkExportError,
+    NexthinkFinalError,
+    NexthinkInputError,
+)
+from airflow_provider_nexthink.operators._export import Export, ExportMemory
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     final_errors_fail_the_task,
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.client.nql import NqlRows
+    from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 
 class NexthinkNqlOperator(BaseOperator):
@@ -39,6 +48,8 @@ class NexthinkNqlOperator(BaseOperator):
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
     :param allow_truncated: whether to take an export that the licence's maximum cut off.
+    :param deferrable: whether to wait for the export in the triggerer, where it holds no worker; by default what
+        Airflow's option ``[operators] default_deferrable`` says.
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
 
@@ -58,6 +69,7 @@ class NexthinkNqlOperator(BaseOperator):
         compression: Literal["NONE", "GZIP", "ZSTD"] = "GZIP",
         return_format: Literal["records", "columns", "dataframe"] = "records",
         allow_truncated: bool = False,
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -70,26 +82,78 @@ class NexthinkNqlOperator(BaseOperator):
         self.compression = compression
         self.return_format = return_format
         self.allow_truncated = allow_truncated
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
         self._check_options()
 
-    def execute(self, context: Context) -> Any:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> Any:
         """Run the query and return its rows."""
-        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
-
-        with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as hook:
+        with final_errors_fail_the_task(), self._new_hook() as hook:
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
             if self.mode == "execute":
-                rows = hook.run_nql(self.query_id, self.parameters)
-            else:
-                rows = hook.export_nql(
-                    self.query_id,
-                    self.parameters,
-                    compression=self.compression,
-                    poll_interval=self.poll_interval,
-                    timeout=self.timeout,
-                    allow_truncated=self.allow_truncated,
-                )
+                return self._conclude(hook.run_nql(self.query_id, self.parameters))
+            memory = self._memory(context, hook)
+            with _forgotten_when_of_no_use(memory):
+                export = memory.recall(time.time())
+                if export is None:
+                    export_id = hook.start_export(self.query_id, self.parameters, compression=self.compression)
+                    export = Export(export_id, time.time() + self.timeout)
+                    memory.keep(export)
+                else:
+                    self.log.info(
+                        "An earlier try has started the export %s: this one goes on with it.", export.export_id
+                    )
+                if self.deferrable:
+                    self._defer(export)
+                return self._conclude(self._fetch(hook, export))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """Fetch what was exported, once the triggerer has seen that it is ready.
+
+        :param context: of the task.
+        :param event: of ``NexthinkExportTrigger``.
+        """
+        if event["problem"]:
+            self.log.warning("The triggerer could not wait for the export: %s", event["problem"])
+        export = Export(event["export_id"], event["end_time"])
+        with (
+            final_errors_fail_the_task(),
+            self._new_hook() as hook,
+            _forgotten_when_of_no_use(self._memory(context, hook)),
+        ):
+            return self._conclude(self._fetch(hook, export))
+
+    def _new_hook(self) -> NexthinkHook:
+        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+        return NexthinkHook(self.nexthink_conn_id)
+
+    def _memory(self, context: Context, hook: NexthinkHook) -> ExportMemory:
+        query = {
+            "tenant": hook.tenant,
+            "query_id": self.query_id,
+            "parameters": self.parameters,
+            "compression": self.compression,
+        }
+        return ExportMemory(task_state_store(context), query)
+
+    def _defer(self, export: Export) -> None:
+        from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger
+
+        trigger = NexthinkExportTrigger(
+            nexthink_conn_id=self.nexthink_conn_id,
+            export_id=export.export_id,
+            poll_interval=self.poll_interval,
+            end_time=export.end_time,
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+
+    def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
+        """Wait for the rest of the time, which is none if the export is ready, and fetch it."""
+        hook.wait_for_export(export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time())
+        return hook.fetch_export(export.export_id, allow_truncated=self.allow_truncated)
+
+    def _conclude(self, rows: NqlRows) -> Any:
         self.log.info("%s gave %d rows with the columns %s.", self.query_id, len(rows), ", ".join(rows.columns))
         return self._formatted(rows)
 
@@ -114,3 +178,15 @@ class NexthinkNqlOperator(BaseOperator):
         import pandas as pd
 
         return pd.DataFrame(columns, dtype="string")
+
+
+@contextmanager
+def _forgotten_when_of_no_use(memory: ExportMemory) -> Iterator[None]:
+    """Keep an export for a retry only where it may still give the rows: after a tenant that did not answer, a kill."""
+    try:
+        yield
+    except (NexthinkInputError, NexthinkFinalError, NexthinkExportError):
+        memory.forget()
+        raise
+    else:
+        memory.forget()

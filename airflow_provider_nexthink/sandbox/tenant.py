@@ -74,6 +74,8 @@ class Tenant:
         self.nql = nql
         self.token_lifetime = token_lifetime
         self.clock = clock
+        #: The uids (lower-case) of devices that are queued like all others, but never go away.
+        self.never_removed: set[str] = set()
         #: Every uid (lower-case) each time it was queued for deletion, in order.
         self.queued: list[str] = []
         self._fleet = {device.uid: device for device in make_fleet(devices, stale, seed, now=self.now())}
@@ -93,7 +95,11 @@ class Tenant:
         """:returns: The devices that are there now: all but those whose removal is due."""
         now = self.clock()
         with self._lock:
-            return [device for uid, device in self._fleet.items() if self._gone_at.get(uid, now + 1) > now]
+            return [
+                device
+                for uid, device in self._fleet.items()
+                if self._gone_at.get(uid, now + 1) > now or uid in self.never_removed
+            ]
 
     def queue_deletion(self, uid: str) -> bool:
         """Queue a device for deletion.

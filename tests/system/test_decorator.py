@@ -144,7 +144,7 @@ def test_what_gives_no_devices_fails(sandbox: Sandbox, run_dag: RunDag, given: A
 )
 def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
     def make() -> None:
-        @task.nexthink_delete_devices(**options)
+        @task.nexthink_delete_devices(**options)  # type: ignore[untyped-decorator]
         def delete() -> list[Any]:
             return []
 
@@ -155,4 +155,4 @@ def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], sa
 
 
 def test_the_function_that_can_be_imported_is_the_one_that_airflow_registers() -> None:
-    assert task.nexthink_delete_devices is nexthink_delete_devices_task  # type: ignore[comparison-overlap]
+    assert task.nexthink_delete_devices is nexthink_delete_devices_task

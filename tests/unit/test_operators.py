@@ -11,7 +11,8 @@ from airflow.sdk.definitions.context import Context
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators.data_management import DeviceInput, NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators._task import DeviceInput
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 
 ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
@@ -60,7 +61,7 @@ def test_a_wrong_query_option_fails_the_parsing_of_the_dag(option: str, value: A
         NexthinkNqlOperator(**{"task_id": "pull", "query_id": "#stale_devices", option: value})
 
 
-@pytest.mark.parametrize("option", ["wait_for_removal", "deferrable"])
+@pytest.mark.parametrize("option", ["wait_for_removal", "force"])
 def test_an_option_that_is_not_there_is_not_accepted(option: str) -> None:
     unknown: dict[str, Any] = {option: 1}
     with pytest.raises(TypeError, match=option):

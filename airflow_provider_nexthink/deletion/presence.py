@@ -1,0 +1,84 @@
+"""Are the devices gone? A list of devices beside what the tenant's inventory says now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from airflow_provider_nexthink.deletion.plan import canonical_uid, make_plan
+from airflow_provider_nexthink.deletion.rows import DeviceRows
+from airflow_provider_nexthink.deletion.words import Presence, Status
+
+_SHOWN_DEVICES = 5
+_ASKED_FOR = (Status.SCHEDULED, Status.UNKNOWN)
+
+
+class Departures:
+    """The devices of a list, and which of them are gone.
+
+    A row that Nexthink was asked for (SCHEDULED; UNKNOWN, of which nobody knows) becomes GONE or STILL_PRESENT. The
+    others keep their status: a device that was EXCLUDED is not expected to go. In a list that is no outcome table,
+    every row that could be sent counts as asked for.
+
+    :param rows: the devices.
+    """
+
+    def __init__(self, rows: DeviceRows) -> None:
+        plan = make_plan(rows)
+        given = rows.statuses or [None] * len(rows)
+        self._uids, self._names = plan.uids, plan.names
+        self._statuses: list[Status | Presence] = [
+            Status(cell) if cell in Status.__members__ else planned or Status.SCHEDULED
+            for cell, planned in zip(given, plan.statuses, strict=True)
+        ]
+        asked_for = [at for at, status in enumerate(self._statuses) if status in _ASKED_FOR]
+        self._asked_for = [at for at in asked_for if canonical_uid(self._uids[at])]
+        self._awaited = [at for at in self._asked_for if self._statuses[at] is Status.SCHEDULED]
+
+    def __len__(self) -> int:
+        return len(self._uids)
+
+    @property
+    def awaited(self) -> int:
+        """How many devices are expected to go."""
+        return len(self._awaited)
+
+    @property
+    def remaining(self) -> list[int]:
+        """The positions of those of them that are not known to be gone."""
+        return [at for at in self._awaited if self._statuses[at] is not Presence.GONE]
+
+    def look(self, there: Collection[str]) -> bool:
+        """Compare with the uids of all devices that are there now; tell whether all that should are gone.
+
+        :param there: canonical uids.
+        """
+        for at in self._asked_for:
+            self._statuses[at] = Presence.STILL_PRESENT if self._uids[at] in there else Presence.GONE
+        return not self.remaining
+
+    def gone_but_for_the_name(self, names: Collection[str]) -> int:
+        """Return how many devices are gone though a device of the same name is there.
+
+        :param names: of all devices that are there now.
+        """
+        return sum(self._statuses[at] is Presence.GONE and self._names[at] in names for at in self._asked_for)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one ``{"uid", "name", "status"}`` for every row of the list, in its order."""
+        return [
+            {"uid": uid, "name": name, "status": status.value}
+            for uid, name, status in zip(self._uids, self._names, self._statuses, strict=True)
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows have each status."""
+        return {status.value: count for status, count in Counter(self._statuses).items()}
+
+    def told(self) -> str:
+        """Say how many are still there, and which are the first."""
+        remaining = self.remaining
+        first = ", ".join(f"{self._names[at]} ({self._uids[at]})" for at in remaining[:_SHOWN_DEVICES])
+        more = f" and {len(remaining) - _SHOWN_DEVICES} more" if len(remaining) > _SHOWN_DEVICES else ""
+        return f"{len(remaining)} of {self.awaited} devices are still in Nexthink: {first}{more}."

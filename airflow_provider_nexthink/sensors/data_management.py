@@ -1,0 +1,198 @@
+"""Sensor for what Nexthink's Data Management API was asked to delete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+
+from airflow_provider_nexthink.client.query_id import check_query_id
+from airflow_provider_nexthink.compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
+from airflow_provider_nexthink.deletion import options
+from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
+from airflow_provider_nexthink.operators._task import DeviceInput, final_errors_fail_the_task, is_template
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_nexthink.client.nql import NqlRows
+    from airflow_provider_nexthink.deletion.presence import Departures
+    from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+
+class NexthinkDevicesGoneSensor(BaseSensorOperator):
+    """Wait until the devices of an outcome table are gone from Nexthink's inventory.
+
+    Looks with a saved query that lists *every* device: what it does not list counts as gone. Succeeds when all devices
+    that were SCHEDULED are gone. Its XCom ``return_value`` is a table with one ``{"uid", "name", "status"}`` for every
+    row of ``devices``: GONE or STILL_PRESENT if Nexthink was asked for the device, else the status that it had. It is
+    there also when the time runs out.
+
+    :param devices: an outcome table (``delete.output``), or devices in any form that
+        ``NexthinkDeleteDevicesOperator`` takes. (templated, if text)
+    :param query_id: the id of the saved query that lists every device, such as ``#all_devices``. (templated)
+    :param parameters: values for the query's ``where`` clause. (templated)
+    :param nexthink_conn_id: the connection. (templated)
+    :param uid_column: which column of the query's result holds the uid under which the devices were deleted; None to
+        find it by its name. (templated)
+    :param deferrable: whether to wait in the triggerer, where it holds no worker; by default what Airflow's option
+        ``[operators] default_deferrable`` says.
+    :param poke_interval: time between two looks, seconds or ``timedelta``; each takes an export.
+    :param timeout: time after which to give up, seconds or ``timedelta``.
+    :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
+    """
+
+    template_fields: Sequence[str] = ("devices", "query_id", "parameters", "nexthink_conn_id", "uid_column")
+    template_ext: Sequence[str] = ()
+    template_fields_renderers = {"parameters": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#e8e4f8"
+
+    def __init__(
+        self,
+        *,
+        devices: object,
+        query_id: str,
+        parameters: Mapping[str, str] | None = None,
+        nexthink_conn_id: str = "nexthink_default",
+        uid_column: str | None = None,
+        deferrable: bool | None = None,
+        poke_interval: timedelta | float = 600,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.devices = devices
+        self.query_id = query_id
+        self.parameters = parameters
+        self.nexthink_conn_id = nexthink_conn_id
+        self.uid_column = uid_column
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+        self._departures: Departures | None = None
+        self._check_options()
+
+    @property
+    def devices(self) -> object:
+        """The devices: a template to be resolved, or ``DeviceInput``."""
+        return self._devices
+
+    @devices.setter
+    def devices(self, value: object) -> None:
+        self._devices = DeviceInput.around(value)
+
+    def execute(self, context: Context) -> Any:
+        """Look until all are gone, and return the table."""
+        departures = self._read_devices()
+        self.log.info("%d devices, %d of them expected to go.", len(departures), departures.awaited)
+        if not departures.awaited:
+            return departures.table()
+        if self.deferrable:
+            now = time.time()
+            self._look_at(now, end_time=now + self.timeout)
+        try:
+            return super().execute(context)
+        except (AirflowSensorTimeout, AirflowSkipException) as ended:
+            if ended.__cause__ is None:  # no error, but the time has run out
+                self.log.warning("%s", departures.told())
+                self._push_table(context)
+            raise
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - as its parent has it
+        """Look once."""
+        with final_errors_fail_the_task(), self._new_hook() as hook:
+            are_gone = self._look(hook.export_nql(self.query_id, self.parameters))
+        return PokeReturnValue(are_gone, self._watched.table() if are_gone else None)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """Compare with what was exported, and return the table or go on waiting.
+
+        :param context: of the task.
+        :param event: of ``NexthinkQueryTrigger``.
+        """
+        self._read_devices()
+        if event["problem"]:
+            self.log.warning("The triggerer could not look: %s", event["problem"])
+        with final_errors_fail_the_task(), self._new_hook() as hook:
+            if (export_id := event["export_id"]) is None:
+                rows = hook.export_nql(self.query_id, self.parameters)
+            else:
+                hook.wait_for_export(export_id, timeout=0.0)  # raises what ended the wait, if it was not ready
+                rows = hook.fetch_export(export_id)
+            are_gone = self._look(rows)
+        if are_gone:
+            return self._watched.table()
+        now = time.time()
+        if now >= event["end_time"]:
+            self._push_table(context)
+            raise AirflowSensorTimeout(self._watched.told())
+        self._look_at(min(now + self.poke_interval, event["end_time"]), end_time=event["end_time"])
+        return None
+
+    def _new_hook(self) -> NexthinkHook:
+        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+        return NexthinkHook(self.nexthink_conn_id)
+
+    @property
+    def _watched(self) -> Departures:
+        return self._departures or self._read_devices()
+
+    def _read_devices(self) -> Departures:
+        from airflow_provider_nexthink.deletion.presence import Departures
+        from airflow_provider_nexthink.deletion.rows import read_devices
+        from airflow_provider_nexthink.hooks.storage import open_file
+
+        devices = self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
+        with final_errors_fail_the_task():
+            self._departures = Departures(read_devices(devices, open_file=open_file))
+        return self._departures
+
+    def _look(self, rows: NqlRows) -> bool:
+        from airflow_provider_nexthink.deletion.plan import canonical_uid
+        from airflow_provider_nexthink.deletion.rows import NAME_COLUMNS, UID_COLUMNS, column_cells
+
+        if not rows.columns:
+            raise NexthinkExportError(f"The result of {self.query_id} is an empty file: that proves nothing.")
+        uids = column_cells(rows, "uid", self.uid_column, UID_COLUMNS)
+        are_gone = self._watched.look({uid for cell in uids if (uid := canonical_uid(cell))})
+        self.log.info("%d devices are there now; of the list: %s", len(rows), self._watched.counts())
+        with suppress(NexthinkInputError):  # a result without names is fine
+            names = set(column_cells(rows, "name", None, NAME_COLUMNS))
+            if same := self._watched.gone_but_for_the_name(names):
+                self.log.warning(
+                    "%d devices count as gone, but another uid has their name: machines that were set up anew, or the "
+                    "query lists another kind of uid than the devices were deleted by.",
+                    same,
+                )
+        return are_gone
+
+    def _look_at(self, start_time: float, *, end_time: float) -> None:
+        """Let the triggerer look at that time."""
+        from airflow_provider_nexthink.client import nql
+        from airflow_provider_nexthink.triggers.nql import NexthinkQueryTrigger
+
+        trigger = NexthinkQueryTrigger(
+            nexthink_conn_id=self.nexthink_conn_id,
+            query_id=self.query_id,
+            parameters=self.parameters,
+            start_time=start_time,
+            poll_interval=nql.POLL_SECONDS,
+            timeout=nql.EXPORT_SECONDS,
+            end_time=end_time,
+        )
+        self.defer(trigger=trigger, method_name="execute_complete")
+
+    def _push_table(self, context: Context) -> None:
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="return_value", value=self._watched.table())
+
+    def _check_options(self) -> None:
+        """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        if not is_template(self.query_id):
+            check_query_id(self.query_id)
+        if not is_template(self.uid_column):
+            options.check_column("uid_column", self.uid_column)
+        if self.deferrable and self.exponential_backoff:
+            raise NexthinkInputError("exponential_backoff does nothing with deferrable=True: set poke_interval.")

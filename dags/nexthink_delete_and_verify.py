@@ -1,0 +1,108 @@
+"""Every week: delete stale devices, wait until they are gone, report the seats that became free.
+
+SCHEDULED is not gone: Nexthink removes in the background and does not say when. What is still there when the wait
+ends is handed to the next run, which sends it again if it is stale then too. Each run that freed seats publishes an
+event of the asset ``nexthink_seats_freed``, on which other Dags can be scheduled.
+
+Before the first run
+    * The connection and the query of ``nexthink_delete_stale_devices``.
+    * Save this NQL query as ``#all_devices``. It must list *every* device that is there, by the same uid::
+
+        devices
+        | list device.uid, device.name, device.days_since_last_seen
+
+A run deletes nothing until ``dry_run`` is switched off. There is no undo.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import Asset, Param, dag, task
+
+from airflow_provider_nexthink.compat import AirflowSkipException
+from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+
+SEATS_FREED = Asset("nexthink_seats_freed")
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    schedule="@weekly",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["nexthink"],
+    doc_md=__doc__,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    params={
+        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
+        "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
+        "max_devices": Param(500, type="integer", minimum=1, description="More than this, and nothing is deleted."),
+    },
+)
+def nexthink_delete_and_verify() -> None:
+    pull = NexthinkNqlOperator(
+        task_id="pull_stale_devices",
+        query_id="#stale_devices",
+        parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
+    )
+
+    @task
+    def choose_devices(rows: list[dict[str, str]], params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
+        """Return what the last run left behind and is stale now too, then what is stale for certain."""
+        left = ti.xcom_pull(task_ids="report", key="still_present", map_indexes=-1, include_prior_dates=True) or []
+        again = still_stale(left, rows)
+        if left:
+            log.warning("%d devices of the last run are still there; %d are stale now too.", len(left), len(again))
+        stale = anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
+        fresh = [{"uid": row["device.uid"], "name": row["device.name"]} for row in anti_join(stale, again)]
+        return [{"uid": row["uid"], "name": row["name"]} for row in again] + fresh
+
+    delete = NexthinkDeleteDevicesOperator(
+        task_id="delete_devices",
+        devices=choose_devices(pull.output),
+        exclude=["SRV-*", "VIP-*"],
+        max_devices="{{ params.max_devices }}",
+        dry_run="{{ params.dry_run }}",
+    )
+
+    gone = NexthinkDevicesGoneSensor(
+        task_id="wait_until_gone",
+        devices=delete.output,
+        query_id="#all_devices",
+        poke_interval=timedelta(minutes=10),
+        timeout=timedelta(hours=12),
+        soft_fail=True,  # not all gone in time: skipped, and the report tells which
+        deferrable=True,
+    )
+
+    @task(outlets=[SEATS_FREED], trigger_rule="none_failed", multiple_outputs=False)
+    def report(ti: Any = None, params: Any = None, outlet_events: Any = None) -> dict[str, int]:
+        """Report the seats freed, and hand what is still there to the next run."""
+        table = ti.xcom_pull(task_ids="wait_until_gone", key="return_value")
+        if params["dry_run"]:
+            raise AirflowSkipException("A dry run frees no seats.")
+        if table is None:
+            raise RuntimeError("The wait tells no outcome: see the log of wait_until_gone. What is gone is not known.")
+        still = [row for row in table if row["status"] == "STILL_PRESENT"]
+        ti.xcom_push(key="still_present", value=still)
+        gone = sum(row["status"] == "GONE" for row in table)
+        numbers = {"seats_freed": gone, "still_present": len(still)}
+        log.info("%s", numbers)
+        for row in still[:20]:
+            log.warning("%(name)s (%(uid)s) is still there: the next run sends it again.", row)
+        outlet_events[SEATS_FREED].extra = numbers
+        return numbers
+
+    gone >> report()
+
+
+nexthink_delete_and_verify()
