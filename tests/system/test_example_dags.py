@@ -222,10 +222,12 @@ def test_seats_freed_are_reported_and_what_is_still_there_is_sent_again(
     stuck = set(sorted(expected)[:NEVER_REMOVED])
     sandbox.tenant.never_removed |= stuck
 
-    def run() -> Run:
+    def run(stuck_until_the_wait: bool = False) -> Run:
         dag = dag_of(dag_id)
         sensor: Any = dag.get_task("wait_until_gone")
         sensor.poke_interval, sensor.timeout = 0.2, 1.5
+        if stuck_until_the_wait:
+            sensor.on_execute_callback = [lambda _: sandbox.tenant.never_removed.clear()]
         return run_dag(dag, dry_run=False)
 
     first = run()
@@ -243,8 +245,7 @@ def test_seats_freed_are_reported_and_what_is_still_there_is_sent_again(
     assert {became[uid] for uid in left} == {"STILL_PRESENT"}
     # What is excluded keeps that word: nobody waits for it, and it frees no seat.
     assert set(became.values()) == {"STILL_PRESENT", "GONE", "EXCLUDED"}
-    sandbox.tenant.never_removed.clear()
-    third = run()
+    third = run(stuck_until_the_wait=True)
     assert third.states["wait_until_gone"] == "success"
     assert third.xcom("report") == {"seats_freed": NEVER_REMOVED, "still_present": 0}
     assert run().xcom("report") == {"seats_freed": 0, "still_present": 0}
