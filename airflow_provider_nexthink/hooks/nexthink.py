@@ -50,7 +50,8 @@ _IMPOSSIBLE_QUERY = "#airflow_connection_test_no_such_query"
 class NexthinkHook(BaseHook):
     """Calls Nexthink with the credential of an Airflow connection.
 
-    Use it as a context manager, or call ``close``, to close its connections.
+    Use it as a context manager, or call ``close``, to close its connections. With ``async with``, in an event loop,
+    its ``async_`` methods work; they are what a trigger needs.
 
     :param nexthink_conn_id: the connection, of type ``nexthink``: host = instance, login = client id,
         password = client secret; extras ``region``, ``base_url``, ``token_url``, ``timeout``, ``verify``, ``proxy``.
@@ -65,6 +66,7 @@ class NexthinkHook(BaseHook):
         super().__init__()
         self.nexthink_conn_id = nexthink_conn_id
         self._transport: Transport | None = None
+        self._async_transport: AsyncTransport | None = None
         self._stop = threading.Event()
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
@@ -74,6 +76,21 @@ class NexthinkHook(BaseHook):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        # Airflow's own calls and the reading of certificates would hold up the event loop.
+        self._async_transport = await sync_to_async(self._new_async_transport)()
+        await self._async_transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        transport = self._get_async_conn()
+        self._async_transport = None
+        await transport.__aexit__(*error)
+
+    def _new_async_transport(self) -> AsyncTransport:
+        settings = self._settings(self.get_connection(self.nexthink_conn_id))
+        return AsyncTransport(settings, on_secret=sync_to_async(mask_secret))
 
     def get_conn(self) -> Transport:
         """Return the client of this connection; it signs in with the first request.
@@ -309,26 +326,18 @@ class NexthinkHook(BaseHook):
         return rows
 
     async def async_start_export(self, query_id: str, parameters: Mapping[str, str] | None = None) -> str:
-        """Do as ``start_export``, in an event loop."""
-        async with await self._async_transport() as transport:
-            return await nql.async_start_export(transport, query_id, parameters)
+        """Do as ``start_export``, in an event loop, within ``async with`` this hook."""
+        return await nql.async_start_export(self._get_async_conn(), query_id, parameters)
 
     async def async_wait_for_export(self, export_id: str, *, poll_interval: float, timeout: float) -> None:
-        """Do as ``wait_for_export``, in an event loop."""
-        async with await self._async_transport() as transport:
-            await nql.async_wait_for_export(transport, export_id, poll_interval=poll_interval, timeout=timeout)
+        """Do as ``wait_for_export``, in an event loop, within ``async with`` this hook."""
+        transport = self._get_async_conn()
+        await nql.async_wait_for_export(transport, export_id, poll_interval=poll_interval, timeout=timeout)
 
-    async def _async_transport(self) -> AsyncTransport:
-        """Return a client for one task of an event loop.
-
-        Airflow's own calls and the reading of certificates go through a thread: they would hold up the loop.
-        """
-
-        def make() -> AsyncTransport:
-            settings = self._settings(self.get_connection(self.nexthink_conn_id))
-            return AsyncTransport(settings, on_secret=sync_to_async(mask_secret))
-
-        return await sync_to_async(make)()
+    def _get_async_conn(self) -> AsyncTransport:
+        if self._async_transport is None:
+            raise RuntimeError("This takes 'async with NexthinkHook(...) as hook'.")
+        return self._async_transport
 
     def request(self, method: str, path: str, **parts: Any) -> httpx.Response:
         """Call any other Nexthink API, signed in.

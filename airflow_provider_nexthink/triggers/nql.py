@@ -52,9 +52,9 @@ class NexthinkExportTrigger(BaseTrigger):
         """Wait, then give the one event."""
         problem = None
         try:
-            hook = await sync_to_async(_new_hook)(self.nexthink_conn_id)
-            left = self.end_time - self.clock.now().timestamp()
-            await hook.async_wait_for_export(self.export_id, poll_interval=self.poll_interval, timeout=left)
+            async with await sync_to_async(_new_hook)(self.nexthink_conn_id) as hook:
+                left = self.end_time - self.clock.now().timestamp()
+                await hook.async_wait_for_export(self.export_id, poll_interval=self.poll_interval, timeout=left)
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker finds out and says it
             problem = _in_words(error)
         yield _event(self.export_id, self.end_time, problem)
@@ -119,9 +119,9 @@ class NexthinkQueryTrigger(BaseTrigger):
         export_id = problem = None
         await self.clock.asleep(max(0.0, self.start_time - self.clock.now().timestamp()))
         try:
-            hook = await sync_to_async(_new_hook)(self.nexthink_conn_id)
-            export_id = await hook.async_start_export(self.query_id, self.parameters)
-            await hook.async_wait_for_export(export_id, poll_interval=self.poll_interval, timeout=self.timeout)
+            async with await sync_to_async(_new_hook)(self.nexthink_conn_id) as hook:
+                export_id = await hook.async_start_export(self.query_id, self.parameters)
+                await hook.async_wait_for_export(export_id, poll_interval=self.poll_interval, timeout=self.timeout)
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker finds out and says it
             problem = _in_words(error)
         yield _event(export_id, self.end_time, problem)
