@@ -166,22 +166,26 @@ def wait_for_export(transport: Transport, export_id: str, *, poll_interval: floa
 async def async_wait_for_export(
     transport: AsyncTransport, export_id: str, *, poll_interval: float, timeout: float
 ) -> None:
-    """Do as ``wait_for_export``, in an event loop, where a wait holds no worker: a limit's ``Retry-After`` is kept.
+    """Do as ``wait_for_export``, in an event loop, where waiting holds no worker.
+
+    So it begins with a wait, since an export that was just started is not ready; and a limit's ``Retry-After`` is
+    waited out, however long it is.
 
     :raises NexthinkRateLimitError: if a limit lasts longer than ``timeout``.
     """
     end = transport.clock.monotonic() + timeout
+    limit = 0.0
     for wait in _waits(poll_interval):
-        pause = wait
+        await transport.clock.asleep(_wait_until(end - transport.clock.monotonic(), max(wait, limit), export_id))
+        limit = 0.0
         try:
             response = await transport.send("GET", _status_path(export_id), replay=True, cures=_gone(export_id))
             if _status(export_id, response)[0].status == "COMPLETED":
                 return
         except NexthinkRateLimitError as error:
-            pause = max(wait, error.retry_after or 0.0)
-            if pause > end - transport.clock.monotonic():
+            limit = error.retry_after or 0.0
+            if limit > end - transport.clock.monotonic():
                 raise
-        await transport.clock.asleep(_wait_until(end - transport.clock.monotonic(), pause, export_id))
 
 
 def _waits(poll_interval: float) -> Iterator[float]:

@@ -137,7 +137,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
     @property
     def _watched(self) -> Departures:
-        return self._departures or self._read_devices()
+        return self._read_devices() if self._departures is None else self._departures
 
     def _read_devices(self) -> Departures:
         from airflow_provider_nexthink.deletion.presence import Departures

@@ -1,4 +1,4 @@
-"""A running Airflow: API server, scheduler with its workers, and Dag processor, as processes of their own."""
+"""A running Airflow: API server, scheduler with its workers, Dag processor and triggerer, as processes of their own."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
-COMPONENTS = ("api-server", "dag-processor", "scheduler")
+COMPONENTS = ("api-server", "dag-processor", "scheduler", "triggerer")
 
 _Value = TypeVar("_Value")
 
@@ -27,10 +27,20 @@ class RunningAirflow:
 
     :param home: its folder, with its database and its logs.
     :param http: signed in to its API.
+    :param processes: the process of each component, by its name.
+    :param start_component: starts one of them.
     """
 
     home: Path
     http: httpx.Client
+    processes: Mapping[str, subprocess.Popen[bytes]]
+    start_component: Callable[[str], None]
+
+    def lose(self, component: str) -> None:
+        """Kill a component and all that it has started, and start another one in its place."""
+        kill_session(self.processes[component].pid)
+        self.processes[component].wait()
+        self.start_component(component)
 
     def run(self, dag_id: str) -> str:
         """Run a Dag and wait for its end; return the id of the run."""
@@ -38,11 +48,11 @@ class RunningAirflow:
         self.wait(dag_id, run_id)
         return run_id
 
-    def start(self, dag_id: str) -> str:
-        """Start a Dag; return the id of the run."""
+    def start(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a Dag, with these params; return the id of the run."""
         path = f"/api/v2/dags/{dag_id}"
         until(lambda: self.http.patch(path, json={"is_paused": False}).is_success, 120, f"the Dag {dag_id}")
-        return str(self.post(f"dags/{dag_id}/dagRuns", {"logical_date": None})["dag_run_id"])
+        return str(self.post(f"dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
 
     def wait(self, dag_id: str, run_id: str) -> str:
         """Wait for the end of a run; return its state."""
@@ -53,14 +63,18 @@ class RunningAirflow:
         until(lambda: state() in ("success", "failed"), 180, f"the end of {dag_id} {run_id}")
         return state()
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> str:
         """Return the log of a try, as its worker wrote it."""
-        path = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id}/attempt={try_number}.log"
+        mapped = f"/map_index={map_index}" * (map_index >= 0)
+        path = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id}{mapped}/attempt={try_number}.log"
         return (self.home / "logs" / path).read_text()
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
-        instances = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
-        return {instance["task_id"]: instance["state"] for instance in instances}
+        return {instance["task_id"]: instance["state"] for instance in self.instances(dag_id, run_id)}
+
+    def instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the task instances of a run, each instance of a mapped task by itself."""
+        return list(self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false"
@@ -83,7 +97,7 @@ class RunningAirflow:
         return b"\n".join(path.read_bytes() for path in sorted(self.home.rglob("*")) if path.is_file())
 
 
-def until(what: Callable[[], _Value], seconds: float, name: str) -> _Value:
+def until(what: Callable[[], _Value | None], seconds: float, name: str) -> _Value:
     """Wait until something is so, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -101,9 +115,37 @@ def select_nothing(seconds: float) -> None:
     signal.sigtimedwait([], seconds)
 
 
+def processes_of(session: int) -> list[int]:
+    """Return the processes of a session that still live; a component and all that it starts are one session."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def kill_session(session: int) -> None:
+    """Kill a component and all that it has started, as a machine that is lost does."""
+    while pids := processes_of(session):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        select_nothing(0.05)
+
+
 @contextmanager
-def running_airflow(home: Path, dags: Path, environment: Mapping[str, str]) -> Iterator[RunningAirflow]:
-    """Start Airflow on its embedded defaults (SQLite, LocalExecutor); all of it is gone afterwards."""
+def running_airflow(
+    home: Path, dags: Path, environment: Mapping[str, str], *, workers: Sequence[str] = ()
+) -> Iterator[RunningAirflow]:
+    """Start Airflow; all of it is gone afterwards.
+
+    :param home: its folder.
+    :param dags: the folder of its Dags.
+    :param environment: its settings and connections; without any it is on SQLite, with the LocalExecutor.
+    :param workers: the names of the Celery workers to start besides.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -125,25 +167,33 @@ def running_airflow(home: Path, dags: Path, environment: Mapping[str, str]) -> I
     env = {**os.environ, **settings, **environment}
     airflow = [sys.executable, "-m", "airflow"]
     home.mkdir(parents=True, exist_ok=True)
-    processes = []
+    commands = {component: [component] for component in COMPONENTS}
+    for worker in workers:
+        pid_file = str(home / f"{worker}.pid")
+        commands[worker] = ["celery", "worker", "--celery-hostname", worker, "--pid", pid_file, "--skip-serve-logs"]
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     with (home / "processes.log").open("wb") as log:
         subprocess.run([*airflow, "db", "migrate"], env=env, stdout=log, stderr=log, check=True)
+
+        def start_component(name: str) -> None:
+            processes[name] = subprocess.Popen(
+                [*airflow, *commands[name]], env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
         try:
-            for component in COMPONENTS:
-                processes.append(
-                    subprocess.Popen([*airflow, component], env=env, stdout=log, stderr=log, start_new_session=True)
-                )
+            for name in commands:
+                start_component(name)
             until(lambda: httpx.get(f"{url}/api/v2/monitor/health").is_success, 120, "the API server")
             token = httpx.get(f"{url}/auth/token").raise_for_status().json()["access_token"]
             headers = {"Authorization": f"Bearer {token}"}
             with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
-                yield RunningAirflow(home, http)
+                yield RunningAirflow(home, http, processes, start_component)
         finally:
-            for process in processes:
-                os.killpg(process.pid, signal.SIGTERM)
-            for process in processes:
-                try:
+            for process in processes.values():
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+            for process in processes.values():
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+                kill_session(process.pid)
+                process.wait()

@@ -1,4 +1,4 @@
-"""What ``dag.test()`` hides, on a running Airflow: masking, what is stored, real task processes."""
+"""What ``dag.test()`` hides, on a running Airflow: masking, what is stored, real task processes, the triggerer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.running_airflow import RunningAirflow, running_airflow
+from tests.system.running_airflow import RunningAirflow, running_airflow, until
 
 DAG_FILE = """
 import base64
@@ -20,6 +20,7 @@ from airflow.sdk import dag, task
 
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 
 
 @dag(schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1)})
@@ -29,6 +30,32 @@ def secrets():
     NexthinkDeleteDevicesOperator(task_id="forbidden", devices=pull.output, nexthink_conn_id="forbidden")
     NexthinkDeleteDevicesOperator(task_id="wrong_secret", devices=pull.output, nexthink_conn_id="wrong_secret")
     NexthinkNqlOperator(task_id="lost", query_id="#stale_devices", nexthink_conn_id="lost", retries=0)
+
+
+@dag(schedule=None, default_args={"retries": 1, "retry_delay": timedelta(seconds=1), "nexthink_conn_id": "slow"})
+def waiting():
+    pull = NexthinkNqlOperator(
+        task_id="pull",
+        query_id="#stale_devices",
+        parameters={"min_days_unseen": "{{ 30 * 3 }}"},
+        timeout=600,
+        deferrable=True,
+    )
+    delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=pull.output, max_devices=30, retries=0)
+    options = {"query_id": "#all_devices", "deferrable": True, "poke_interval": 1}
+    NexthinkDevicesGoneSensor(task_id="all_go", devices=delete.output, timeout=300, **options)
+    NexthinkDevicesGoneSensor(task_id="three_stay", devices=delete.output, timeout=5, **options)
+
+
+@dag(schedule=None)
+def patient():
+    NexthinkNqlOperator(
+        task_id="pull",
+        query_id="#all_devices",
+        nexthink_conn_id="slow",
+        poll_interval=1,
+        deferrable=True,
+    )
 
 
 @dag(schedule=None)
@@ -50,6 +77,8 @@ def careless():
 
 secrets()
 careless()
+waiting()
+patient()
 """
 
 
@@ -74,8 +103,15 @@ def lost() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
+def slow() -> Iterator[Sandbox]:
+    """A tenant that takes its time with an export."""
+    with Sandbox(devices=60, stale=30, removal_delay=0.0, pending_polls=1, client_secret="4th-made-up-secret") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox, forbidden: Sandbox, lost: Sandbox
+    tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox, forbidden: Sandbox, lost: Sandbox, slow: Sandbox
 ) -> Iterator[RunningAirflow]:
     root = tmp_path_factory.mktemp("running")
     dags = root / "dags"
@@ -86,6 +122,7 @@ def airflow(
         "AIRFLOW_CONN_NEXTHINK_DEFAULT": tenant.airflow_connection(),
         "AIRFLOW_CONN_FORBIDDEN": forbidden.airflow_connection(),
         "AIRFLOW_CONN_LOST": lost.airflow_connection(),
+        "AIRFLOW_CONN_SLOW": slow.airflow_connection(),
         "AIRFLOW_CONN_WRONG_SECRET": json.dumps(wrong),
     }
     with running_airflow(root / "home", dags, connections) as airflow:
@@ -151,3 +188,64 @@ def test_what_a_careless_task_logs_is_masked(airflow: RunningAirflow, ran: tuple
         assert line in text
     assert "client_secret=SecretStr" in text
     assert tenant.client_secret not in text
+
+
+# In a real triggerer
+
+
+def exports(tenant: Sandbox) -> int:
+    return sum(request.path.endswith("/nql/export") for request in tenant.requests)
+
+
+def test_a_retry_goes_on_with_the_same_export_and_the_sensor_tells_who_stays(
+    airflow: RunningAirflow, slow: Sandbox
+) -> None:
+    stale = [device for device in slow.tenant.devices() if device.days_since_last_seen >= 90]
+    stuck = {device.uid for device in stale[:3]}
+    slow.tenant.never_removed |= stuck
+    # Neither the triggerer nor, after it, the worker gets an answer in the first try.
+    later = {"retry-after": "7200"}
+    slow.faults.add(Fault(path="status", kind="status", status=429, headers=later, times=2))
+    run_id = airflow.start("waiting")
+    until(lambda: airflow.states("waiting", run_id).get("three_stay") == "failed", 180, "the end of the wait")
+    # All the time the other one waits too: its devices go away now.
+    slow.tenant.never_removed.clear()
+    assert airflow.wait("waiting", run_id) == "failed"
+    assert airflow.states("waiting", run_id) == {
+        "pull": "success",
+        "delete": "success",
+        "all_go": "success",
+        "three_stay": "failed",
+    }
+    assert "An earlier try has started the export" in airflow.log("waiting", run_id, "pull", try_number=2)
+    queries = [json.loads(r.body)["queryId"] for r in slow.requests if r.path.endswith("/nql/export")]
+    assert queries.count("#stale_devices") == 1
+    assert len(airflow.xcom("waiting", run_id, "pull")) == len(stale)
+    table = airflow.xcom("waiting", run_id, "three_stay")
+    assert {row["uid"] for row in table if row["status"] == "STILL_PRESENT"} == stuck
+    assert {row["status"] for row in table} == {"GONE", "STILL_PRESENT"}
+    assert {row["status"] for row in airflow.xcom("waiting", run_id, "all_go")} == {"GONE"}
+    assert len(table) == len(airflow.xcom("waiting", run_id, "all_go")) == len(stale)
+    assert "3 of 30 devices are still in Nexthink" in airflow.log("waiting", run_id, "three_stay", try_number=1)
+
+
+def test_a_triggerer_that_is_lost_costs_no_export(airflow: RunningAirflow, slow: Sandbox) -> None:
+    slow.tenant.pending_polls = 1_000_000
+    before = exports(slow)
+    run_id = airflow.start("patient")
+    until(lambda: airflow.states("patient", run_id).get("pull") == "deferred", 120, "the wait")
+    polls = len(slow.requests)
+    until(lambda: len(slow.requests) > polls + 1, 120, "looks of the triggerer")
+    airflow.lose("triggerer")
+    slow.tenant.pending_polls = 1
+    assert airflow.wait("patient", run_id) == "success"
+    assert exports(slow) == before + 1
+    assert len(airflow.xcom("patient", run_id, "pull")) == len(slow.tenant.devices())
+
+
+def test_no_secret_of_what_waited_is_written_anywhere(airflow: RunningAirflow, slow: Sandbox) -> None:
+    written = airflow.everything_written()
+    secrets = {header.split()[1] for r in slow.requests if (header := r.headers.get("authorization"))}
+    assert len(secrets) >= 5
+    assert [secret for secret in {*secrets, slow.client_secret} if secret.encode() in written] == []
+    assert not re.search(rb"X-Signature=[0-9a-f]", written)

@@ -233,10 +233,10 @@ def wait_for(net: Net, timeout: float = 3600.0, poll_interval: float = 5.0) -> N
     asyncio.run(wait())
 
 
-def test_the_waits_between_two_looks_grow_to_a_minute() -> None:
+def test_it_begins_with_a_wait_and_the_waits_grow_to_a_minute() -> None:
     net = Net([*[status("SUBMITTED")], *[status("IN_PROGRESS")] * 8, status("COMPLETED")])
     wait_for(net)
-    assert net.waits == [5.0, 7.5, 11.25, 16.875, 25.3125, 37.96875, 56.953125, 60.0, 60.0]
+    assert net.waits == [5.0, 7.5, 11.25, 16.875, 25.3125, 37.96875, 56.953125, 60.0, 60.0, 60.0]
 
 
 def test_the_last_look_is_at_the_end_of_the_time() -> None:
@@ -244,26 +244,28 @@ def test_the_last_look_is_at_the_end_of_the_time() -> None:
     with pytest.raises(NexthinkExportError, match="e-1 was not ready in time"):
         wait_for(net, timeout=20.0)
     assert net.waits == [5.0, 7.5, 7.5]
+    assert len(net.answers) == 6
 
 
-def test_an_export_without_time_left_is_looked_at_once() -> None:
-    net = Net([status("COMPLETED", 206)])
-    wait_for(net, timeout=-5.0)
+def test_an_export_without_time_left_is_not_waited_for() -> None:
+    net = Net([status("COMPLETED")])
+    with pytest.raises(NexthinkExportError, match="e-1 was not ready in time"):
+        wait_for(net, timeout=-5.0)
     assert net.waits == []
 
 
 def test_a_limit_is_waited_out_where_the_time_allows_it() -> None:
     limited = httpx.Response(429, headers={"retry-after": "1800"})  # a worker would give up on it
-    net = Net([status("IN_PROGRESS"), limited, status("COMPLETED")])
+    net = Net([status("IN_PROGRESS"), limited, status("COMPLETED", 206)])
     wait_for(net)
-    assert net.waits == [5.0, 1800.0]
+    assert net.waits == [5.0, 7.5, 1800.0]
 
 
 def test_a_limit_that_lasts_longer_than_the_time_ends_the_wait_at_once() -> None:
     net = Net([httpx.Response(429, headers={"retry-after": "7200"})])
     with pytest.raises(NexthinkRateLimitError):
         wait_for(net)
-    assert net.waits == []
+    assert net.waits == [5.0]
 
 
 def test_an_export_that_failed_says_why() -> None:

@@ -1,0 +1,234 @@
+"""Are they gone? The sensor in a real Airflow: it waits in the worker, by rescheduling, and in the triggerer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+
+WAYS = pytest.mark.parametrize(
+    "way", [{"deferrable": False}, {"mode": "reschedule"}, {"deferrable": True}], ids=["poke", "reschedule", "defer"]
+)
+
+
+def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+def sensor(devices: Any, **options: Any) -> NexthinkDevicesGoneSensor:
+    return NexthinkDevicesGoneSensor(
+        **{
+            "task_id": "gone",
+            "devices": devices,
+            "query_id": "#all_devices",
+            "poke_interval": 0.01,
+            "timeout": 30,
+            "retries": 1,
+            "retry_delay": timedelta(0),
+            **options,
+        }
+    )
+
+
+def delete_and_wait(run_dag: RunDag, devices: Any, native: bool = False, **options: Any) -> Run:
+    with DAG("gone", render_template_as_native_obj=native) as dag:
+        delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, exclude=["VIP-*", "SRV-*"])
+        sensor(delete.output, **options)
+    return run_dag(dag)
+
+
+def looks(sandbox: Sandbox) -> int:
+    return sum(request.path.endswith("/export") for request in sandbox.requests)
+
+
+@WAYS
+@pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
+def test_it_waits_until_all_are_gone(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], native: bool) -> None:
+    rows = devices_of(sandbox, 100)  # the odd names are among them, and some that are excluded
+    # They go away between the first look and the second: with each look a minute has passed.
+    sandbox.tenant.removal_delay, start = 30.0, sandbox.tenant.clock()
+    sandbox.tenant.clock = lambda: start + 60.0 * max(0, looks(sandbox) - 1)
+    run = delete_and_wait(run_dag, rows, native=native, **way)
+    assert run.state == "success"
+    assert looks(sandbox) == 2
+    outcome = run.xcom("delete")
+    assert run.xcom("gone") == [
+        {
+            "uid": row["uid"],
+            "name": row["name"],
+            "status": "GONE" if row["status"] == "SCHEDULED" else row["status"],
+        }
+        for row in outcome
+    ]
+    assert {row["status"] for row in outcome} == {"SCHEDULED", "EXCLUDED"}
+
+
+@WAYS
+def test_three_that_never_go_away(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]) -> None:
+    rows = devices_of(sandbox, 60)
+    stuck = {row["uid"] for row in [row for row in rows if not row["name"].startswith(("VIP-", "SRV-"))][:3]}
+    sandbox.tenant.never_removed |= stuck
+    run = delete_and_wait(run_dag, rows, timeout=0.3, **way)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert run.tries("gone") == 1  # waiting longer is what the timeout is for
+    table = run.xcom("gone")
+    assert {row["uid"] for row in table if row["status"] == "STILL_PRESENT"} == stuck
+    assert len(table) == 60
+    assert {row["uid"] for row in table if row["status"] == "GONE"} == set(sandbox.tenant.queued) - stuck
+    if way.get("deferrable"):
+        assert "3 of " in run.error
+        assert "are still in Nexthink" in run.error
+
+
+@WAYS
+def test_with_soft_fail_it_is_skipped_and_the_table_is_there(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
+) -> None:
+    rows = devices_of(sandbox, 20)
+    sandbox.tenant.never_removed |= {rows[-1]["uid"]}
+    run = delete_and_wait(run_dag, rows, timeout=0.3, soft_fail=True, **way)
+    assert run.states == {"delete": "success", "gone": "skipped"}
+    assert [row["status"] for row in run.xcom("gone")].count("STILL_PRESENT") == 1
+
+
+@WAYS
+def test_a_truncated_result_proves_nothing(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]) -> None:
+    sandbox.tenant.export_row_limit = 300
+    run = delete_and_wait(run_dag, devices_of(sandbox, 20), **way)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert run.tries("gone") == 1
+    assert "NexthinkTruncatedError" in run.error
+    assert run.xcom("gone") is None
+
+
+@WAYS
+def test_a_truncated_result_gives_no_table_with_soft_fail_either(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
+) -> None:
+    sandbox.tenant.export_row_limit = 300
+    run = delete_and_wait(run_dag, devices_of(sandbox, 20), soft_fail=True, **way)
+    assert run.states == {"delete": "success", "gone": "skipped"}
+    assert run.xcom("gone") is None
+
+
+@WAYS
+def test_an_empty_file_proves_nothing_and_is_asked_for_again(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
+) -> None:
+    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body="", times=1))
+    errors: list[str] = []
+    way = {**way, "on_retry_callback": [lambda context: errors.append(str(context["exception"]))]}
+    run = delete_and_wait(run_dag, devices_of(sandbox, 20), **way)
+    assert run.states == {"delete": "success", "gone": "success"}
+    assert errors == ["The result of #all_devices is an empty file: that proves nothing."]
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("fault", "tries", "says"),
+    [
+        (Fault(path="export", kind="status", status=403, times=-1), 1, "NexthinkPermissionError"),
+        (Fault(path="status", kind="status", status=404, times=-1), 1, "NexthinkNotFoundError"),
+        (Fault(path="storage", kind="status", status=403, times=-1), 2, "The result file could not be fetched"),
+    ],
+)
+def test_what_is_refused_fails_as_what_it_is(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], fault: Fault, tries: int, says: str
+) -> None:
+    sandbox.faults.add(fault)
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), **way)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert run.tries("gone") == tries
+    assert says in str(run.errors[-1])
+    assert run.xcom("gone") is None
+
+
+@pytest.mark.parametrize(
+    "devices", [[], [{"uid": "x", "name": "y"}], [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "VIP-1"}]]
+)
+def test_where_nothing_was_scheduled_nobody_waits(sandbox: Sandbox, run_dag: RunDag, devices: Any) -> None:
+    run = delete_and_wait(run_dag, devices, deferrable=True)
+    assert run.states == {"delete": "success", "gone": "success"}
+    assert len(run.xcom("gone")) == len(devices)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("form", ["records", "columns", "dataframe", "file", "mapped"])
+def test_the_outcome_table_in_every_form(sandbox: Sandbox, run_dag: RunDag, form: str, tmp_path: Path) -> None:
+    rows = devices_of(sandbox, 30)
+    with DAG("forms") as dag:
+        options: dict[str, Any] = {"results_path": str(tmp_path / "table.parquet")}
+        if form in ("columns", "dataframe"):
+            options["return_format"] = form
+        if form == "mapped":
+            mapped = NexthinkDeleteDevicesOperator.partial(task_id="delete").expand(devices=[rows[:10], rows[10:]])
+            sensor(mapped.output, deferrable=True)
+        else:
+            delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=rows, **options)
+            gone = sensor(options["results_path"] if form == "file" else delete.output, deferrable=True)
+            delete >> gone
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert run.xcom("gone") == [{**row, "status": "GONE"} for row in rows]
+
+
+def test_devices_that_are_no_outcome_table(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox, 5)
+    with DAG("plain") as dag:
+
+        @task
+        def retired() -> Any:
+            return pd.DataFrame({"Device UID": [row["uid"].upper() for row in rows], "Name": ["a"] * 5})
+
+        sensor(retired(), timeout=0.1)
+    run = run_dag(dag)
+    assert [row["status"] for row in run.xcom("gone")] == ["STILL_PRESENT"] * 5
+
+
+def test_a_query_with_two_uids_takes_the_one_that_is_named(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox, 5)
+    run = delete_and_wait(run_dag, rows, query_id="#devices_both_uids")
+    assert "'device.uid' and 'device.collector.uid'" in run.error
+    assert run.tries("gone") == 1
+    assert delete_and_wait(run_dag, rows, query_id="#devices_both_uids", uid_column="device.uid").state == "success"
+
+
+def test_the_other_kind_of_uid_is_warned_of(
+    sandbox: Sandbox, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.tenant.never_removed |= {row["uid"] for row in devices_of(sandbox, 5)}
+    options: dict[str, Any] = {"query_id": "#devices_both_uids", "uid_column": "device.collector.uid"}
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), **options)
+    assert run.state == "success"  # which is why it is warned of
+    assert "3 devices count as gone, but another uid has their name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"query_id": "all_devices"}, "query id"),
+        ({"uid_column": " "}, "uid_column"),
+        ({"deferrable": True, "exponential_backoff": True}, "exponential_backoff does nothing"),
+    ],
+)
+def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(NexthinkInputError, match=says):
+        sensor([], **options)
+
+
+def test_the_list_is_kept_out_of_the_rendered_view() -> None:
+    assert str(sensor([{"uid": "1", "name": "{{ 7*7 }}"}]).devices) == "1 rows (list)"
