@@ -42,29 +42,25 @@ PLACEHOLDER_AGE = timedelta(days=50 * 365)
 
 
 class ByAge(NamedTuple, Generic[Devices]):
-    """Devices by when they were last seen.
-
-    :param stale: not seen for as long as was asked, or longer.
-    :param recent: seen since.
-    :param unknown: the age is missing or unreadable: nobody can say.
-    """
+    """Devices by when they were last seen."""
 
     stale: Devices
+    """Not seen for as long as was asked, or longer."""
     recent: Devices
+    """Seen since."""
     unknown: Devices
+    """The age is missing or unreadable: nobody can say."""
 
 
 class ByName(NamedTuple, Generic[Devices]):
-    """Devices by whether others have the same name.
-
-    :param newest: of several with one name, the one last seen; all that are not certainly older than another.
-    :param older: of several with one name, those last seen before another.
-    :param single: the only one with its name, or without a name.
-    """
+    """Devices by whether others have the same name."""
 
     newest: Devices
+    """Of several with one name, the one last seen; all that are not certainly older than another."""
     older: Devices
+    """Of several with one name, those last seen before another."""
     single: Devices
+    """The only one with its name, or without a name."""
 
 
 def not_seen_for(

@@ -42,7 +42,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     :param deferrable: whether to wait in the triggerer, where it holds no worker; by default what Airflow's option
         ``[operators] default_deferrable`` says.
     :param poke_interval: time between two looks, seconds or ``timedelta``; each takes an export.
-    :param timeout: time after which to give up, seconds or ``timedelta``.
+    :param timeout: time after which to give up, seconds or ``timedelta``; None for Airflow's
+        ``[sensors] default_timeout`` (7 days).
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
 
@@ -61,9 +62,10 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         uid_column: str | None = None,
         deferrable: bool | None = None,
         poke_interval: timedelta | float = 600,
+        timeout: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
         self.devices = devices
         self.query_id = query_id
         self.parameters = parameters
