@@ -31,6 +31,7 @@ __all__ = [
     "AirflowSensorTimeout",
     "AirflowSkipException",
     "default_deferrable",
+    "max_map_length",
     "task_state_store",
 ]
 
@@ -38,6 +39,11 @@ __all__ = [
 def default_deferrable() -> bool:
     """Tell whether operators wait in the triggerer where a Dag does not say."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+
+
+def max_map_length() -> int:
+    """Return over how many entries a task is mapped at the most."""
+    return int(conf.getint("core", "max_map_length"))
 
 
 def task_state_store(context: Mapping[str, Any]) -> Any:

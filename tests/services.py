@@ -1,4 +1,4 @@
-"""The database servers that some tests need: where they are, and a place of its own in each.
+"""The servers that some tests need: where they are, and a place of its own in each.
 
 Tests that need one are marked ``service``. Without it they skip; where ``CI`` is set they fail.
 """
@@ -10,16 +10,35 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from sqlalchemy import URL
 
 POSTGRES = os.environ.get("NEXTHINK_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 MARIADB = os.environ.get("NEXTHINK_TEST_MARIADB", "mysql://root@127.0.0.1:3306")
+REDIS = os.environ.get("NEXTHINK_TEST_REDIS", "redis://127.0.0.1:6379/0")
 
 
 @contextmanager
 def postgres_connection() -> Iterator[str]:
     """Give the Airflow connection to a database of its own, which is gone afterwards."""
+    with postgres_database() as where:
+        yield json.dumps(
+            {
+                "conn_type": "postgres",
+                "host": where.host,
+                "port": where.port,
+                "login": where.username,
+                "password": where.password,
+                "schema": where.database,
+            }
+        )
+
+
+@contextmanager
+def postgres_database() -> Iterator[URL]:
+    """Give the address of a database of its own, which is gone afterwards."""
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
@@ -31,16 +50,14 @@ def postgres_connection() -> Iterator[str]:
     with server:
         server.execute(f"CREATE DATABASE {name}")
         try:
-            where = conninfo_to_dict(POSTGRES)
-            yield json.dumps(
-                {
-                    "conn_type": "postgres",
-                    "host": where.get("host"),
-                    "port": int(str(where.get("port", 5432))),
-                    "login": where.get("user"),
-                    "password": where.get("password"),
-                    "schema": name,
-                }
+            where: dict[str, Any] = conninfo_to_dict(POSTGRES)
+            yield URL.create(
+                "postgresql+psycopg2",
+                username=where.get("user"),
+                password=where.get("password"),
+                host=where.get("host"),
+                port=int(where.get("port", 5432)),
+                database=name,
             )
         finally:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -77,6 +94,24 @@ def mariadb_connection() -> Iterator[str]:
     finally:
         cursor.execute(f"DROP DATABASE {name}")
         server.close()
+
+
+@contextmanager
+def redis_keys() -> Iterator[str]:
+    """Give what the keys are to begin with; those that do are gone afterwards."""
+    import redis
+
+    prefix = f"{_name()}:"
+    with redis.Redis.from_url(REDIS) as server:
+        try:
+            server.ping()
+        except redis.ConnectionError as error:
+            _missing("Redis", "NEXTHINK_TEST_REDIS", REDIS, error)
+        try:
+            yield prefix
+        finally:
+            for key in server.scan_iter(match=f"{prefix}*"):
+                server.delete(key)
 
 
 def _name() -> str:

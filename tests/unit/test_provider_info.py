@@ -75,7 +75,8 @@ def test_reading_the_provider_info_imports_nothing_else() -> None:
 def test_parsing_a_dag_file_imports_nothing_heavy() -> None:
     plain = modules_after("import airflow.sdk.exceptions\nfrom airflow.sdk import BaseOperator, XComArg, Context")
     operators = modules_after(
-        "import airflow_provider_nexthink.operators.data_management\nimport airflow_provider_nexthink.operators.nql"
+        "import airflow_provider_nexthink.operators.data_management\nimport airflow_provider_nexthink.operators.nql\n"
+        "import airflow_provider_nexthink.chunks"
     )
     added = {name.partition(".")[0] for name in operators - plain} - {"airflow_provider_nexthink"}
     assert not added.intersection({"pandas", "numpy", "httpx", "httpcore", "pyarrow", "pydantic", "starlette"})

@@ -1,0 +1,91 @@
+"""A plan cut into chunks, so that many workers share it, and their tables put together again: pure functions.
+
+A dry run decides about every row of the list and holds the guards against the whole of it. Only then is what it planned
+cut up, and what became of the pieces goes back to the rows they came from. ::
+
+    from airflow_provider_nexthink.chunks import join_tables, split_plan
+
+    chunks = split_plan(plan, 10_000)  # plan: the table of a dry run, by columns
+    table = join_tables(plan, tables)  # tables: one for each chunk, by columns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from math import ceil
+from typing import Any
+
+from airflow_provider_nexthink.compat import max_map_length
+from airflow_provider_nexthink.deletion.words import COLUMNS, Status
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+NO_TABLE = "its task left no table, so whether it was sent is not known here: see the log of that task"
+
+
+def split_plan(
+    plan: Mapping[str, list[Any]], chunk_size: int, *, max_chunks: int | None = None
+) -> list[dict[str, list[str]]]:
+    """Cut the devices that are planned into chunks of about the same size, in their order.
+
+    Rows with another status stay behind: they are decided. So no device comes into two chunks.
+
+    :param plan: the outcome table of a dry run, by columns (``return_format="columns"``).
+    :param chunk_size: how many devices a chunk has at the most, as long as ``max_chunks`` is not reached.
+    :param max_chunks: how many chunks there are at the most: rather than more, they become larger. None for as many as
+        Airflow maps a task over (``[core] max_map_length``).
+    :return: the chunks, each ``{"uid": [...], "name": [...]}``; none where nothing is planned.
+    :raises NexthinkInputError: if the plan is no such table, or one of the sizes is below 1.
+    """
+    _check_table("The plan", plan)
+    most = max_map_length() if max_chunks is None else max_chunks
+    if chunk_size < 1 or most < 1:
+        raise NexthinkInputError(f"chunk_size is {chunk_size} and max_chunks is {most}: each takes 1 or more.")
+    planned = [at for at, status in enumerate(plan["status"]) if status == Status.PLANNED]
+    count = min(ceil(len(planned) / chunk_size), most)
+    cuts = [len(planned) * number // count for number in range(count + 1)] if count else []
+    return [
+        {column: [plan[column][at] for at in planned[start:end]] for column in ("uid", "name")}
+        for start, end in pairwise(cuts)
+    ]
+
+
+def join_tables(plan: Mapping[str, list[Any]], tables: Iterable[Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
+    """Put what became of each planned device in the place of its row.
+
+    A planned device that none of the tables has becomes UNKNOWN: its task left no table, and may have sent it.
+
+    :param plan: the outcome table of the dry run that was cut into chunks, by columns.
+    :param tables: the outcome tables of the chunks, by columns, in any order; read one at a time.
+    :return: the outcome table, by columns: one row for every row of the list, in its order.
+    :raises NexthinkInputError: if one of them is no such table, or has a device that was not planned, or has it twice.
+    """
+    _check_table("The plan", plan)
+    joined = {column: list(plan[column]) for column in COLUMNS}
+    open_rows = {
+        uid: at
+        for at, (uid, status) in enumerate(zip(plan["uid"], plan["status"], strict=True))
+        if status == Status.PLANNED
+    }
+    for table in tables:
+        _check_table("The table of a chunk", table)
+        for row in zip(*(table[column] for column in COLUMNS), strict=True):
+            at = open_rows.pop(row[0], None)
+            if at is None:
+                raise NexthinkInputError(
+                    f"The tables of the chunks have the device {row[0]} more than once, or the plan does not have it: "
+                    "are they of the same run?"
+                )
+            for column, value in zip(COLUMNS, row, strict=True):
+                joined[column][at] = value
+    for at in open_rows.values():
+        joined["status"][at], joined["reason"][at] = Status.UNKNOWN.value, NO_TABLE
+    return joined
+
+
+def _check_table(what: str, table: object) -> None:
+    if not isinstance(table, Mapping) or not table.keys() >= set(COLUMNS):
+        raise NexthinkInputError(
+            f"{what} is a {type(table).__name__}: it takes an outcome table by columns. Set return_format='columns' on "
+            "the operator that made it."
+        )

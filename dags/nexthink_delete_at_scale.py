@@ -1,0 +1,93 @@
+"""Delete the devices of a list of any length on many workers: plan the whole, delete in chunks, one table at the end.
+
+Before the first run
+    * Let Airflow keep XComs in object storage: the tables travel between the workers (see the docs, *Many machines*).
+    * A pool that says how many chunks are deleted at once, on all workers together::
+
+        airflow pools set nexthink 4 "Chunks that are deleted at once"
+
+    * Put the list where every worker can read it: a .parquet, .csv or .jsonl file.
+
+Exclusions and limits look at the whole list, before it is cut. A run deletes nothing until ``dry_run`` is switched off.
+There is no undo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import Param, dag, task
+
+from airflow_provider_nexthink.chunks import join_tables, split_plan
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["nexthink"],
+    doc_md=__doc__,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=1)},
+    params={
+        "devices": Param(
+            "s3://aws_default@bucket/stale_devices.parquet", type="string", description="The file with the list."
+        ),
+        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
+        "max_devices": Param(
+            100_000, type="integer", minimum=1, description="In the whole list: more, and nothing is deleted."
+        ),
+        "chunk_size": Param(10_000, type="integer", minimum=1, description="Devices for one task."),
+    },
+)
+def nexthink_delete_at_scale() -> None:
+    plan = NexthinkDeleteDevicesOperator(
+        task_id="plan",
+        devices="{{ params.devices }}",
+        exclude=["SRV-*", "VIP-*"],
+        max_devices="{{ params.max_devices }}",
+        dry_run=True,  # also when it is for real: this task only decides
+        return_format="columns",
+    )
+
+    # Long lists belong in no log, and not in the rendered view: there go what a task returns, and its arguments.
+    @task(show_return_value_in_logs=False)
+    def split(params: Any = None, ti: Any = None) -> list[dict[str, list[str]]]:
+        """Cut what is planned into chunks, no more of them than Airflow maps a task over."""
+        return split_plan(ti.xcom_pull(task_ids="plan"), params["chunk_size"])
+
+    chunks: Any = split()
+    delete = NexthinkDeleteDevicesOperator.partial(
+        task_id="delete_devices",
+        dry_run="{{ params.dry_run }}",
+        max_devices=None,  # the plan has counted the whole; a limit here would hold for each chunk alone
+        max_concurrency=4,  # requests at once: this, times the slots of the pool
+        return_format="columns",
+        pool="nexthink",
+    ).expand(devices=chunks)
+
+    @task(show_return_value_in_logs=False)
+    def join(tables: Iterable[dict[str, list[Any]]], ti: Any = None) -> dict[str, list[Any]] | None:
+        """Return one table with a row for every row of the list, in its order."""
+        plan = ti.xcom_pull(task_ids="plan")
+        if plan is None:
+            log.error("Nothing was deleted: the plan was not made. See the log of its task.")
+            return None
+        table = join_tables(plan, tables)
+        log.info("%d rows: %s", len(table["uid"]), dict(Counter(table["status"])))
+        return table
+
+    plan >> chunks
+    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
+    join(delete.output).as_teardown()
+
+
+nexthink_delete_at_scale()

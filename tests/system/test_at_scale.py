@@ -1,0 +1,106 @@
+"""The Dag for many workers, in this process: what it decides. On many workers it runs in ``test_celery``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+
+
+@pytest.fixture(params=[False, True], ids=["as text", "natively"])
+def dag(request: pytest.FixtureRequest, example_dag: Callable[[str], DAG]) -> DAG:
+    dag = example_dag("nexthink_delete_at_scale")
+    dag.render_template_as_native_obj = request.param
+    for each in dag.tasks:
+        each.retry_delay = timedelta(0)
+    return dag
+
+
+@pytest.fixture
+def devices(sandbox: Sandbox, tmp_path: Path) -> list[dict[str, str]]:
+    """The list, in a file: 100 devices of which 20 stand in it twice, far from each other, and 10 are spared."""
+    chosen = [{"uid": device.uid, "name": f"PC-{at}"} for at, device in enumerate(sandbox.tenant.devices()[:100])]
+    for row in chosen[:10]:
+        row["name"] = row["name"].replace("PC", "srv")
+    rows = [*chosen, *chosen[20:40]]
+    pd.DataFrame(rows).to_parquet(tmp_path / "devices.parquet")
+    return rows
+
+
+@pytest.fixture
+def options(devices: list[dict[str, str]], tmp_path: Path) -> dict[str, Any]:
+    return {"devices": str(tmp_path / "devices.parquet"), "dry_run": False, "max_devices": 90, "chunk_size": 30}
+
+
+def test_it_deletes_in_chunks_and_returns_one_table(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, devices: list[dict[str, str]], options: dict[str, Any]
+) -> None:
+    run = run_dag(dag, **options)
+    assert run.state == "success"
+    assert [len(chunk["uid"]) for chunk in run.xcom("split")] == [30, 30, 30]
+    table = run.xcom("join")
+    assert list(zip(table["uid"], table["name"], strict=True)) == [(row["uid"], row["name"]) for row in devices]
+    assert table["status"] == ["EXCLUDED"] * 10 + ["SCHEDULED"] * 90 + ["DUPLICATE"] * 20
+    assert Counter(sandbox.tenant.queued) == Counter(row["uid"] for row in devices[10:100])
+    assert set(table["batch"]) == {None, 1}
+
+
+def test_a_run_plans_only_unless_it_is_told_otherwise(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
+) -> None:
+    del options["dry_run"]
+    run = run_dag(dag, **options)
+    assert run.state == "success"
+    assert Counter(run.xcom("join")["status"]) == {"PLANNED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
+    assert sandbox.requests == []
+
+
+def test_the_guard_counts_the_whole_list(sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]) -> None:
+    run = run_dag(dag, **options | {"max_devices": 89})
+    assert run.state == "failed"
+    assert run.states["join"] == "success"
+    assert run.tries("plan") == 1
+    assert "90 devices, more than max_devices=89" in run.error
+    assert sandbox.requests == []
+
+
+def test_one_chunk_and_none(sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]) -> None:
+    run = run_dag(dag, **options | {"chunk_size": 1000})
+    assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
+    run = run_dag(dag, **options | {"devices": '[{"uid": "' + sandbox.tenant.devices()[0].uid + '", "name": "VIP-1"}]'})
+    assert run.state == "success"
+    assert run.states["delete_devices"] == "skipped"
+    assert run.xcom("join")["status"] == ["EXCLUDED"]
+
+
+def test_a_chunk_that_fails_shows_in_the_table_and_fails_the_run(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
+) -> None:
+    sandbox.faults.add(
+        Fault(path="deletions", kind="status", status=403, skip=2, body='{"code": "FEATURE_NOT_ENABLED"}')
+    )
+    run = run_dag(dag, **options)
+    assert run.state == "failed"
+    assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "NOT_SENT": 30, "EXCLUDED": 10, "DUPLICATE": 20}
+
+
+def test_what_a_chunk_without_a_table_had_is_not_known(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
+) -> None:
+    sandbox.faults.add(Fault(path="token", kind="status", status=401, skip=2, times=-1))
+    run = run_dag(dag, **options)
+    assert run.state == "failed"
+    assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "UNKNOWN": 30, "EXCLUDED": 10, "DUPLICATE": 20}
+    assert "left no table" in str(run.xcom("join")["reason"])

@@ -1,0 +1,237 @@
+"""Many machines: CeleryExecutor, PostgreSQL, Redis, XComs in object storage, two workers; and one of them is lost.
+
+The settings are those that the documentation shows, with the addresses of this machine; and what waits for minutes
+there waits for seconds here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.services import REDIS, postgres_database, redis_keys
+from tests.system.conftest import DAGS
+from tests.system.running_airflow import RunningAirflow, kill_session, processes_of, running_airflow, until
+from tests.system.test_stale_dag import meant_to_go
+
+pytestmark = pytest.mark.service
+
+DAG_ID = "nexthink_delete_at_scale"
+STALE_DAG_ID = "nexthink_delete_stale_devices"
+CHANGES = {
+    DAG_ID: ("timedelta(minutes=1)", "timedelta(seconds=1)"),
+    STALE_DAG_ID: ('schedule="@weekly"', "schedule=None"),
+}
+SETTINGS = DAGS.parent / "docs" / "celery.env"
+WORKERS = ("worker-1", "worker-2")
+SLOTS = 3  # of the pool: more than one worker has, fewer than both
+CHUNKS, CHUNK_SIZE, BATCH, CONCURRENCY = 6, 1200, 100, 4
+PLANNED = CHUNKS * CHUNK_SIZE
+
+Rows = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def tenant() -> Iterator[Sandbox]:
+    with Sandbox(devices=2 * PLANNED, stale=1000, removal_delay=1e9, pending_polls=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterator[RunningAirflow]:
+    root = tmp_path_factory.mktemp("celery")
+    dags = root / "dags"
+    dags.mkdir()
+    for dag_id, (documented, here) in CHANGES.items():
+        dag = (DAGS / f"{dag_id}.py").read_text()
+        assert documented in dag
+        (dags / f"{dag_id}.py").write_text(dag.replace(documented, here))
+    with postgres_database() as database, redis_keys() as prefix:
+        environment = documented_settings() | {
+            "AIRFLOW_CONN_NEXTHINK_DEFAULT": tenant.airflow_connection(),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.render_as_string(hide_password=False),
+            "AIRFLOW__CELERY__BROKER_URL": REDIS,
+            "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": prefix,
+            "AIRFLOW__CELERY__WORKER_CONCURRENCY": "2",
+            "AIRFLOW__CORE__PARALLELISM": "16",
+            "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": (root / "xcom").as_uri(),
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        }
+        with running_airflow(root / "home", dags, environment, workers=WORKERS) as airflow:
+            airflow.post("pools", {"name": "nexthink", "slots": SLOTS})
+            yield airflow
+        assert [pid for process in airflow.processes.values() for pid in processes_of(process.pid)] == []
+
+
+def documented_settings() -> dict[str, str]:
+    """Return the settings of the documentation, but for what the running Airflow of the tests has of its own."""
+    lines = [line for line in SETTINGS.read_text().splitlines() if line and not line.startswith("#")]
+    settings = dict(line.split("=", 1) for line in lines)
+    for own in ("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "AIRFLOW__API_AUTH__JWT_SECRET"):
+        del settings[own]
+    return settings
+
+
+@pytest.fixture(scope="module")
+def rows(tenant: Sandbox) -> Rows:
+    """A list with the chosen number of devices to send, shuffled among rows that are not to be sent."""
+    devices = [(each.uid, each.name) for each in tenant.tenant.devices() if not kept(each.name)]
+    chosen, spare, others = devices[:PLANNED], devices[PLANNED : PLANNED + 100], devices[PLANNED + 100 :]
+    rows = [
+        *chosen,
+        *[(uid.upper(), name) for uid, name in chosen[:50]],  # DUPLICATE, wherever they land
+        *[(uid, name) for uid, name in spare],  # REJECTED: the same uids come with another name
+        *[(uid, f"{name}-2") for uid, name in spare],
+        *[(uid, f"SRV-{number}") for number, (uid, _) in enumerate(others[:50])],  # EXCLUDED
+        *[("not-a-uid", f"PC-{number}") for number in range(10)],  # INVALID
+    ]
+    random.Random(1).shuffle(rows)
+    return rows
+
+
+def kept(name: str) -> bool:
+    return name.upper().startswith(("SRV-", "VIP-"))
+
+
+@pytest.fixture
+def path(tmp_path: Path, rows: Rows) -> str:
+    with (tmp_path / "devices.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("device.uid", "device.name"), *rows])
+    return str(tmp_path / "devices.csv")
+
+
+def test_the_guard_looks_at_the_whole_before_it_is_cut(airflow: RunningAirflow, tenant: Sandbox, path: str) -> None:
+    conf = {"devices": path, "dry_run": False, "max_devices": PLANNED - 1, "chunk_size": CHUNK_SIZE}
+    run_id = airflow.start(DAG_ID, conf)
+    assert airflow.wait(DAG_ID, run_id) == "failed"
+    states = airflow.states(DAG_ID, run_id)
+    assert states == {
+        "plan": "failed",
+        "split": "upstream_failed",
+        "delete_devices": "upstream_failed",
+        "join": "success",
+    }
+    assert f"The list would delete {PLANNED} devices, more than max_devices={PLANNED - 1}" in airflow.log(
+        DAG_ID, run_id, "plan", try_number=1
+    )
+    assert tenant.requests == []
+
+
+def test_the_dags_for_one_machine_run_there_as_they_are(airflow: RunningAirflow, tenant: Sandbox) -> None:
+    run_id = airflow.start(STALE_DAG_ID, {"dry_run": False, "max_devices": 1000})
+    assert airflow.wait(STALE_DAG_ID, run_id) == "success"
+    expected = meant_to_go(tenant.tenant.devices(), 90)
+    assert Counter(tenant.tenant.queued) == Counter(expected)
+    table = stored(airflow, STALE_DAG_ID, run_id, "delete_devices")
+    assert {row["uid"] for row in table} == expected
+    assert {row["status"] for row in table} == {"SCHEDULED"}
+
+
+def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox, path: str, rows: Rows) -> None:
+    tenant.tenant.queued.clear()
+    tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
+    conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
+    run_id = airflow.start(DAG_ID, conf)
+    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), 120, "the chunks")
+    assert [len(chunk["uid"]) for chunk in chunks] == [CHUNK_SIZE] * CHUNKS
+
+    worker = until(lambda: busy_worker(airflow, run_id, tenant, chunks), 120, "a worker in the middle of its work")
+    lost = running_on(airflow, run_id)[worker]
+    kill_session(airflow.processes[worker].pid)
+    accepted_before = set(tenant.tenant.queued)
+    requests_before = {request.headers.get("x-request-id") for request in tenant.requests}
+    assert airflow.wait(DAG_ID, run_id) == "success"
+
+    table = stored(airflow, DAG_ID, run_id, "join")
+    queued = Counter(tenant.tenant.queued)
+    scheduled = {uid for uid, status in zip(table["uid"], table["status"], strict=True) if status == "SCHEDULED"}
+    # Every row of the list, once, in its order.
+    assert list(zip(table["uid"], table["name"], strict=True)) == [(uid.lower(), name) for uid, name in rows]
+    assert Counter(table["status"]) == {
+        "SCHEDULED": PLANNED, "DUPLICATE": 50, "REJECTED": 200, "EXCLUDED": 50, "INVALID": 10,
+    }  # fmt: skip
+    # Nothing unasked, nothing over the guard, and what is SCHEDULED is queued.
+    assert set(queued) == scheduled
+    assert len(scheduled) == PLANNED
+    # Asked for twice is only what was under way, or not saved yet, when the worker was lost.
+    again = {uid for uid, times in queued.items() if times > 1}
+    assert max(queued.values()) <= 2
+    assert again <= {uid for index in lost for uid in chunks[index]["uid"]}
+    assert len(again) <= len(lost) * (CONCURRENCY + 4) * BATCH
+    # The retry goes on: what was accepted and saved is not sent again, and stands in the table with its first request.
+    request_of = dict(zip(table["uid"], table["request_id"], strict=True))
+    settled = [settled_before(airflow.log(DAG_ID, run_id, "delete_devices", 2, index)) for index in lost]
+    assert max(settled) >= BATCH
+    for index, count in zip(lost, settled, strict=True):
+        once = [uid for uid in chunks[index]["uid"] if uid in accepted_before and queued[uid] == 1]
+        assert len([uid for uid in once if request_of[uid] in requests_before]) >= count
+    # No more chunks at once than the pool has slots, and so many that both workers had to take part.
+    assert most_at_once(airflow, run_id) == SLOTS
+
+
+def stored(airflow: RunningAirflow, dag_id: str, run_id: str, task_id: str) -> Any:
+    """Return an XCom that lies in object storage."""
+    return json.loads(Path(urlsplit(airflow.xcom(dag_id, run_id, task_id)).path).read_text())
+
+
+def running_on(airflow: RunningAirflow, run_id: str) -> dict[str, list[int]]:
+    """Return which chunks each worker is at."""
+    found: dict[str, list[int]] = {worker: [] for worker in WORKERS}
+    for instance in airflow.instances(DAG_ID, run_id):
+        if instance["task_id"] != "delete_devices" or instance["state"] != "running" or not instance["pid"]:
+            continue
+        with suppress(ProcessLookupError):
+            session = os.getsid(instance["pid"])
+            for worker in WORKERS:
+                if airflow.processes[worker].pid == session:
+                    found[worker].append(instance["map_index"])
+    return found
+
+
+def busy_worker(
+    airflow: RunningAirflow, run_id: str, tenant: Sandbox, chunks: list[dict[str, list[str]]]
+) -> str | None:
+    """Return a worker that has about half of a chunk accepted, while the other one works too."""
+    at = running_on(airflow, run_id)
+    queued = set(tenant.tenant.queued)
+    for worker, indexes in at.items():
+        if all(at.values()) and any(
+            CHUNK_SIZE / 2 <= len(queued.intersection(chunks[index]["uid"])) < CHUNK_SIZE for index in indexes
+        ):
+            return worker
+    return None
+
+
+def settled_before(log: str) -> int:
+    """Return how many devices of its chunk a retry found settled."""
+    found = re.search(rf"An earlier try of this task has settled (\d+) of the {CHUNK_SIZE} devices", log)
+    return int(found[1]) if found else 0
+
+
+def most_at_once(airflow: RunningAirflow, run_id: str) -> int:
+    """Return how many tries of the mapped task were running at the same time, at the most."""
+    changes = []
+    for index in range(CHUNKS):
+        tries = airflow.get(f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/delete_devices/{index}/tries")
+        for each in tries["task_instances"]:
+            changes += [(each["start_date"], 1), (each["end_date"], -1)]
+    running = most = 0
+    for _, change in sorted(changes):
+        running += change
+        most = max(most, running)
+    return most

@@ -1,0 +1,117 @@
+"""A plan in chunks and back again: every row once, in its order, whatever the list and what became of the chunks."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_nexthink.chunks import NO_TABLE, join_tables, split_plan
+from airflow_provider_nexthink.deletion.outcome import Outcomes
+from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.deletion.rows import read_devices
+from airflow_provider_nexthink.deletion.words import COLUMNS, Status
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+Table = dict[str, list[Any]]
+
+# Few uids and names, so that lists have duplicates, and uids with two names.
+UIDS = st.integers(0, 40).map(lambda number: f"0fbd5a5c-0000-4000-8000-{number:012}") | st.sampled_from(["", "x", None])
+NAMES = st.sampled_from(["PC-1", "PC-2", "SRV-1", "", "ü", None])
+LISTS = st.lists(st.fixed_dictionaries({"uid": UIDS, "name": NAMES}), max_size=120)
+
+
+def outcome(devices: object, decided: Status, exclude: tuple[str, ...] = ()) -> Table:
+    """Return the table of a run in which all that is to be sent comes to one end."""
+    plan = make_plan(read_devices(devices), exclude)
+    outcomes = Outcomes(plan)
+    for at in plan.to_send:
+        outcomes.status[at] = decided
+    return outcomes.columns()
+
+
+def column(table: Table, name: str, status: Status) -> list[Any]:
+    return [value for value, its in zip(table[name], table["status"], strict=True) if its == status]
+
+
+@given(rows=LISTS, chunk_size=st.integers(1, 50), max_chunks=st.integers(1, 10))
+def test_each_planned_device_is_in_one_chunk_and_the_chunks_are_even(
+    rows: list[dict[str, Any]], chunk_size: int, max_chunks: int
+) -> None:
+    plan = outcome(rows, Status.PLANNED, ("SRV-*",))
+    chunks = split_plan(plan, chunk_size, max_chunks=max_chunks)
+    assert [uid for chunk in chunks for uid in chunk["uid"]] == column(plan, "uid", Status.PLANNED)
+    assert [name for chunk in chunks for name in chunk["name"]] == column(plan, "name", Status.PLANNED)
+    sizes = [len(chunk["uid"]) for chunk in chunks]
+    assert len(chunks) <= max_chunks
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert not sizes or max(sizes) <= chunk_size or len(chunks) == max_chunks
+    for chunk in chunks:  # what is decided stays decided: the task that sends a chunk finds nothing to hold back
+        assert set(outcome(chunk, Status.SCHEDULED)["status"]) == {"SCHEDULED"}
+
+
+@given(rows=LISTS, chunk_size=st.integers(1, 50), seed=st.randoms(use_true_random=False))
+def test_the_joined_table_has_every_row_in_its_place(
+    rows: list[dict[str, Any]], chunk_size: int, seed: random.Random
+) -> None:
+    plan = outcome(rows, Status.PLANNED, ("SRV-*",))
+    tables = [
+        outcome(chunk, seed.choice([Status.SCHEDULED, Status.FAILED]))
+        for chunk in split_plan(plan, chunk_size, max_chunks=1000)
+    ]
+    lost = [tables.pop(seed.randrange(len(tables)))] if tables and seed.random() < 0.5 else []
+    became = {uid: its for table in tables for uid, its in zip(table["uid"], table["status"], strict=True)}
+    seed.shuffle(tables)
+    joined = join_tables(plan, iter(tables))
+    assert list(joined) == list(COLUMNS)
+    assert joined["uid"] == plan["uid"]
+    assert joined["name"] == plan["name"]
+    for at, (uid, status) in enumerate(zip(plan["uid"], plan["status"], strict=True)):
+        if status != Status.PLANNED:
+            assert [joined[name][at] for name in COLUMNS] == [plan[name][at] for name in COLUMNS]
+        else:
+            assert joined["status"][at] == became.get(uid, "UNKNOWN")
+    assert column(joined, "uid", Status.UNKNOWN) == [uid for table in lost for uid in table["uid"]]
+    assert set(column(joined, "reason", Status.UNKNOWN)) <= {NO_TABLE}
+
+
+ROWS = [{"uid": f"0fbd5a5c-0000-4000-8000-{number:012}", "name": "PC"} for number in range(5)]
+
+
+def test_what_is_planned_stays_as_it_was() -> None:
+    plan = outcome(ROWS, Status.PLANNED)
+    join_tables(plan, [outcome(ROWS, Status.SCHEDULED)])
+    assert plan == outcome(ROWS, Status.PLANNED)
+
+
+def test_no_more_chunks_than_airflow_maps_a_task_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = outcome(ROWS, Status.PLANNED)
+    assert len(split_plan(plan, 1)) == 5
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
+    assert [len(chunk["uid"]) for chunk in split_plan(plan, 1)] == [2, 3]
+
+
+def test_tables_that_do_not_belong_together_are_an_error() -> None:
+    plan = outcome(ROWS, Status.PLANNED)
+    table = outcome(ROWS, Status.SCHEDULED)
+    with pytest.raises(NexthinkInputError, match="000000000000 more than once"):
+        join_tables(plan, [table, table])
+    with pytest.raises(NexthinkInputError, match="of the same run"):
+        join_tables(outcome(ROWS[:4], Status.PLANNED), [table])
+
+
+@pytest.mark.parametrize("table", [None, [], [{"uid": "x"}], {"uid": [], "name": []}])
+def test_another_form_is_an_error_that_says_what_to_set(table: Any) -> None:
+    with pytest.raises(NexthinkInputError, match=r"The plan is a .*return_format='columns'"):
+        split_plan(table, 10)
+    with pytest.raises(NexthinkInputError, match=r"The table of a chunk is a .*return_format='columns'"):
+        join_tables(outcome(ROWS, Status.PLANNED), [table])
+
+
+@pytest.mark.parametrize(("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5)])
+def test_a_size_that_cannot_be_is_an_error(chunk_size: int, max_chunks: int) -> None:
+    with pytest.raises(NexthinkInputError, match="each takes 1 or more"):
+        split_plan(outcome(ROWS, Status.PLANNED), chunk_size, max_chunks=max_chunks)
