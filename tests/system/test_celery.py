@@ -30,10 +30,10 @@ from tests.system.test_stale_dag import meant_to_go
 pytestmark = pytest.mark.service
 
 DAG_ID = "nexthink_delete_at_scale"
-STALE_DAG_ID = "nexthink_delete_stale_devices"
+VERIFY_DAG_ID = "nexthink_delete_and_verify"
 CHANGES = {
-    DAG_ID: ("timedelta(minutes=1)", "timedelta(seconds=1)"),
-    STALE_DAG_ID: ('schedule="@weekly"', "schedule=None"),
+    DAG_ID: {"timedelta(minutes=1)": "timedelta(seconds=1)"},
+    VERIFY_DAG_ID: {'schedule="@weekly"': "schedule=None", "timedelta(minutes=10)": "timedelta(seconds=1)"},
 }
 SETTINGS = DAGS.parent / "docs" / "celery.env"
 WORKERS = ("worker-1", "worker-2")
@@ -46,7 +46,7 @@ Rows = list[tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def tenant() -> Iterator[Sandbox]:
-    with Sandbox(devices=2 * PLANNED, stale=1000, removal_delay=1e9, pending_polls=0) as sandbox:
+    with Sandbox(devices=2 * PLANNED, stale=1000, removal_delay=5.0, pending_polls=0) as sandbox:
         yield sandbox
 
 
@@ -55,10 +55,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterat
     root = tmp_path_factory.mktemp("celery")
     dags = root / "dags"
     dags.mkdir()
-    for dag_id, (documented, here) in CHANGES.items():
+    for dag_id, changes in CHANGES.items():
         dag = (DAGS / f"{dag_id}.py").read_text()
-        assert documented in dag
-        (dags / f"{dag_id}.py").write_text(dag.replace(documented, here))
+        for documented, here in changes.items():
+            assert documented in dag
+            dag = dag.replace(documented, here)
+        (dags / f"{dag_id}.py").write_text(dag)
     with postgres_database() as database, redis_keys() as prefix:
         environment = documented_settings() | {
             "AIRFLOW_CONN_NEXTHINK_DEFAULT": tenant.airflow_connection(),
@@ -132,14 +134,15 @@ def test_the_guard_looks_at_the_whole_before_it_is_cut(airflow: RunningAirflow, 
     assert tenant.requests == []
 
 
-def test_the_dags_for_one_machine_run_there_as_they_are(airflow: RunningAirflow, tenant: Sandbox) -> None:
-    run_id = airflow.start(STALE_DAG_ID, {"dry_run": False, "max_devices": 1000})
-    assert airflow.wait(STALE_DAG_ID, run_id) == "success"
+def test_a_dag_for_one_machine_runs_there_as_it_is(airflow: RunningAirflow, tenant: Sandbox) -> None:
     expected = meant_to_go(tenant.tenant.devices(), 90)
+    run_id = airflow.start(VERIFY_DAG_ID, {"dry_run": False, "max_devices": 1000})
+    assert airflow.wait(VERIFY_DAG_ID, run_id) == "success"
     assert Counter(tenant.tenant.queued) == Counter(expected)
-    table = stored(airflow, STALE_DAG_ID, run_id, "delete_devices")
-    assert {row["uid"] for row in table} == expected
-    assert {row["status"] for row in table} == {"SCHEDULED"}
+    table = stored(airflow, VERIFY_DAG_ID, run_id, "delete_devices")
+    assert {row["uid"] for row in table if row["status"] == "SCHEDULED"} == expected
+    assert airflow.xcom(VERIFY_DAG_ID, run_id, "report") == {"seats_freed": len(expected), "still_present": 0}
+    assert list(airflow.home.rglob("task_id=wait_until_gone/*.trigger.*"))  # it waited in the triggerer
 
 
 def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox, path: str, rows: Rows) -> None:
