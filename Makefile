@@ -23,7 +23,7 @@ demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox
 test: $(READY) ## Run all tests that need no outside service.
 	$(BIN)/python -m pytest -m 'not service'
 
-test-services: $(READY) ## Run the tests that need PostgreSQL and MariaDB.
+test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis.
 	$(BIN)/python -m pytest -m service
 
 lint: $(READY) ## Check style, formatting, types and the import rules.
