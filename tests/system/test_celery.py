@@ -70,7 +70,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterat
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": "2",
             "AIRFLOW__CORE__PARALLELISM": "16",
             "AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH": (root / "xcom").as_uri(),
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         }
