@@ -144,7 +144,7 @@ def running_airflow(
     :param home: its folder.
     :param dags: the folder of its Dags.
     :param environment: its settings and connections; without any it is on SQLite, with the LocalExecutor.
-    :param workers: the names of the Celery workers to start besides, and with them a triggerer.
+    :param workers: the names of the Celery workers to start besides.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -168,8 +168,6 @@ def running_airflow(
     airflow = [sys.executable, "-m", "airflow"]
     home.mkdir(parents=True, exist_ok=True)
     commands = {component: [component] for component in COMPONENTS}
-    if workers:
-        commands["triggerer"] = ["triggerer"]
     for worker in workers:
         pid_file = str(home / f"{worker}.pid")
         commands[worker] = ["celery", "worker", "--celery-hostname", worker, "--pid", pid_file, "--skip-serve-logs"]
