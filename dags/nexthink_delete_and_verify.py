@@ -55,7 +55,7 @@ def nexthink_delete_and_verify() -> None:
         parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
     )
 
-    @task
+    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def choose_devices(rows: list[dict[str, str]], params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
         """Return what the last run left behind and is stale now too, then what is stale for certain."""
         left = ti.xcom_pull(task_ids="report", key="still_present", map_indexes=-1, include_prior_dates=True) or []

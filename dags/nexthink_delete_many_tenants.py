@@ -67,7 +67,7 @@ def nexthink_delete_many_tenants() -> None:
             pool="nexthink",
         )
 
-        @task
+        @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
         def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
             """Keep what is old enough for certain, and not the newest of several with one name."""
             return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
@@ -83,7 +83,7 @@ def nexthink_delete_many_tenants() -> None:
             pool="nexthink",
         )
 
-    @task
+    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def join_tables(tenants: list[str], ti: Any = None) -> list[dict[str, Any]]:
         """Return one table of all tenants; a tenant whose deletion never began is logged."""
         joined: list[dict[str, Any]] = []

@@ -53,7 +53,7 @@ def nexthink_delete_stale_devices() -> None:
         parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
     )
 
-    @task
+    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
         """Keep what is old enough for certain, is not spared, and is not the newest of several with one name."""
         age = not_seen_for(rows, params["min_days_unseen"])

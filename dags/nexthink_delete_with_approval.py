@@ -70,7 +70,7 @@ def nexthink_delete_with_approval() -> None:
     }
     pull = NexthinkNqlOperator(task_id="pull_stale_devices", **query, **retry)
 
-    @task
+    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
         """Keep what is old enough for certain, and not the newest of several with one name."""
         return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
@@ -105,7 +105,7 @@ def nexthink_delete_with_approval() -> None:
     )
     look_again = NexthinkNqlOperator(task_id="look_again", **query, **retry)
 
-    @task
+    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def keep_approved(table: list[dict[str, Any]], look: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Return the devices that were approved and are still stale."""
         approved = [row for row in table if row["status"] == "PLANNED"]
