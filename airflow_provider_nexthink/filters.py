@@ -1,4 +1,4 @@
-"""Small functions that choose among devices: pure, on DataFrames and on lists of mappings alike.
+"""Small functions that choose among devices: pure, on DataFrames (pandas, polars) and on lists of mappings alike.
 
 What goes in comes out in the same form, rows unchanged and in their order; columns are found by name as the
 deletion finds them. In doubt a device is *not* among those that may go. ::
@@ -13,7 +13,7 @@ deletion finds them. In doubt a device is *not* among those that may go. ::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from numbers import Real
@@ -23,19 +23,25 @@ from airflow_provider_nexthink.deletion.plan import canonical_uid, folded_name, 
 from airflow_provider_nexthink.deletion.rows import (
     NAME_COLUMNS,
     UID_COLUMNS,
-    column_cells,
-    is_dataframe,
+    Column,
+    find_column,
+    frame_of,
+    uid_kind,
 )
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
-Devices = TypeVar("Devices", "pd.DataFrame", "list[dict[str, Any]]")
+Devices = TypeVar("Devices", "pd.DataFrame", "pl.DataFrame", "list[dict[str, Any]]")
 """Devices as a DataFrame, or as a list of mappings."""
 
-AGE_COLUMNS = ("dayssincelastseen", "devicedayssincelastseen"), ("lastseen", "devicelastseen")
-"""Where an age is found; first in NQL's ``device.days_since_last_seen``, which knows no time zone."""
+DAYS_COLUMNS = ("dayssincelastseen", "devicedayssincelastseen")
+"""Where an age in days is found: NQL's ``device.days_since_last_seen``, which knows no time zone."""
+
+TIME_COLUMNS = ("lastseen", "devicelastseen")
+"""Where, if there is no such column, the time is found at which a device was last seen."""
 
 PLACEHOLDER_AGE = timedelta(days=50 * 365)
 """What is older is no age but stands for none: 1970-01-01, 0001-01-01, 999999 days."""
@@ -102,7 +108,7 @@ def newest_of_each_name(
     :return: the devices, ``newest``, ``older`` and ``single``.
     :raises NexthinkInputError: if a column is not there, or a time has no zone.
     """
-    names = [_text(cell) for cell in column_cells(devices, "name", name_column, NAME_COLUMNS)]
+    names = [_text(cell) for cell in find_column(devices, "name", name_column, NAME_COLUMNS).cells]
     read = _ages(devices, age_column)
     # Only the order of the ages counts, so any moment will do to count back from.
     ages = _count_back(read, max((age for age in read if isinstance(age, datetime)), default=None))
@@ -125,18 +131,21 @@ def newest_of_each_name(
 def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = "uid") -> Devices:
     """Return the devices that do not stand in another list.
 
-    Uids are compared in their canonical form, names without regard to case and to blanks around them.
+    Names are compared without regard to case, blanks around them and the composition of letters.
 
     :param devices: a DataFrame, or a list of mappings.
-    :param others: a DataFrame, a list of mappings, or a plain collection of uids or names. Where it has no rows, all
-        devices are returned: look first whether it is really meant to be empty.
+    :param others: what stays out: a DataFrame, a list of mappings, of tuples with one value each (as a SQL hook gives
+        them), or a plain collection of uids or names. Where it has no rows, all devices are returned: look first
+        whether it is really meant to be empty.
     :param on: compare ``uid`` or ``name``.
-    :raises NexthinkInputError: if the column is not there, or ``others`` is no list.
+    :raises NexthinkInputError: if the column is not there, ``others`` is no such list or holds something that is no
+        uid (or no name), or the two lists hold different kinds of uid.
     """
     key, known = _KEYS[on]
-    there = {key(cell) for cell in _cells_of(others, on, known)}
-    there.discard(None)
-    return _where(devices, [key(cell) not in there for cell in column_cells(devices, on, None, known)])
+    mine, theirs = find_column(devices, on, None, known), find_column(others, on, None, known)
+    _check_one_kind(on, mine, theirs)
+    there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
+    return _where(devices, [key(cell) not in there for cell in mine.cells])
 
 
 def still_stale(devices: Devices, look: object) -> Devices:
@@ -144,24 +153,38 @@ def still_stale(devices: Devices, look: object) -> Devices:
 
     :param devices: a DataFrame, or a list of mappings: what was chosen, or approved, some time ago.
     :param look: the same query's result of now, a DataFrame or a list of mappings.
-    :raises NexthinkInputError: if a column is not there, or ``look`` is no list.
+    :raises NexthinkInputError: if a column is not there, ``look`` is no list, or the two hold different kinds of uid.
     """
-    now = set(zip(_uids(look), _names(look), strict=True))
-    return _where(
-        devices,
-        [
-            uid is not None and name is not None and (uid, name) in now
-            for uid, name in zip(_uids(devices), _names(devices), strict=True)
-        ],
-    )
+    uids, names = _uids_and_names(devices)
+    uids_now, names_now = _uids_and_names(look)
+    _check_one_kind("uid", uids, uids_now)
+    now = set(zip(map(canonical_uid, uids_now.cells), map(_text, names_now.cells), strict=True))
+    pairs = zip(map(canonical_uid, uids.cells), map(_text, names.cells), strict=True)
+    return _where(devices, [None not in pair and pair in now for pair in pairs])
 
 
-def _uids(devices: object) -> list[str | None]:
-    return [canonical_uid(cell) for cell in _cells_of(devices, "uid", UID_COLUMNS)]
+def _uids_and_names(devices: object) -> tuple[Column, Column]:
+    return find_column(devices, "uid", None, UID_COLUMNS), find_column(devices, "name", None, NAME_COLUMNS)
 
 
-def _names(devices: object) -> list[str | None]:
-    return [_text(cell) for cell in _cells_of(devices, "name", NAME_COLUMNS)]
+def _check_one_kind(on: str, mine: Column, theirs: Column) -> None:
+    """Refuse to compare the uids of devices with those of their Collectors: no device would be found."""
+    kinds = {uid_kind(column.label): column.label for column in (mine, theirs) if on == "uid"}
+    kinds.pop(None, None)
+    if len(kinds) > 1:
+        raise NexthinkInputError(
+            f"The uid is in {' and in '.join(repr(label) for label in kinds.values())}: these are different kinds of "
+            "uid, and comparing them would find nothing. Give both lists the same one."
+        )
+
+
+def _key_of(cell: object, what: str, key: Callable[[Any], str | None]) -> str:
+    if (found := key(cell)) is None:
+        raise NexthinkInputError(
+            f"The other list holds {cell!r:.60}, which is no {what}: nothing can be compared with that. Mend the list, "
+            "or leave that row out."
+        )
+    return found
 
 
 def _text(cell: object) -> str | None:
@@ -178,29 +201,22 @@ _KEYS: dict[str, tuple[Callable[[Any], str | None], Collection[str]]] = {
 }
 
 
-def _cells_of(devices: object, what: str, known: Collection[str]) -> list[Any]:
-    """Return the cells of a column; a plain collection of values is its own column."""
-    if is_dataframe(devices):
-        return column_cells(devices, what, None, known)
-    if isinstance(devices, str | bytes | Mapping) or not isinstance(devices, Iterable):
-        raise NexthinkInputError(
-            f"The other list is a {type(devices).__name__}: it takes a DataFrame, a list of mappings, or a list of "
-            f"{what}s."
-        )
-    rows = list(devices)
-    return column_cells(rows, what, None, known) if any(isinstance(row, Mapping) for row in rows) else rows
-
-
 def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | None]:
-    """Read how long ago, or when, each device was last seen; None where that is not known."""
+    """Read how long ago, or when, each device was last seen; None where that is not known.
+
+    :raises NexthinkInputError: also if a column holds both: which is newer could not be told.
+    """
     try:
-        cells = column_cells(devices, "age", age_column, AGE_COLUMNS[0])
+        column, has_days = find_column(devices, "age", age_column, DAYS_COLUMNS), True
     except NexthinkInputError:
-        cells = column_cells(devices, "age", age_column, AGE_COLUMNS[1])
-    return [_read_age(cell) for cell in cells]
+        column, has_days = find_column(devices, "age", age_column, TIME_COLUMNS), False
+    ages = [_read_age(cell, has_days) for cell in column.cells]
+    if {type(age) for age in ages} >= {timedelta, datetime}:
+        raise NexthinkInputError(f"The column {column.label!r} has both days and times: give it one of the two.")
+    return ages
 
 
-def _read_age(cell: Any) -> timedelta | datetime | None:
+def _read_age(cell: Any, may_be_days: bool) -> timedelta | datetime | None:
     if is_missing(cell) or isinstance(cell, bool):
         return None
     if isinstance(cell, str):
@@ -216,7 +232,7 @@ def _read_age(cell: Any) -> timedelta | datetime | None:
         raise NexthinkInputError(f"{cell} is a day without a time and a zone: use device.days_since_last_seen.")
     try:
         days = float(cell)
-        return timedelta(days=days) if days >= 0 else None
+        return timedelta(days=days) if days >= 0 and may_be_days else None
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -249,7 +265,11 @@ def _split(devices: Any, groups: list[str], names: Iterable[str]) -> list[Any]:
 def _where(devices: Devices, mask: list[bool]) -> Devices:
     """Return the rows that the mask names, in the form that the devices have."""
     anything: Any = devices
-    rows: Any = (
-        anything[mask] if is_dataframe(devices) else [row for row, is_in in zip(anything, mask, strict=True) if is_in]
-    )
+    library = frame_of(devices)
+    if library == "pandas":
+        rows: Any = anything.loc[mask]
+    elif library == "polars":
+        rows = anything.filter(mask)
+    else:
+        rows = [row for row, is_in in zip(anything, mask, strict=True) if is_in]
     return cast("Devices", rows)

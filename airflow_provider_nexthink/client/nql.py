@@ -14,6 +14,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkInputError,
+    NexthinkNotFoundError,
     NexthinkRateLimitError,
     NexthinkTruncatedError,
 )
@@ -144,7 +146,8 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
     :raises NexthinkExportError: if the export ended in an error.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
     """
-    return _status(export_id, transport.send("GET", _status_path(export_id), replay=True, cures=_gone(export_id)))
+    with _known(export_id):
+        return _status(export_id, transport.send("GET", _status_path(export_id), replay=True))
 
 
 def wait_for_export(transport: Transport, export_id: str, *, poll_interval: float, timeout: float) -> None:
@@ -179,7 +182,8 @@ async def async_wait_for_export(
         await transport.clock.asleep(_wait_until(end - transport.clock.monotonic(), max(wait, limit), export_id))
         limit = 0.0
         try:
-            response = await transport.send("GET", _status_path(export_id), replay=True, cures=_gone(export_id))
+            with _known(export_id):
+                response = await transport.send("GET", _status_path(export_id), replay=True)
             if _status(export_id, response)[0].status == "COMPLETED":
                 return
         except NexthinkRateLimitError as error:
@@ -374,8 +378,17 @@ def _status_path(export_id: str) -> str:
     return f"/api/v1/nql/status/{quote(export_id, safe='')}"
 
 
-def _gone(export_id: str) -> dict[int, str]:
-    return {404: f"Nexthink does not know the export {export_id} (any more)."}
+@contextmanager
+def _known(export_id: str) -> Iterator[None]:
+    """Let a 404 mean what it means here: not the address is wrong, but the export is gone, and another one may help."""
+    try:
+        yield
+    except NexthinkNotFoundError as error:
+        raise NexthinkExportError(
+            f"Nexthink does not know the export {export_id} (any more).",
+            status=error.status,
+            request_id=error.request_id,
+        ) from None
 
 
 def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, bool]:

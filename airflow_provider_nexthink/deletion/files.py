@@ -64,14 +64,19 @@ def read_csv(text: Iterable[str], what: str) -> tuple[list[str], Iterator[list[s
     :return: the header, and the rows as they are asked for.
     :raises NexthinkInputError: if there is no header, or (while the rows are read) a row does not fit it.
     """
-    lines = _counted(text)
-    first = next((line for _, line in lines if line.strip()), "").removeprefix("\ufeff")
+    lines = iter(text)
+    first, before = next(((line, at) for at, line in enumerate(lines, 1) if line.strip()), ("", 0))
+    first = first.removeprefix("\ufeff")
     if told := re.fullmatch(r"sep=(.)\s*", first):  # spreadsheets write that for each other
-        first = next((line for _, line in lines), "")
+        first, before = next(lines, ""), before + 1
     if not first.strip():
         raise NexthinkInputError(f"{what} is empty: it has not even a header.")
     delimiter = told[1] if told else max(_DELIMITERS, key=lambda each: len(_cells(first, each)))
-    return _cells(first, delimiter), _csv_rows(first, lines, delimiter, what)
+    # "uid, name": who writes a blank behind the separator in the header does so in the rows.
+    has_blanks = all(cell[:1] == " " for cell in _cells(first, delimiter)[1:])
+    header = _cells(first, delimiter, has_blanks)
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=has_blanks, strict=True)
+    return header, _fitting(rows, len(header), before, what)
 
 
 def read_file(file: BinaryIO, path: str) -> Any:
@@ -107,7 +112,7 @@ def read_json_lines(text: Iterable[str], what: str) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise NexthinkInputError(f"Line {number} of {_small(what)} is no JSON object: {line.strip()[:60]!r}.")
+            raise NexthinkInputError(f"Line {number} of {_small(what)} is no JSON object.")
         rows.append(row)
     return rows
 
@@ -135,38 +140,30 @@ def write_file(file: BinaryIO, path: str, columns: Mapping[str, list[Any]]) -> N
     text.detach()
 
 
-def _counted(text: Iterable[str]) -> Iterator[tuple[int, str]]:
-    return enumerate(iter(text), start=1)
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
+def _cells(line: str, delimiter: str, skipinitialspace: bool = False) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True))
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=skipinitialspace, strict=True))
     except csv.Error:
         return []
 
 
-def _csv_rows(header: str, lines: Iterator[tuple[int, str]], delimiter: str, what: str) -> Iterator[list[str]]:
-    width, at = len(_cells(header, delimiter)), 0
+def _fitting(rows: Any, width: int, before: int, what: str) -> Iterator[list[str]]:
+    """Give the rows of a CSV reader as long as they fit the header.
 
-    def rest() -> Iterator[str]:
-        nonlocal at
-        for number, line in lines:
-            at = number
-            yield line
-
+    :param before: how many lines were read before it.
+    """
     try:
-        for cells in csv.reader(rest(), delimiter=delimiter, strict=True):
+        for cells in rows:
             if not cells:  # a blank line
                 continue
             if len(cells) != width:
                 raise NexthinkInputError(
-                    f"Line {at} of {_small(what)} has {len(cells)} values for the {width} columns of its header. A "
-                    "name with a separator in it must stand in quotes."
+                    f"Line {before + rows.line_num} of {_small(what)} has {len(cells)} values for the {width} columns "
+                    "of its header. A name with a separator in it must stand in quotes."
                 )
             yield cells
     except csv.Error as error:
-        raise NexthinkInputError(f"Line {at} of {_small(what)} is no CSV: {error}.") from None
+        raise NexthinkInputError(f"Line {before + rows.line_num} of {_small(what)} is no CSV: {error}.") from None
 
 
 def _decoded(text: io.TextIOWrapper, what: str) -> Iterator[str]:

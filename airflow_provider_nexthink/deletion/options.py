@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import PurePosixPath
 
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -158,7 +159,7 @@ def check_results_path(value: object) -> str | None:
     """Return where the outcome table is to be written; None for nowhere."""
     if value is None:
         return None
-    if isinstance(value, str) and value.lower().endswith(RESULTS_SUFFIXES):
+    if isinstance(value, str) and PurePosixPath(value).suffix.lower() in RESULTS_SUFFIXES:
         return value
     raise NexthinkInputError(
         f"results_path is {value!r}: it takes the path of a file that ends in {' or '.join(RESULTS_SUFFIXES)}."

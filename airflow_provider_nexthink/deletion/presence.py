@@ -19,7 +19,7 @@ class Departures:
 
     A row that Nexthink was asked for (SCHEDULED; UNKNOWN, of which nobody knows) becomes GONE or STILL_PRESENT. The
     others keep their status: a device that was EXCLUDED is not expected to go. In a list that is no outcome table,
-    every row that could be sent counts as asked for.
+    every row that could be sent counts as SCHEDULED.
 
     :param rows: the devices.
     """
@@ -29,7 +29,7 @@ class Departures:
         given = rows.statuses or [None] * len(rows)
         self._uids, self._names = plan.uids, plan.names
         self._statuses: list[Status | Presence] = [
-            Status(cell) if cell in Status.__members__ else planned or Status.SCHEDULED
+            Status(cell) if isinstance(cell, str) and cell in Status.__members__ else planned or Status.SCHEDULED
             for cell, planned in zip(given, plan.statuses, strict=True)
         ]
         asked_for = [at for at, status in enumerate(self._statuses) if status in _ASKED_FOR]
@@ -38,6 +38,11 @@ class Departures:
 
     def __len__(self) -> int:
         return len(self._uids)
+
+    @property
+    def asked_for(self) -> int:
+        """How many devices Nexthink was asked for, or may have been."""
+        return len(self._asked_for)
 
     @property
     def awaited(self) -> int:

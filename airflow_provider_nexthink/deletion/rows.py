@@ -5,6 +5,7 @@ Nothing is judged here: cells stay as they came. What can be sent is decided in 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -35,6 +36,7 @@ UID_COLUMNS = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid
 NAME_COLUMNS = frozenset({"name", "devicename"})
 
 _MODULES = ("pandas", "polars", "pyarrow")
+_UID = re.compile(r"[0-9a-f-]{32,36}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class DeviceRows:
     :param names: one cell for each row.
     :param uid_column: where the uids were found; None for a list without rows.
     :param name_column: where the names were found; None for a list without rows.
-    :param statuses: one cell for each row, of a list with a column ``status``, such as an outcome table; else None.
+    :param statuses: one cell for each row, of a list that is an outcome table; else None.
     """
 
     uids: list[Any]
@@ -95,6 +97,8 @@ def read_devices(
             raise NexthinkInputError("columns is for rows that are tuples: a DataFrame names its own columns.")
         labels, cells = _table_columns(devices)
         return _pick(labels, len(devices), cells, uid_column, name_column)
+    if _library_of(devices, "StructArray", "ChunkedArray"):
+        devices = _as_list(devices)
     if isinstance(devices, _Lines):
         return pick_rows(devices.labels, devices.rows, uid_column, name_column)
     if isinstance(devices, Mapping):
@@ -148,31 +152,75 @@ def pick_rows(
     return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), None if status is None else statuses)
 
 
-def column_cells(devices: Any, what: str, column: str | None, known: Collection[str]) -> list[Any]:
-    """Return the cells of one column.
+class Column(NamedTuple):
+    """One column of a list.
 
-    :param devices: a pandas DataFrame, or a list of mappings.
+    :param label: its name; None in a list of single values, which have none.
+    :param cells: its cells, as they came.
+    """
+
+    label: str | None
+    cells: list[Any]
+
+
+def find_column(rows: Any, what: str, column: str | None, known: Collection[str]) -> Column:
+    """Find one column of a list.
+
+    :param rows: a DataFrame (pandas, polars) or an Arrow table; a list of mappings, or of rows that name their fields;
+        a list of rows with one value each; or a collection of single values.
     :param what: what the column holds, for the error.
     :param column: the name of the column; None to find it.
     :param known: the names it may have, in lower case and without separators.
-    :raises NexthinkInputError: if it is not there or not clear; not for a list without rows.
+    :raises NexthinkInputError: if it is not there or not clear, or this is no such list.
     """
-    if not len(devices):
-        return []
-    if _is_table(devices):
-        labels, cells = _table_columns(devices)
-    else:
-        labels = _mapping_columns(devices)
-        cells = _mapping_cells(devices, labels)
-    return cells(_find(labels, what, column, known))
+    if _is_table(rows):
+        labels, cells = _table_columns(rows)
+        return _column(labels, cells, what, column, known) if labels else Column(None, [])
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise NexthinkInputError(
+            f"This is {_kind(rows)}, where a list is needed: a DataFrame, a list of mappings, or a list of {what}s."
+        )
+    columns = list(getattr(rows, "columns", []))  # of a result without rows, which names them all the same
+    rows = list(rows)
+    first = next((row for row in rows if row is not None), None)
+    if isinstance(first, Mapping) or (columns and first is None):
+        labels = _mapping_columns(rows) or columns
+        return _column(labels, _mapping_cells(rows, labels), what, column, known)
+    if (fields := _fields_of(first)) is not None:
+        _check_fields(rows, fields)
+        return _column(list(fields), lambda at: [row[at] for row in rows], what, column, known)
+    if isinstance(first, tuple | list):
+        if any(not isinstance(row, tuple | list) or len(row) != 1 for row in rows):
+            raise NexthinkInputError(
+                f"The rows of this list have several values and no names: which one is the {what}? Pass one value a "
+                "row, or mappings."
+            )
+        rows = [row[0] for row in rows]
+    return Column(None, rows)
 
 
-def is_dataframe(devices: object) -> TypeGuard[Any]:
-    """Tell a pandas DataFrame without importing pandas.
+def _column(
+    labels: list[Any], cells: Callable[[int], list[Any]], what: str, column: str | None, known: Collection[str]
+) -> Column:
+    position = _find(labels, what, column, known)
+    return Column(str(labels[position]), cells(position))
+
+
+def uid_kind(label: str | None) -> str | None:
+    """Return which kind of uid a column says it holds, the device's or the Collector's; None if it does not say.
+
+    :param label: the name of the column.
+    """
+    bare = _bare(label)
+    return "collector" if "collector" in bare else "device" if bare == "deviceuid" else None
+
+
+def frame_of(devices: object) -> str | None:
+    """Return of which library a DataFrame is, without importing that; None if it is none.
 
     :param devices: anything.
     """
-    return _library_of(devices, "DataFrame") == "pandas"
+    return _library_of(devices, "DataFrame")
 
 
 def _library_of(value: object, *names: str) -> str | None:
@@ -204,15 +252,16 @@ def _read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str
     if not isinstance(devices, str):
         opened = getattr(devices, "open", None)  # a path that knows its own file system
         return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
+    devices = devices.removeprefix("\ufeff")
     text = devices.strip()
     if "\n" not in text and "\r" not in text and not text.startswith(("[", "{")) and suffix_of(text):
         return _read_file(text, open_file)
-    lines = text.splitlines()
+    lines = list(io.StringIO(text, newline=""))  # not splitlines(), which also cuts at what may stand in a name
     if len(lines) > 1 and text.startswith("{") and not _is_json(text):
         return read_json_lines(lines, "The text in devices")
     if not text.startswith(("[", "{")) and (len(lines) > 1 or _is_header(text)):
         # Not the stripped text: a blank may belong to a name, a TAB may end an empty cell.
-        return _Lines(*read_csv(devices.splitlines(keepends=True), "The text in devices"))
+        return _Lines(*read_csv(io.StringIO(devices, newline=""), "The text in devices"))
     return _parse_json(text)
 
 
@@ -300,8 +349,8 @@ def _fields_of(row: Any) -> tuple[Any, ...] | None:
             return tuple(fields)
     if hasattr(row, "cursor_description"):  # pyodbc
         return tuple(column[0] for column in row.cursor_description)
-    if hasattr(row, "keys") and hasattr(row, "__getitem__") and not _library_of(row, "Series"):  # sqlite3, psycopg2
-        return tuple(row.keys())
+    if callable(getattr(row, "keys", None)) and hasattr(row, "__getitem__") and not _library_of(row, "Series"):
+        return tuple(row.keys())  # sqlite3, psycopg2
     return None
 
 
@@ -318,6 +367,8 @@ def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
     """Tell one row of cells from a list of rows."""
     if len(rows) != len(columns) or not rows:
         return False
+    if len(rows) > 1 and all(isinstance(cell, str) and _UID.fullmatch(cell) for cell in rows):
+        return False  # a list of uids
     return all(isinstance(cell, str) or not isinstance(cell, Iterable) for cell in rows) and any(
         cell is not None for cell in rows
     )
@@ -413,8 +464,9 @@ def _find_both(labels: list[Any], uid_column: str | None, name_column: str | Non
 
 
 def _find_status(labels: Sequence[Any]) -> int | None:
-    found = [position for position, label in enumerate(labels) if _bare(label) == "status"]
-    return found[0] if len(found) == 1 else None
+    """Return where the status stands in an outcome table; a ``status`` of another table means something else."""
+    is_outcome = {"uid", "name", "status", "request_id"}.issubset(labels)
+    return list(labels).index("status") if is_outcome else None
 
 
 def _find(labels: list[Any], what: str, asked: str | None, known: Collection[str]) -> int:

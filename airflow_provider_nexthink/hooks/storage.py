@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +24,7 @@ def open_file(path: str) -> BinaryIO:
 
     :param path: local, or an address such as ``s3://connection@bucket/key``.
     """
-    file: BinaryIO = ObjectStoragePath(path).open("rb")  # type: ignore[no-untyped-call]
+    file: BinaryIO = _place(path).open("rb")  # type: ignore[no-untyped-call]
     return file
 
 
@@ -35,7 +37,7 @@ def check_results_path(path: str) -> None:
     if suffix_of(path) == ".parquet":
         require_parquet("A .parquet file in results_path")
     try:
-        target = ObjectStoragePath(path)
+        target = _place(path)
         is_local = target.protocol in _LOCAL
         target.fs  # noqa: B018 - loads the library and the connection that it needs
     except (ImportError, ValueError) as error:
@@ -44,11 +46,13 @@ def check_results_path(path: str) -> None:
         ) from None
     if not is_local:
         return
-    folder = Path(target.path).absolute().parent
+    place = Path(target.path).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place.parent):
             pass
+        if place.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
     except OSError as error:
         raise NexthinkInputError(
             f"results_path is {path}, but nothing can be written there: {error.strerror}. Nothing was sent."
@@ -62,7 +66,7 @@ def write_table(path: str, columns: Mapping[str, list[Any]]) -> None:
     :param columns: the table, column by column.
     :raises OSError: if it cannot be written; others as the object storage's library has them.
     """
-    target = ObjectStoragePath(path)
+    target = _place(path)
     with tempfile.TemporaryFile() as made:
         write_file(made, path, columns)
         made.seek(0)
@@ -71,12 +75,16 @@ def write_table(path: str, columns: Mapping[str, list[Any]]) -> None:
                 shutil.copyfileobj(made, file)
             return
         place = Path(target.path).absolute()
-        part = place.with_name(f".{place.name}.part")
+        part = place.with_name(f".{uuid.uuid4().hex}.part")  # of its own: two tasks may write to one place
         try:
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 shutil.copyfileobj(made, file)
             part.replace(place)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
             raise
+
+
+def _place(path: str) -> ObjectStoragePath:
+    return ObjectStoragePath(os.path.expanduser(path))  # noqa: PTH111 - a Path would take an address apart

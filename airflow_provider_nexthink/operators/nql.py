@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_nexthink.client.nql import NqlRows
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+_MARGIN_SECONDS = 600.0
 
 
 class NexthinkNqlOperator(BaseOperator):
@@ -134,6 +137,7 @@ class NexthinkNqlOperator(BaseOperator):
             "query_id": self.query_id,
             "parameters": self.parameters,
             "compression": self.compression,
+            "clears": getattr(context["ti"], "max_tries", None),  # it grows when a task is cleared: then start afresh
         }
         return ExportMemory(task_state_store(context), query)
 
@@ -146,7 +150,9 @@ class NexthinkNqlOperator(BaseOperator):
             poll_interval=self.poll_interval,
             end_time=export.end_time,
         )
-        self.defer(trigger=trigger, method_name="execute_complete")
+        # Without a triggerer nothing would ever end the wait.
+        longest = max(0.0, export.end_time - time.time()) + _MARGIN_SECONDS
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
         """Wait for the rest of the time, which is none if the export is ready, and fetch it."""

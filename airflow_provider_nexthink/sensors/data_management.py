@@ -88,7 +88,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         """Look until all are gone, and return the table."""
         departures = self._read_devices()
         self.log.info("%d devices, %d of them expected to go.", len(departures), departures.awaited)
-        if not departures.awaited:
+        if not departures.asked_for:
             return departures.table()
         if self.deferrable:
             now = time.time()
@@ -152,16 +152,23 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         return self._departures
 
     def _look(self, rows: NqlRows) -> bool:
+        """Compare the devices with a result that lists every device there is; what proves nothing is an error."""
         from airflow_provider_nexthink.deletion.plan import canonical_uid
-        from airflow_provider_nexthink.deletion.rows import NAME_COLUMNS, UID_COLUMNS, column_cells
+        from airflow_provider_nexthink.deletion.rows import NAME_COLUMNS, UID_COLUMNS, find_column
 
-        if not rows.columns:
-            raise NexthinkExportError(f"The result of {self.query_id} is an empty file: that proves nothing.")
-        uids = column_cells(rows, "uid", self.uid_column, UID_COLUMNS)
-        are_gone = self._watched.look({uid for cell in uids if (uid := canonical_uid(cell))})
+        if not rows:
+            raise NexthinkExportError(f"{self.query_id} lists no device at all: that proves nothing.")
+        column = find_column(rows, "uid", self.uid_column, UID_COLUMNS)
+        there = {canonical_uid(cell) for cell in column.cells}
+        if None in there:
+            raise NexthinkInputError(
+                f"The column {column.label!r} of {self.query_id} has values that are no uid: that proves nothing. List "
+                "the uid that the devices were deleted by, or name its column with uid_column."
+            )
+        are_gone = self._watched.look({uid for uid in there if uid})
         self.log.info("%d devices are there now; of the list: %s", len(rows), self._watched.counts())
         with suppress(NexthinkInputError):  # a result without names is fine
-            names = set(column_cells(rows, "name", None, NAME_COLUMNS))
+            names = set(find_column(rows, "name", None, NAME_COLUMNS).cells)
             if same := self._watched.gone_but_for_the_name(names):
                 self.log.warning(
                     "%d devices count as gone, but another uid has their name: machines that were set up anew, or the "
@@ -184,7 +191,9 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
             timeout=nql.EXPORT_SECONDS,
             end_time=end_time,
         )
-        self.defer(trigger=trigger, method_name="execute_complete")
+        # Without a triggerer nothing would ever end the wait.
+        longest = max(0.0, end_time - time.time()) + nql.EXPORT_SECONDS
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _push_table(self, context: Context) -> None:
         if self.do_xcom_push:

@@ -86,7 +86,7 @@ def test_an_export_that_is_late(sandbox: Sandbox) -> None:
     ("fault", "says"),
     [
         (Fault(path="status", kind="status", status=403, times=-1), "NexthinkPermissionError"),
-        (Fault(path="status", kind="status", status=404, times=-1), "NexthinkNotFoundError"),
+        (Fault(path="status", kind="status", status=404, times=-1), "NexthinkExportError: Nexthink does not know"),
         (Fault(path="token", kind="status", status=401, times=-1), "NexthinkAuthenticationError"),
         (Fault(path="status", kind="not_json", times=-1), "NexthinkExportError"),
     ],

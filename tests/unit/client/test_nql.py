@@ -407,7 +407,7 @@ def test_an_export_id_is_one_part_of_the_path(nexthink: Nexthink, transport: Tra
 
 def test_an_export_that_is_not_known(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.answers = [httpx.Response(404)]
-    with pytest.raises(NexthinkNotFoundError, match=r"does not know the export e-1 \(any more\)"):
+    with pytest.raises(NexthinkExportError, match=r"does not know the export e-1 \(any more\)"):
         export_status(transport, "e-1")
 
 

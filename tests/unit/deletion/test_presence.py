@@ -19,8 +19,9 @@ def uid_of(number: int) -> str:
 
 
 def row(number: int, status: str | None = None) -> dict[str, Any]:
+    """Return a row of a plain list; with a status, of an outcome table."""
     plain = {"uid": uid_of(number), "name": f"PC-{number}"}
-    return plain if status is None else {**plain, "status": status}
+    return plain if status is None else {**plain, "status": status, "request_id": None}
 
 
 def departures(rows: Any) -> Departures:
@@ -58,7 +59,9 @@ def test_a_list_that_is_no_outcome_table_is_awaited_as_far_as_it_could_be_sent()
 
 
 def test_the_table_of_one_look_can_be_looked_at_again() -> None:
-    of = departures([row(1, "STILL_PRESENT"), row(2, "GONE"), row(3, "retired")])
+    first = departures([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "SCHEDULED")])
+    first.look({uid_of(1), uid_of(3)})
+    of = departures(first.table())
     assert of.awaited == 3
     assert of.look(set())
     assert statuses(of) == ["GONE"] * 3
@@ -85,7 +88,7 @@ def test_gone_devices_whose_name_is_there_are_counted() -> None:
         pd.DataFrame,
         lambda rows: {key: [each[key] for each in rows] for key in rows[0]},
         lambda rows: [rows[:1], rows[1:]],
-        lambda rows: "uid,name,status\n" + "".join(f"{r['uid']},{r['name']},{r['status']}\n" for r in rows),
+        lambda rows: "uid,name,status,request_id\n" + "".join(f"{r['uid']},{r['name']},{r['status']},\n" for r in rows),
     ],
     ids=["records", "DataFrame", "columns", "mapped", "CSV text"],
 )
@@ -93,6 +96,12 @@ def test_an_outcome_table_in_every_form(shape: Any) -> None:
     of = departures(shape([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "SCHEDULED")]))
     assert not of.look({uid_of(3), uid_of(2)})
     assert statuses(of) == ["GONE", "EXCLUDED", "STILL_PRESENT"]
+
+
+def test_the_status_of_another_table_means_something_else() -> None:
+    cmdb = [{**row(1), "status": "UNKNOWN"}, {**row(2), "status": "EXCLUDED"}, {**row(3), "status": ["x"]}]
+    of = departures(cmdb)
+    assert of.awaited == 3
 
 
 def test_lists_with_and_without_a_status_together() -> None:
@@ -109,7 +118,7 @@ CELLS = st.one_of(st.none(), st.text(max_size=5), st.sampled_from([*Status, "GON
     st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=3),
 )
 def test_every_row_stays_and_gone_is_only_what_is_not_there(rows: list[tuple[int, Any]], looks: list[set[int]]) -> None:
-    of = departures([{**row(number), "status": cell} for number, cell in rows])
+    of = departures([{**row(number), "status": cell, "request_id": None} for number, cell in rows])
     for there in looks:
         are_gone = of.look({uid_of(number) for number in there})
     table = of.table()

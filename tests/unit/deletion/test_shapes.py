@@ -272,7 +272,7 @@ def test_columns_rename_what_names_its_fields_itself() -> None:
         ("hostname,serial\nx,y", "no column for the uid. Its columns are 'hostname', 'serial'"),
         ("device.uid,device.collector.uid,name\na,b,c", "'device.uid' and 'device.collector.uid'"),
         ('{"uid": 1}\n{"uid":', "Line 2 of the text in devices is no JSON object"),
-        ("{}\n7", "Line 2 of the text in devices is no JSON object: '7'"),
+        ("{}\n7", "Line 2 of the text in devices is no JSON object"),
         ("/no/such/file.csv", "The file /no/such/file.csv is not there"),
         ("/no/such/file.parquet", "is not there"),
         (Path("/etc/hosts"), "the path /etc/hosts: its name must end in .csv or .parquet or .jsonl"),
