@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 from airflow_provider_nexthink.deletion.files import (
     STORAGE_HINT,
     SUFFIXES,
+    is_path,
     read_csv,
     read_file,
     read_json_lines,
@@ -205,7 +206,7 @@ def _read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str
         opened = getattr(devices, "open", None)  # a path that knows its own file system
         return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
     text = devices.strip()
-    if "\n" not in text and "\r" not in text and not text.startswith(("[", "{")) and suffix_of(text):
+    if is_path(text):
         return _read_file(text, open_file)
     lines = text.splitlines()
     if len(lines) > 1 and text.startswith("{") and not _is_json(text):
