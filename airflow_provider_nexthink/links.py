@@ -54,7 +54,7 @@ class NexthinkOutcomeLink(BaseOperatorLink):
 class NexthinkDeletionDocsLink(BaseOperatorLink):
     """To Nexthink's documentation of the Data Management API."""
 
-    name = "Data Management API"
+    name = "Docs: Data Management API"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
         """Return the address."""
@@ -64,7 +64,7 @@ class NexthinkDeletionDocsLink(BaseOperatorLink):
 class NexthinkNqlDocsLink(BaseOperatorLink):
     """To Nexthink's documentation of the NQL API."""
 
-    name = "NQL API"
+    name = "Docs: NQL API"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
         """Return the address."""

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -22,9 +22,14 @@ SIZE: Any = {"width": 1280, "height": 760}
 
 # It runs as root in containers, and is to ask nobody but the servers of the tests.
 _FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @contextmanager
@@ -47,7 +52,9 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, base_url: str, *, theme: str = "light", **context: Any) -> Iterator[Page]:
+def open_page(
+    browser: Browser, base_url: str, *, theme: Literal["light", "dark"] = "light", **context: Any
+) -> Iterator[Page]:
     """Give a page of a new, empty browser profile; what goes wrong in its scripts fails the test."""
     opened = browser.new_context(
         base_url=base_url, color_scheme=theme, viewport=SIZE, locale="en-GB", timezone_id="UTC", **context

@@ -7,6 +7,7 @@ The tests of this file are the steps of one visit, in their order. Its pictures 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,9 +46,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     (dags / f"{ON_DEMAND}.py").write_text((DAGS / f"{ON_DEMAND}.py").read_text())
     approval = (DAGS / f"{APPROVAL}.py").read_text().replace('schedule="@monthly"', "schedule=None")
     (dags / f"{APPROVAL}.py").write_text(approval)
-    with chromium() as browser, running_airflow(
-        root / "home", dags, {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
-    ) as airflow, open_page(browser, str(airflow.http.base_url), accept_downloads=True) as page:
+    with (
+        chromium() as browser,
+        running_airflow(root / "home", dags, {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}) as airflow,
+        open_page(browser, str(airflow.http.base_url), accept_downloads=True) as page,
+    ):
         page.set_default_timeout(60 * SECONDS)
         page.airflow = airflow  # type: ignore[attr-defined]
         yield page
@@ -119,18 +122,24 @@ def test_devices_are_deleted_by_a_form(
 ) -> None:
     until(lambda: airflow.get(f"dags/{ON_DEMAND}")["dag_id"], 120, "the Dag")
     devices = tenant.tenant.devices()[:40]
-    lines = ["uid,name", *(f'{device.uid},"{device.name}"' for device in devices), "not-a-uid,LAPTOP-RETIRED"]
+    pasted = io.StringIO()
+    csv.writer(pasted, lineterminator="\n").writerows(
+        [("uid", "name"), *((device.uid, device.name) for device in devices), ("not-a-uid", "LAPTOP-RETIRED")]
+    )
     page.goto(f"/dags/{ON_DEMAND}")
     page.get_by_role("button", name="Trigger").click()
     form = page.get_by_role("dialog")
-    form.locator("#element_devices_text").fill("\n".join(lines))
+    form.locator("#element_devices_text").fill(pasted.getvalue())
+    form.locator("#element_devices_text").evaluate("text => { text.scrollTop = 0; }")
     form.locator("#element_reason").fill("TICKET-1234: these laptops were returned")
+    form.locator("label:has(input[name=element_dry_run])").click()
+    form.get_by_text("Devices, pasted").scroll_into_view_if_needed()
     picture("on-demand-form")
-    form.locator("[id='element_dry_run']").locator("xpath=ancestor-or-self::label").click()
     form.get_by_role("button", name="Trigger").click()
     run = until(lambda: airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0], 60, "the run")
     page.goto(f"/dags/{ON_DEMAND}/runs/{run['dag_run_id']}")
-    page.get_by_text("Success").first.wait_for(timeout=120 * SECONDS)
+    assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
+    page.get_by_role("heading").get_by_text("Success").or_(page.get_by_text("Success")).nth(2).wait_for()
     picture("on-demand-run")
     assert sorted(tenant.tenant.queued) == sorted(device.uid for device in devices)
 
@@ -139,7 +148,7 @@ def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tena
     run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
     links = airflow.get(f"dags/{ON_DEMAND}/dagRuns/{run_id}/taskInstances/delete_devices/links")["extra_links"]
     assert links["Nexthink tenant"] is None  # the sandbox has no page
-    assert links["Data management API"] == "https://docs.nexthink.com/api/data-management"
+    assert links["Docs: Data Management API"] == "https://docs.nexthink.com/api/data-management"
     page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices")
     page.get_by_role("link", name="Outcome of each device").click()
     frame_of(page).get_by_role("heading", name="delete_devices").wait_for()
@@ -178,7 +187,9 @@ def test_a_person_approves_and_only_then_devices_are_deleted(
     before = list(tenant.tenant.queued)
     run_id = airflow.start(APPROVAL)
     path = f"dags/{APPROVAL}/dagRuns/{run_id}"
-    until(lambda: airflow.get(f"{path}/taskInstances/approve")["state"] in ("awaiting_input", "deferred"), 120, "approve")
+    until(
+        lambda: airflow.get(f"{path}/taskInstances/approve")["state"] in ("awaiting_input", "deferred"), 120, "approve"
+    )
     assert tenant.tenant.queued == before
     page.goto("/required_actions")
     page.get_by_role("link", name=re.compile("Delete these devices")).first.click()
