@@ -149,7 +149,7 @@ def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tena
     links = airflow.get(f"dags/{ON_DEMAND}/dagRuns/{run_id}/taskInstances/delete_devices/links")["extra_links"]
     assert links["Nexthink tenant"] is None  # the sandbox has no page
     assert links["Docs: Data Management API"] == "https://docs.nexthink.com/api/data-management"
-    page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices")
+    page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices/details")
     page.get_by_role("link", name="Outcome of each device").click()
     frame_of(page).get_by_role("heading", name="delete_devices").wait_for()
     frame_of(page).get_by_text("41 rows").wait_for()
