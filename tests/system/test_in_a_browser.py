@@ -11,18 +11,18 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.browser import IMAGES, chromium, open_page
 from tests.system.conftest import DAGS
 from tests.system.running_airflow import RunningAirflow, running_airflow, until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import FrameLocator, Page
+    from playwright.sync_api import Browser, FrameLocator, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -33,33 +33,37 @@ SECONDS = 1000.0  # Playwright counts in milliseconds
 
 @pytest.fixture(scope="module")
 def tenant() -> Iterator[Sandbox]:
-    with Sandbox(devices=300, stale=120, removal_delay=0.0, pending_polls=0) as sandbox:
+    with Sandbox(devices=600, stale=300, seed=3, removal_delay=0.0, pending_polls=0) as sandbox:
         yield sandbox
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A page of an Airflow that has the Dags, and no connection."""
-    root = tmp_path_factory.mktemp("browser")
-    dags = root / "dags"
-    dags.mkdir()
-    (dags / f"{ON_DEMAND}.py").write_text((DAGS / f"{ON_DEMAND}.py").read_text())
-    approval = (DAGS / f"{APPROVAL}.py").read_text().replace('schedule="@monthly"', "schedule=None")
-    (dags / f"{APPROVAL}.py").write_text(approval)
-    with (
-        chromium() as browser,
-        running_airflow(root / "home", dags, {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}) as airflow,
-        open_page(browser, str(airflow.http.base_url), accept_downloads=True) as page,
-    ):
-        page.set_default_timeout(60 * SECONDS)
-        page.airflow = airflow  # type: ignore[attr-defined]
-        yield page
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
-def airflow(page: Page) -> RunningAirflow:
-    running: RunningAirflow = page.airflow  # type: ignore[attr-defined]
-    return running
+def airflow(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[RunningAirflow]:
+    """An Airflow that has the Dags, the tabs that the documentation shows, and no connection."""
+    root = tmp_path_factory.mktemp("browser")
+    dags, plugins = root / "dags", root / "home" / "plugins"
+    dags.mkdir()
+    plugins.mkdir(parents=True)
+    for dag_id in (ON_DEMAND, APPROVAL):
+        code = (DAGS / f"{dag_id}.py").read_text().replace('schedule="@monthly"', "schedule=None")
+        (dags / f"{dag_id}.py").write_text(code)
+    (tabs,) = re.findall(r"^```python\n(.*?)^```", (IMAGES.parent / "ui.md").read_text(), re.MULTILINE | re.DOTALL)
+    (plugins / "tabs.py").write_text(tabs)
+    with running_airflow(root / "home", dags, {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}) as airflow:
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, airflow: RunningAirflow) -> Iterator[Page]:
+    with open_page(browser, str(airflow.http.base_url), accept_downloads=True) as page:
+        page.set_default_timeout(60 * SECONDS)
+        yield page
 
 
 @pytest.fixture
@@ -73,6 +77,22 @@ def picture(page: Page, request: pytest.FixtureRequest) -> Callable[[str], None]
             page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
 
     return write
+
+
+@pytest.fixture(scope="module")
+def laptops(tenant: Sandbox) -> list[Device]:
+    """The stale laptops, as long as none is deleted."""
+    found = [device for device in tenant.tenant.devices() if device.name.startswith("LAPTOP")]
+    return [device for device in found if device.days_since_last_seen >= 90]
+
+
+def pasted(devices: list[Device]) -> str:
+    """Return devices as a person pastes them; the third is malformed, the fourth is the first one again."""
+    rows = [(device.uid, device.name) for device in devices]
+    rows[2:2] = [("not-a-uid", "LAPTOP-RETIRED"), rows[0]]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("uid", "name"), *rows])
+    return text.getvalue()
 
 
 def frame_of(page: Page) -> FrameLocator:
@@ -118,18 +138,14 @@ def test_the_test_button_gives_three_answers(page: Page, tenant: Sandbox, pictur
 
 
 def test_devices_are_deleted_by_a_form(
-    page: Page, airflow: RunningAirflow, tenant: Sandbox, picture: Callable[[str], None]
+    page: Page, airflow: RunningAirflow, tenant: Sandbox, laptops: list[Device], picture: Callable[[str], None]
 ) -> None:
     until(lambda: airflow.get(f"dags/{ON_DEMAND}")["dag_id"], 120, "the Dag")
-    devices = tenant.tenant.devices()[:40]
-    pasted = io.StringIO()
-    csv.writer(pasted, lineterminator="\n").writerows(
-        [("uid", "name"), *((device.uid, device.name) for device in devices), ("not-a-uid", "LAPTOP-RETIRED")]
-    )
+    devices = laptops[:40]
     page.goto(f"/dags/{ON_DEMAND}")
     page.get_by_role("button", name="Trigger").click()
     form = page.get_by_role("dialog")
-    form.locator("#element_devices_text").fill(pasted.getvalue())
+    form.locator("#element_devices_text").fill(pasted(devices))
     form.locator("#element_devices_text").evaluate("text => { text.scrollTop = 0; }")
     form.locator("#element_reason").fill("TICKET-1234: these laptops were returned")
     form.locator("label:has(input[name=element_dry_run])").click()
@@ -152,7 +168,7 @@ def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tena
     page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices/details")
     page.get_by_role("link", name="Outcome of each device").click()
     frame_of(page).get_by_role("heading", name="delete_devices").wait_for()
-    frame_of(page).get_by_text("41 rows").wait_for()
+    frame_of(page).get_by_text("42 rows").wait_for()
     assert page.get_by_role("link", name="Nexthink tenant").count() == 0
 
 
@@ -162,23 +178,23 @@ def test_a_device_is_found_in_the_outcome(
     page.goto("/plugin/nexthink-deletions")
     frame = frame_of(page)
     frame.locator("tbody tr").first.get_by_role("link").click()
-    frame.get_by_text("41 rows").wait_for()
+    frame.get_by_text("42 rows").wait_for()
     picture("outcome")
-    device = tenant.tenant.queued[7]
+    device = tenant.tenant.queued[7]  # not the first, which is there twice
     search = frame.get_by_role("searchbox")
     search.fill(device.upper())
-    frame.get_by_text("1 of 41 rows").wait_for()
+    frame.get_by_text("1 of 42 rows").wait_for()
     assert frame.get_by_role("cell", name=device).is_visible()
     search.fill("laptop-retired")
-    assert frame.get_by_role("cell", name="INVALID").is_visible()
+    frame.get_by_role("cell", name="INVALID").wait_for()
     search.fill("")
     with page.expect_download() as download:
         frame.get_by_role("button", name="Download CSV").click()
     download.value.save_as(tmp_path / "outcome.csv")
     with (tmp_path / "outcome.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["status"] for row in rows] == ["SCHEDULED"] * 40 + ["INVALID"]
-    assert {row["uid"] for row in rows[:40]} == set(tenant.tenant.queued)
+    assert [row["status"] for row in rows] == ["SCHEDULED"] * 2 + ["INVALID", "DUPLICATE"] + ["SCHEDULED"] * 38
+    assert {row["uid"] for row in rows if row["status"] == "SCHEDULED"} == set(tenant.tenant.queued)
 
 
 def test_a_person_approves_and_only_then_devices_are_deleted(
@@ -201,21 +217,31 @@ def test_a_person_approves_and_only_then_devices_are_deleted(
     assert set(tenant.tenant.queued) - set(before) == planned
 
 
-def test_the_runs_are_shown_in_a_chart(page: Page, picture: Callable[[str], None]) -> None:
+def test_the_runs_are_shown_in_a_chart(
+    page: Page, airflow: RunningAirflow, laptops: list[Device], picture: Callable[[str], None]
+) -> None:
+    for count, dry_run in [(25, True), (60, True), (60, False), (35, False), (80, False), (45, True)]:
+        conf = {"devices_text": pasted(laptops[:count]), "dry_run": dry_run, "reason": "TICKET-5678"}
+        run = airflow.post(f"dags/{ON_DEMAND}/dagRuns", {"logical_date": None, "conf": conf})
+        assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
     page.goto("/")
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Nexthink deletions").click()
     frame = frame_of(page)
     bars = frame.get_by_role("group", name="Devices of each run, by status").get_by_role("link")
     bars.first.wait_for()
-    assert frame.locator("tbody tr").count() == bars.count() == 3  # by hand, the plan, and what was approved
-    assert frame.locator(".legend").get_by_text("Invalid").inner_text() == "Invalid 1"
+    assert frame.locator("tbody tr").count() == bars.count() == 9  # and the plan, and what was approved
+    assert frame.locator(".legend").get_by_text("Invalid").inner_text() == "Invalid 7"
     picture("deletions")
 
 
-def test_a_tab_can_be_added_as_the_documentation_says(page: Page) -> None:
-    """The page takes what Airflow fills into the address of a tab."""
-    query: dict[str, Any] = {"dag_id": ON_DEMAND}
-    page.goto(f"/nexthink/?{urlencode(query)}")
-    page.locator("tbody tr").first.wait_for()
-    assert page.locator("tbody tr").count() == 1
+def test_the_tabs_that_the_documentation_shows(page: Page, airflow: RunningAirflow) -> None:
+    run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
+    page.goto(f"/dags/{ON_DEMAND}")
+    page.get_by_role("link", name="Deletions").click()
+    rows = page.frame_locator("iframe[title='Deletions']").locator("tbody tr")
+    rows.first.wait_for()
+    assert rows.count() == 7  # of this Dag only
+    page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices")
+    page.get_by_role("link", name="Outcome").click()
+    page.frame_locator("iframe[title='Outcome']").get_by_text(run_id).wait_for()

@@ -24,7 +24,8 @@ export function chart(runs, width, addressOf) {
       svg("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, number(value)),
     );
   });
-  const every = Math.max(1, Math.ceil(76 / step));
+  const every = Math.max(1, Math.ceil(64 / step));
+  const labels = dayLabels(runs.filter((_, index) => index % every === 0));
   const bars = runs.map((run, index) => {
     const middle = LEFT + step * (index + 0.5);
     const link = svg(
@@ -34,8 +35,8 @@ export function chart(runs, width, addressOf) {
       svg("rect", { class: "hit", x: middle - step / 2, y: TOP, width: step, height: inner }),
       ...stack(run.summary, most, inner, middle - bar / 2, bar),
     );
-    const day = index % every === 0 && svg("text", { class: "day", x: middle, y: HEIGHT - 8, "text-anchor": "middle" }, time(run.run_after).slice(5, 10));
-    return svg("g", {}, link, day || "");
+    const label = index % every === 0 && svg("text", { x: middle, y: HEIGHT - 8, "text-anchor": "middle" }, labels.shift());
+    return svg("g", {}, link, label);
   });
   return svg("svg", { width, height: HEIGHT, role: "group", "aria-label": "Devices of each run, by status" }, ...lines, ...bars);
 }
@@ -68,8 +69,14 @@ export function legend(runs) {
   );
 }
 
-// 1, 2 or 5 times a power of ten: round figures on the axis.
+// The day of a run; its time where the label before is of the same day.
+function dayLabels(runs) {
+  const texts = runs.map((run) => time(run.run_after));
+  return texts.map((text, index) => (text.slice(0, 10) === texts[index - 1]?.slice(0, 10) ? text.slice(11, 16) : text.slice(5, 10)));
+}
+
+// Round figures on the axis.
 function niceMaximum(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return Math.max(2, [1, 2, 5, 10].find((factor) => factor * power >= value) * power);
+  return Math.max(2, [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10].find((factor) => factor * power >= value) * power);
 }

@@ -118,7 +118,7 @@ function tiles(runs) {
   return element(
     "section",
     { class: "tiles", "aria-label": "Totals" },
-    tile("Runs", runs.length, dry ? `${number(dry)} of them dry runs` : "no dry runs"),
+    tile("Runs", runs.length, dry ? `${plural(dry, "dry run")} among them` : "no dry run among them"),
     tile("Scheduled", sum(["SCHEDULED"]), "queued for deletion by Nexthink"),
     tile("Need a person", attention, "invalid, failed, unknown, not sent, rejected", attention ? "warn" : ""),
     tile("Kept out", sum(["EXCLUDED", "DUPLICATE"]), "excluded, or in the list twice"),
