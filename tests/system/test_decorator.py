@@ -178,7 +178,7 @@ def test_a_table_that_is_an_argument_is_not_in_the_rendered_view(
             assert prefix == "3"
             return found
 
-        fixed = {"prefix": "{{ 1 + 2 }}", "kept": [{"uid": "{{ 1 }}", "name": "{{ 2 }}"}]}
+        fixed: dict[str, Any] = {"prefix": "{{ 1 + 2 }}", "kept": [{"uid": "{{ 1 }}", "name": "{{ 2 }}"}]}
         if mapped:
             delete.partial(**fixed).expand(found=[rows[:2], rows[2:]])
         else:

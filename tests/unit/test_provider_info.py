@@ -22,6 +22,7 @@ from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.nexthink import _EXTRAS, NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
 
 INFO: dict[str, Any] = get_provider_info()
@@ -62,7 +63,12 @@ def test_every_name_in_it_can_be_imported() -> None:
 
 
 def test_every_link_can_be_imported_and_is_on_an_operator() -> None:
-    operators: list[Any] = [NexthinkDeleteDevicesOperator, SqlToNexthinkDeleteDevicesOperator, NexthinkNqlOperator]
+    operators: list[Any] = [
+        NexthinkDeleteDevicesOperator,
+        SqlToNexthinkDeleteDevicesOperator,
+        NexthinkNqlOperator,
+        NexthinkDevicesGoneSensor,
+    ]
     shown = {type(link) for operator in operators for link in operator.operator_extra_links}
     listed = set()
     for path in INFO["extra-links"]:
