@@ -66,6 +66,7 @@ def get_provider_info() -> dict[str, object]:
                         "host": "Instance",
                         "login": "Client ID",
                         "password": "Client secret",
+                        "port": "Port",
                     },
                     "placeholders": {
                         "host": "acme, or https://acme.eu.nexthink.cloud",
