@@ -207,7 +207,7 @@ def test_many_runs(page: Page, answers: Answers, runs: int, told: str) -> None:
     page.goto("")
     page.get_by_text(told).wait_for()
     assert page.locator("tbody tr").count() == 200
-    assert page.locator(".legend").inner_text().split("\n")[:3] == ["Scheduled 58,000", "Invalid 800", "Failed 1,200"]
+    assert page.locator(".legend").inner_text().split("\n") == ["Scheduled 58,000", "Invalid 800", "Failed 1,200"]
 
 
 @pytest.mark.parametrize(
