@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-services lint format types docs build clean
+.PHONY: help demo test test-services test-browser lint format types docs build clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -21,10 +21,13 @@ demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest -m 'not service'
+	$(BIN)/python -m pytest -m 'not service and not browser'
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis.
 	$(BIN)/python -m pytest -m service
+
+test-browser: $(READY) ## Run the tests that use Airflow's pages in Chromium.
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY) ## Check style, formatting, types and the import rules.
 	$(BIN)/ruff check

@@ -49,28 +49,51 @@ def get_provider_info() -> dict[str, object]:
                 ),
             }
         ],
+        "extra-links": [
+            "airflow_provider_nexthink.links.NexthinkTenantLink",
+            "airflow_provider_nexthink.links.NexthinkOutcomeLink",
+            "airflow_provider_nexthink.links.NexthinkDeletionDocsLink",
+            "airflow_provider_nexthink.links.NexthinkNqlDocsLink",
+        ],
         "connection-types": [
             {
                 "connection-type": "nexthink",
                 "hook-class-name": "airflow_provider_nexthink.hooks.nexthink.NexthinkHook",
                 "hook-name": "Nexthink",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["port", "schema", "extra"],
+                    "hidden-fields": ["schema", "extra"],
                     "relabeling": {
                         "host": "Instance",
                         "login": "Client ID",
                         "password": "Client secret",
+                        "port": "Port",
                     },
                     "placeholders": {
                         "host": "acme, or https://acme.eu.nexthink.cloud",
-                        "login": "of an API credential with the permissions Data management and NQL API",
+                        "login": "of the API credential",
+                        "password": "shown once, when the API credential is made",
+                        # Their Test button refuses a connection without a port (apache/airflow#73298).
+                        "port": "443; needed only for the Test button of Airflow 3.3.1 and 3.3.2",
+                        "extra": '{"region": "eu"}',  # Airflow 3.1 shows this field, and not those below
                     },
                 },
                 "conn-fields": {
                     "region": {
                         "label": "Region",
-                        "description": "Where the tenant is. Not needed where the instance is a whole address.",
-                        "schema": {"type": ["string", "null"], "enum": ["us", "eu", "pac", "meta", None]},
+                        "description": (
+                            "Where the tenant is, as its address says: <instance>.<region>.nexthink.cloud. "
+                            "Not needed where the instance is such an address."
+                        ),
+                        "schema": {
+                            "type": ["string", "null"],
+                            "enum": ["us", "eu", "pac", "meta", None],
+                            "values_display": {
+                                "us": "us (United States)",
+                                "eu": "eu (Europe)",
+                                "pac": "pac (Asia-Pacific)",
+                                "meta": "meta (Middle East, Turkey and Africa)",
+                            },
+                        },
                     },
                     "base_url": {
                         "label": "API address",
@@ -79,22 +102,42 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "token_url": {
                         "label": "Token address",
-                        "description": "Only where it is not the one that follows from instance and region.",
+                        "description": (
+                            "Only where it is not https://<instance>-login.<region>.nexthink.cloud/oauth2/default/"
+                            "v1/token. Some tenants sign in at https://<instance>.api.<region>.nexthink.cloud/api/v1/"
+                            "token."
+                        ),
                         "schema": {"type": ["string", "null"], "format": "url"},
                     },
                     "timeout": {
                         "label": "Timeout",
-                        "description": "Seconds to wait for a connection, and between two bytes of an answer.",
-                        "schema": {"type": ["number", "null"], "default": 30},
+                        "description": (
+                            "Seconds to wait for a connection, and between two bytes of an answer. Empty: 30."
+                        ),
+                        "schema": {
+                            "type": ["number", "null"],
+                            "default": 30,
+                            "exclusiveMinimum": 0,
+                            "maximum": 86400,
+                        },
                     },
                     "verify": {
                         "label": "Certificates",
-                        "description": "The path of a CA bundle; or false, which anyone on the way can abuse.",
-                        "schema": {"type": ["string", "null"]},
+                        "description": (
+                            "The path of a CA bundle, on every worker, for a proxy that inspects TLS. Empty: the usual "
+                            "authorities. false: no check at all, and anyone on the way can read the secret."
+                        ),
+                        "schema": {
+                            "type": ["string", "null"],
+                            "examples": ["/etc/ssl/certs/ca-certificates.crt", "false"],
+                        },
                     },
                     "proxy": {
                         "label": "Proxy",
-                        "description": "Address of a proxy. Empty: what the environment says.",
+                        "description": (
+                            "Such as http://user:password@proxy.example:3128; hidden, since it may hold a password. "
+                            "Empty: what HTTPS_PROXY and NO_PROXY say."
+                        ),
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                 },

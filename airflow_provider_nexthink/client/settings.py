@@ -22,6 +22,7 @@ _INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?", re.IGNORECASE)
 _TENANT_HOST = re.compile(
     r"(?P<instance>[a-z0-9-]+?)(-login)?(\.api)?\.(?P<region>[a-z]+)\.nexthink\.cloud", re.IGNORECASE
 )
+_API_HOST = re.compile(r"(?P<instance>[a-z0-9-]+)\.api\.(?P<region>[a-z]+)\.nexthink\.cloud", re.IGNORECASE)
 
 _MAX_TIMEOUT_SECONDS = 86_400.0
 
@@ -48,6 +49,15 @@ class NexthinkSettings:
     timeout: float = 30.0
     verify: bool | str = True
     proxy: SecretStr | None = None
+
+    @property
+    def browser_url(self) -> str | None:
+        """Where a person sees this tenant: ``https://acme.eu.nexthink.cloud``; None for another API host than its own.
+
+        The form of the address is that of Nexthink's documentation ("API host" without ``api``).
+        """
+        address = _API_HOST.fullmatch(httpx.URL(self.base_url).host)
+        return f"https://{address['instance']}.{address['region']}.nexthink.cloud" if address else None
 
     @classmethod
     def resolve(

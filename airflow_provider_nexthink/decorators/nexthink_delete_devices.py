@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
 
+from airflow.sdk import XComArg
 from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.operators._task import DeviceInput, is_template
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 
 if TYPE_CHECKING:
@@ -83,16 +85,52 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
             raise NexthinkInputError(f"devices is no option of {self.custom_operator_name}: the function returns them.")
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, devices=(), **kwargs)
 
+    @property
+    def op_args(self) -> Collection[Any]:
+        """The function's positional arguments; a table among them is a ``DeviceInput``."""
+        return self._op_args
+
+    @op_args.setter
+    def op_args(self, value: Collection[Any]) -> None:
+        # Airflow sets this again once the templates are resolved, and shows it in the rendered view.
+        self._op_args = [_wrapped(argument) for argument in value]
+
+    @property
+    def op_kwargs(self) -> Mapping[str, Any]:
+        """The function's named arguments; a table among them is a ``DeviceInput``."""
+        return self._op_kwargs
+
+    @op_kwargs.setter
+    def op_kwargs(self, value: Mapping[str, Any]) -> None:
+        self._op_kwargs = {name: _wrapped(argument) for name, argument in value.items()}
+
     def _read_devices(self, context: Context) -> object:
         """Call the function."""
-        given: Any = {**context, **self.op_kwargs}
-        devices = self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, given))
+        args = [_unwrapped(argument) for argument in self.op_args]
+        given: Any = {**context, **{name: _unwrapped(argument) for name, argument in self.op_kwargs.items()}}
+        devices = self.python_callable(*args, **determine_kwargs(self.python_callable, args, given))
         if devices is None:
             raise NexthinkInputError(
                 f"{self.python_callable.__name__} returned nothing: it must return the devices, or an empty list. "
                 "Nothing was sent."
             )
         return devices
+
+
+def _wrapped(argument: Any) -> Any:
+    """Keep a table away from Jinja and out of the rendered view; every other argument is left as it is."""
+    if isinstance(argument, str | bytes | Mapping | DeviceInput) or is_template(argument):
+        return argument
+    if isinstance(argument, list | tuple):  # a list with something to be resolved is resolved first
+        is_table = any(isinstance(row, Mapping | list | tuple) for row in argument[:1])
+        is_table = is_table and not any(XComArg.iter_xcom_references(argument[:1]))
+    else:  # a DataFrame, the XComs of a mapped task; but not a number or another object
+        is_table = isinstance(argument, Sized) and not isinstance(argument, set | frozenset)
+    return DeviceInput(argument) if is_table else argument
+
+
+def _unwrapped(argument: Any) -> Any:
+    return argument.value if isinstance(argument, DeviceInput) else argument
 
 
 @overload

@@ -36,6 +36,15 @@ def suffix_of(path: str) -> str | None:
     return suffix if suffix in SUFFIXES else None
 
 
+def is_path(text: str) -> bool:
+    """Tell the path of a file from text that holds the devices itself.
+
+    :param text: what was given, without blanks around it.
+    """
+    one_line = "\n" not in text and "\r" not in text
+    return one_line and not text.startswith(("[", "{")) and suffix_of(text) is not None
+
+
 def shown_path(path: str) -> str:
     """Return a path for an error: without a password.
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 from airflow_provider_nexthink.deletion.files import (
     STORAGE_HINT,
     SUFFIXES,
+    is_path,
     read_csv,
     read_file,
     read_json_lines,
@@ -254,7 +255,7 @@ def _read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str
         return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
     devices = devices.removeprefix("\ufeff")
     text = devices.strip()
-    if "\n" not in text and "\r" not in text and not text.startswith(("[", "{")) and suffix_of(text):
+    if is_path(text):
         return _read_file(text, open_file)
     lines = list(io.StringIO(text, newline=""))  # not splitlines(), which also cuts at what may stand in a name
     if len(lines) > 1 and text.startswith("{") and not _is_json(text):

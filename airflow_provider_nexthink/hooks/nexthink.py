@@ -27,6 +27,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkNotFoundError,
     NexthinkPermissionError,
 )
+from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.storage import open_file
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 15.0
 
+_HTTPS_PORT = 443
 _EXTRAS = ("region", "base_url", "token_url", "timeout", "verify", "proxy")
 
 # A uid that no device can have: the deletion API answers INVALID and deletes nothing.
@@ -355,19 +357,31 @@ class NexthinkHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Sign in and find out which permissions the API credential has. Deletes nothing.
 
-        :return: whether the sign-in works, and what is permitted, in words.
+        :return: whether the sign-in works and at least one API is permitted; and the three answers, in words.
         """
         try:
             transport = self.get_conn()
             transport.sign_in()
         except NexthinkError as error:
-            return False, str(error)
-        permissions = {
-            "NQL": _permission(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}),
-            "Data management": _permission(transport, data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}),
+            return False, f"Sign-in: failed. {error} NQL API: not tried. Data management: not tried."
+        nql_api = _permission(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}, "NQL API")
+        deletions = _permission(transport, data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}, "Data management")
+        return "permitted" in (nql_api, deletions), (
+            f"Sign-in: works ({transport.settings.instance}). NQL API: {nql_api}. "
+            f"Data management (deletions): {deletions}. Nothing was deleted."
+        )
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return the labels of the connection form for Airflow 3.1; later ones read them in ``get_provider_info``."""
+        info: dict[str, Any] = get_provider_info()
+        (connection,) = info["connection-types"]
+        declared = connection["ui-field-behaviour"]
+        return {
+            "hidden_fields": [field for field in declared["hidden-fields"] if field != "extra"],
+            "relabeling": declared["relabeling"],
+            "placeholders": declared["placeholders"],
         }
-        told = " ".join(f"{api}: {permission}." for api, permission in permissions.items())
-        return "permitted" in permissions.values(), f"Signed in to {transport.settings.instance}. {told}"
 
     def _settings(self, connection: Connection) -> NexthinkSettings:
         extra = connection.extra_dejson
@@ -378,8 +392,12 @@ class NexthinkHook(BaseHook):
                 ", ".join(unknown),
                 ", ".join(_EXTRAS),
             )
-        if connection.port:
-            self.log.warning("Connection %s has a port, which is not used: see base_url.", self.nexthink_conn_id)
+        if connection.port not in (None, 0, _HTTPS_PORT):
+            self.log.warning(
+                "Connection %s has the port %s, which is not used: see base_url.",
+                self.nexthink_conn_id,
+                connection.port,
+            )
         return NexthinkSettings.resolve(
             instance=connection.host,
             client_id=connection.login,
@@ -431,14 +449,14 @@ class NexthinkHook(BaseHook):
         )
 
 
-def _permission(transport: Transport, path: str, body: dict[str, Any]) -> str:
+def _permission(transport: Transport, path: str, body: dict[str, Any], name: str) -> str:
     """Tell whether the API credential may use an API, by asking it for something that cannot be."""
     try:
         transport.send_once("POST", path, json=body)
     except NexthinkPermissionError:
-        return "no permission"
+        return f"no permission (tick {name} on the API credential in Nexthink)"
     except NexthinkNotFoundError:  # there is no such query, but asking was allowed
         return "permitted"
     except NexthinkError as error:
-        return f"not known ({error})"
+        return f"not known ({str(error).rstrip('.')})"
     return "permitted"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 
 from airflow_provider_nexthink.compat import AirflowFailException
+from airflow_provider_nexthink.deletion.files import is_path, shown_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 
 RETURN_FORMATS = ("records", "columns", "dataframe")
@@ -50,7 +51,10 @@ class DeviceInput:
     def serialize(self) -> str:
         """Return what Airflow shows instead of the devices."""
         kind = type(self.value).__name__
-        if isinstance(self.value, str | Mapping) or not isinstance(self.value, Sized):
+        if isinstance(self.value, str):
+            text = self.value.strip()
+            return f"the file {shown_path(text)}" if is_path(text) else f"text of {len(text)} characters"
+        if isinstance(self.value, Mapping) or not isinstance(self.value, Sized):
             return f"devices ({kind})"
         return f"{len(self.value)} rows ({kind})"
 

@@ -13,6 +13,7 @@ from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.deletion.files import require_parquet, shown_path
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
+from airflow_provider_nexthink.links import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     DeviceInput,
@@ -86,6 +87,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         "results_path",
     )
     template_ext: Sequence[str] = ()
+    operator_extra_links = (NexthinkOutcomeLink(), NexthinkTenantLink(), NexthinkDeletionDocsLink())
     ui_color = "#e8e4f8"
 
     def __init__(

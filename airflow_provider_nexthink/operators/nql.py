@@ -19,6 +19,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkFinalError,
     NexthinkInputError,
 )
+from airflow_provider_nexthink.links import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._export import Export, ExportMemory
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
@@ -58,6 +59,7 @@ class NexthinkNqlOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("query_id", "parameters", "nexthink_conn_id")
     template_fields_renderers = {"parameters": "json"}  # noqa: RUF012 - as Airflow declares it
+    operator_extra_links = (NexthinkTenantLink(), NexthinkNqlDocsLink())
     ui_color = "#e4eef8"
 
     def __init__(

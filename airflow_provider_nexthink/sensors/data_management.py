@@ -14,6 +14,7 @@ from airflow_provider_nexthink.client.query_id import check_query_id
 from airflow_provider_nexthink.compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
+from airflow_provider_nexthink.links import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._task import DeviceInput, final_errors_fail_the_task, is_template
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     template_fields: Sequence[str] = ("devices", "query_id", "parameters", "nexthink_conn_id", "uid_column")
     template_ext: Sequence[str] = ()
     template_fields_renderers = {"parameters": "json"}  # noqa: RUF012 - as Airflow declares it
+    operator_extra_links = (NexthinkTenantLink(), NexthinkNqlDocsLink())
     ui_color = "#e8e4f8"
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from airflow.sdk import DAG, task
+from airflow.serialization.helpers import serialize_template_field
 
 from airflow_provider_nexthink.decorators.nexthink_delete_devices import nexthink_delete_devices_task
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -156,3 +158,40 @@ def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], sa
 
 def test_the_function_that_can_be_imported_is_the_one_that_airflow_registers() -> None:
     assert task.nexthink_delete_devices is nexthink_delete_devices_task
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_table_that_is_an_argument_is_not_in_the_rendered_view(
+    sandbox: Sandbox, run_dag: RunDag, mapped: bool
+) -> None:
+    rows = devices_of(sandbox, 4)
+    seen: list[Any] = []
+    with DAG("arguments") as dag:
+
+        @task
+        def pull() -> list[dict[str, str]]:
+            return rows
+
+        @nexthink_delete_devices_task(on_success_callback=lambda context: seen.append(context["task"]))
+        def delete(found: Any, prefix: str, kept: Any = None) -> Any:
+            assert kept == [{"uid": "{{ 1 }}", "name": "{{ 2 }}"}]  # no name is run as a template
+            assert prefix == "3"
+            return found
+
+        fixed: dict[str, Any] = {"prefix": "{{ 1 + 2 }}", "kept": [{"uid": "{{ 1 }}", "name": "{{ 2 }}"}]}
+        if mapped:
+            delete.partial(**fixed).expand(found=[rows[:2], rows[2:]])
+        else:
+            delete(pull(), **fixed)
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert len(sandbox.tenant.queued) == 4
+    for each in seen:
+        shown = json.dumps(
+            [serialize_template_field(getattr(each, field), field) for field in ("op_args", "op_kwargs")]
+        )
+        assert ("2 rows (list)" if mapped else "4 rows (list)") in shown
+        assert "1 rows (list)" in shown
+        assert rows[0]["uid"] not in shown
+        assert "{{" not in shown
+    assert len(seen) == (2 if mapped else 1)

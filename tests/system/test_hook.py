@@ -33,23 +33,36 @@ def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
     return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
 
 
+NO_NQL = "NQL API: no permission (tick NQL API on the API credential in Nexthink)."
+NO_DELETION = "Data management (deletions): no permission (tick Data management on the API credential in Nexthink)."
+
+
 @pytest.mark.parametrize(
     ("nql", "data_management", "says"),
     [
-        (True, True, "NQL: permitted. Data management: permitted."),
-        (False, True, "NQL: no permission. Data management: permitted."),
-        (True, False, "NQL: permitted. Data management: no permission."),
-        (False, False, "NQL: no permission. Data management: no permission."),
+        (True, True, "NQL API: permitted. Data management (deletions): permitted."),
+        (False, True, f"{NO_NQL} Data management (deletions): permitted."),
+        (True, False, f"NQL API: permitted. {NO_DELETION}"),
+        (False, False, f"{NO_NQL} {NO_DELETION}"),
     ],
 )
 def test_the_connection_test_tells_the_permissions_apart_and_deletes_nothing(
     sandbox: Sandbox, hook: NexthinkHook, nql: bool, data_management: bool, says: str
 ) -> None:
     sandbox.tenant.nql, sandbox.tenant.data_management = nql, data_management
+    before = sandbox.tenant.devices()
     ok, message = hook.test_connection()
     assert ok == (nql or data_management)
-    assert message == f"Signed in to sandbox. {says}"
+    assert message == f"Sign-in: works (sandbox). {says} Nothing was deleted."
     assert sandbox.tenant.queued == []
+    assert sandbox.tenant.devices() == before
+
+
+def test_a_permission_that_cannot_be_found_out_is_not_guessed(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=503, times=-1))
+    ok, message = hook.test_connection()
+    assert ok
+    assert "NQL API: permitted. Data management (deletions): not known (" in message
 
 
 def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +70,21 @@ def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: p
     monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(wrong))
     ok, message = NexthinkHook().test_connection()
     assert not ok
+    assert message.startswith("Sign-in: failed. ")
     assert "client secret" in message
+    assert message.endswith("NQL API: not tried. Data management: not tried.")
+    assert sandbox.client_secret not in message
+
+
+@pytest.mark.parametrize(("port", "warned"), [(443, False), (8443, True)])
+def test_a_port_is_not_used(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: int, warned: bool
+) -> None:
+    fields = json.loads(sandbox.airflow_connection()) | {"port": port}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
+    with NexthinkHook() as hook:
+        assert hook.get_conn().settings.base_url == sandbox.url
+    assert (f"has the port {port}" in capsys.readouterr().out) == warned
 
 
 @pytest.mark.parametrize("form", ["JSON", "URI"])

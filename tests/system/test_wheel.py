@@ -50,6 +50,8 @@ def test_it_carries_the_example_dags_and_nothing_that_is_not_its_own(wheel: Path
     dags = {path.name for path in (ROOT / "dags").glob("*.py")}
     assert {f"airflow_provider_nexthink/example_dags/{name}" for name in dags} <= names
     assert "airflow_provider_nexthink/py.typed" in names
+    static = ROOT / "airflow_provider_nexthink" / "plugins" / "static"
+    assert {f"airflow_provider_nexthink/plugins/static/{path.name}" for path in static.iterdir()} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"airflow_provider_nexthink"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -67,6 +69,12 @@ def test_airflow_lists_it_with_its_hook_operators_and_connection_type(beside_air
     assert name in run(beside_airflow, "-m", "airflow", "providers", "list")
     hooks = run(beside_airflow, "-m", "airflow", "providers", "hooks", "-o", "json")
     assert '"connection_type": "nexthink"' in hooks
+
+
+def test_airflow_lists_its_plugin(beside_airflow: Path) -> None:
+    shown = run(beside_airflow, "-m", "airflow", "plugins", "-o", "json")
+    assert "nexthink_deletions" in shown
+    assert "nexthink-deletions" in shown  # the page's route
 
 
 def test_what_is_imported_is_the_wheel(beside_airflow: Path) -> None:

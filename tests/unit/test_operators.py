@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from airflow.sdk import DAG, literal, task
 from airflow.sdk.definitions.context import Context
+from airflow.serialization.helpers import serialize_template_field
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -146,3 +147,22 @@ def test_without_a_state_store_the_log_says_that_a_retry_sends_all_again(
 
 def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
     NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS).on_kill()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (ROWS * 3, "3 rows (list)"),
+        (tuple(ROWS), "1 rows (tuple)"),
+        (pd.DataFrame(ROWS), "1 rows (DataFrame)"),
+        ({"uid": ["a", "b"], "name": ["c", "d"]}, "devices (dict)"),
+        ("uid,name\na,SECRET-1", "text of 19 characters"),
+        ('[{"uid": "a", "name": "SECRET-1"}]', "text of 34 characters"),
+        ("s3://bucket/devices.csv", "the file s3://bucket/devices.csv"),
+        ("s3://me:secret@bucket/devices.csv", "the file s3://***@bucket/devices.csv"),
+        (iter(ROWS), "devices (list_iterator)"),
+    ],
+)
+def test_the_rendered_view_is_a_summary(given: object, shown: str) -> None:
+    operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=given)
+    assert serialize_template_field(operator.devices, "devices") == shown

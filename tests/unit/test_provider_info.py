@@ -13,9 +13,17 @@ from typing import Any
 import airflow
 import jsonschema
 import pytest
+from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, FastAPIAppResponse
+from airflow.plugins_manager import AirflowPlugin
 
 from airflow_provider_nexthink import __version__
+from airflow_provider_nexthink.client.settings import REGIONS, NexthinkSettings
 from airflow_provider_nexthink.get_provider_info import get_provider_info
+from airflow_provider_nexthink.hooks.nexthink import _EXTRAS, NexthinkHook
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
 
 INFO: dict[str, Any] = get_provider_info()
 SCHEMAS = Path(airflow.__file__).parent
@@ -52,6 +60,63 @@ def test_every_name_in_it_can_be_imported() -> None:
         module, _, name = connection["hook-class-name"].rpartition(".")
         hook = getattr(import_module(module), name)
         assert (hook.conn_type, hook.hook_name) == (connection["connection-type"], connection["hook-name"])
+
+
+def test_every_link_can_be_imported_and_is_on_an_operator() -> None:
+    operators: list[Any] = [
+        NexthinkDeleteDevicesOperator,
+        SqlToNexthinkDeleteDevicesOperator,
+        NexthinkNqlOperator,
+        NexthinkDevicesGoneSensor,
+    ]
+    shown = {type(link) for operator in operators for link in operator.operator_extra_links}
+    listed = set()
+    for path in INFO["extra-links"]:
+        module, _, name = path.rpartition(".")
+        listed.add(getattr(import_module(module), name))
+    assert listed == shown
+
+
+def test_the_form_names_what_the_hook_reads() -> None:
+    (connection,) = INFO["connection-types"]
+    assert set(connection["conn-fields"]) == set(_EXTRAS)
+    for name, field in connection["conn-fields"].items():
+        assert field["label"], name
+        assert field["description"].endswith("."), name
+    region = connection["conn-fields"]["region"]["schema"]
+    assert region["enum"] == [*REGIONS, None]
+    assert set(region["values_display"]) == set(REGIONS)
+    assert connection["conn-fields"]["timeout"]["schema"]["default"] == NexthinkSettings.timeout
+
+
+def test_the_form_of_airflow_3_1_has_the_same_words() -> None:
+    declared = INFO["connection-types"][0]["ui-field-behaviour"]
+    asked = NexthinkHook.get_ui_field_behaviour()
+    schema = json.loads((SCHEMAS / "customized_form_field_behaviours.schema.json").read_text())
+    jsonschema.validate(asked, schema)
+    assert asked["relabeling"] == declared["relabeling"]
+    assert json.loads(asked["placeholders"]["extra"]) == {"region": "eu"}
+
+
+def test_the_plugin_is_registered_where_airflow_always_looks() -> None:
+    (entry,) = [entry for entry in entry_points(group="airflow.plugins") if "nexthink" in entry.name]
+    plugin = entry.load()
+    assert issubclass(plugin, AirflowPlugin)
+    assert "plugins" not in INFO  # registered twice, it would be reported as an import error
+    (view,) = plugin.external_views
+    (app,) = plugin.fastapi_apps
+    assert app["url_prefix"] == f"/{view['href'].rstrip('/')}"
+    assert ExternalViewResponse(**view).destination == "nav"
+    assert FastAPIAppResponse(**{**app, "app": "an app"}).name == view["name"]
+
+
+def test_loading_the_plugin_imports_nothing_heavy() -> None:
+    plain = modules_after("import airflow.plugins_manager")
+    added = modules_after("import airflow_provider_nexthink.plugins.deletions") - plain
+    assert added - {"airflow_provider_nexthink"} == {
+        "airflow_provider_nexthink.plugins",
+        "airflow_provider_nexthink.plugins.deletions",
+    }
 
 
 def test_an_empty_field_of_the_form_is_no_error() -> None:

@@ -1,0 +1,71 @@
+"""Links on a task in Airflow's UI.
+
+A link is computed in the worker when the task ends, whichever way, and kept as an XCom. An empty one is not shown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from airflow.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+DELETION_DOCS = "https://docs.nexthink.com/api/data-management"
+NQL_DOCS = "https://docs.nexthink.com/api/nql"
+
+
+class NexthinkTenantLink(BaseOperatorLink):
+    """To the tenant, as a person sees it in a browser; none for a connection that has another API host."""
+
+    name = "Nexthink tenant"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return the tenant's address, which the operator's connection tells; no secret is in it."""
+        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
+        try:
+            with NexthinkHook(operator.nexthink_conn_id) as hook:  # type: ignore[attr-defined]
+                return hook.get_conn().settings.browser_url or ""
+        except Exception:  # noqa: BLE001 - the connection is wrong or gone: the task's own error says so
+            return ""
+
+
+class NexthinkOutcomeLink(BaseOperatorLink):
+    """To the task's outcome table, on the page *Nexthink deletions*."""
+
+    name = "Outcome of each device"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return an address relative to Airflow's own, which a worker does not know."""
+        index = -1 if ti_key.map_index is None else ti_key.map_index
+        query: dict[str, Any] = {
+            "dag_id": ti_key.dag_id,
+            "run_id": ti_key.run_id,
+            "task_id": ti_key.task_id,
+            "map_index": index,
+        }
+        return f"plugin/nexthink-deletions?{urlencode(query)}"
+
+
+class NexthinkDeletionDocsLink(BaseOperatorLink):
+    """To Nexthink's documentation of the Data Management API."""
+
+    name = "Docs: Data Management API"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return the address."""
+        return DELETION_DOCS
+
+
+class NexthinkNqlDocsLink(BaseOperatorLink):
+    """To Nexthink's documentation of the NQL API."""
+
+    name = "Docs: NQL API"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return the address."""
+        return NQL_DOCS

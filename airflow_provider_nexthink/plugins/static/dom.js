@@ -1,0 +1,43 @@
+// Elements are made here, and only here. Text goes in as text: a device may be called "<img onerror=...>".
+
+const SVG = "http://www.w3.org/2000/svg";
+
+// element("a", {href, class, onclick}, child, "text", ...): what is null, undefined or false is left out.
+export function element(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function filled(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+const numbers = new Intl.NumberFormat("en");
+export const number = (value) => numbers.format(value);
+export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
+
+// Times are shown as the browser has them set, as "2026-11-26 10:41:07".
+export function time(text, { seconds = true } = {}) {
+  const date = new Date(text);
+  if (!text || Number.isNaN(date.getTime())) return "";
+  const two = (part) => String(part).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  const clock = `${two(date.getHours())}:${two(date.getMinutes())}`;
+  return `${day} ${clock}${seconds ? `:${two(date.getSeconds())}` : ""}`;
+}
+
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "";
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}

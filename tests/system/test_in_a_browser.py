@@ -1,0 +1,247 @@
+"""What a person does in Airflow's pages, from the empty connection form to the outcome of each device.
+
+The tests of this file are the steps of one visit, in their order. Its pictures are those of the documentation
+(``pytest --write-docs``).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_nexthink.sandbox.fleet import Device
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.browser import IMAGES, chromium, open_page
+from tests.system.conftest import DAGS
+from tests.system.running_airflow import RunningAirflow, running_airflow, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, FrameLocator, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+ON_DEMAND = "nexthink_delete_on_demand"
+APPROVAL = "nexthink_delete_with_approval"
+SECONDS = 1000.0  # Playwright counts in milliseconds
+
+
+@pytest.fixture(scope="module")
+def tenant() -> Iterator[Sandbox]:
+    with Sandbox(devices=600, stale=300, seed=3, removal_delay=0.0, pending_polls=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[RunningAirflow]:
+    """An Airflow that has the Dags, the tabs that the documentation shows, and no connection."""
+    root = tmp_path_factory.mktemp("browser")
+    dags, plugins = root / "dags", root / "home" / "plugins"
+    dags.mkdir()
+    plugins.mkdir(parents=True)
+    for dag_id in (ON_DEMAND, APPROVAL):
+        code = (DAGS / f"{dag_id}.py").read_text().replace('schedule="@monthly"', "schedule=None")
+        (dags / f"{dag_id}.py").write_text(code)
+    (tabs,) = re.findall(r"^```python\n(.*?)^```", (IMAGES.parent / "ui.md").read_text(), re.MULTILINE | re.DOTALL)
+    (plugins / "tabs.py").write_text(tabs)
+    with running_airflow(root / "home", dags, {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}) as airflow:
+        yield airflow
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, airflow: RunningAirflow) -> Iterator[Page]:
+    with open_page(browser, str(airflow.http.base_url), accept_downloads=True) as page:
+        page.set_default_timeout(60 * SECONDS)
+        yield page
+
+
+@pytest.fixture
+def picture(page: Page, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return what writes a picture of the page into the documentation, where that is asked for."""
+
+    def write(name: str) -> None:
+        if request.config.getoption("--write-docs"):
+            IMAGES.mkdir(exist_ok=True)
+            page.mouse.move(0, 0)
+            page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def laptops(tenant: Sandbox) -> list[Device]:
+    """The stale laptops, as long as none is deleted."""
+    found = [device for device in tenant.tenant.devices() if device.name.startswith("LAPTOP")]
+    return [device for device in found if device.days_since_last_seen >= 90]
+
+
+def pasted(devices: list[Device]) -> str:
+    """Return devices as a person pastes them; the third is malformed, the fourth is the first one again."""
+    rows = [(device.uid, device.name) for device in devices]
+    rows[2:2] = [("not-a-uid", "LAPTOP-RETIRED"), rows[0]]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("uid", "name"), *rows])
+    return text.getvalue()
+
+
+def frame_of(page: Page) -> FrameLocator:
+    return page.frame_locator("iframe[title='Nexthink deletions']")
+
+
+def test_the_connection_is_added_by_its_form(
+    page: Page, airflow: RunningAirflow, tenant: Sandbox, picture: Callable[[str], None]
+) -> None:
+    page.goto("/connections")
+    page.get_by_role("button", name="Add Connection").click()
+    form = page.get_by_role("dialog")
+    form.locator("input[name=connection_id]").fill("nexthink_default")
+    form.get_by_role("combobox").first.fill("nexthink")
+    page.get_by_role("option", name="Nexthink", exact=True).click()
+    form.locator("input[name=host]").fill("sandbox")
+    form.locator("input[name=login]").fill(tenant.client_id)
+    form.locator("input[name=password]").fill(tenant.client_secret)
+    form.locator("input[name=port]").fill("443")
+    picture("connection-form")
+    form.get_by_role("button", name="Extra Fields", exact=True).click()
+    form.locator("#element_region").click()
+    page.get_by_role("option", name="eu (Europe)").click()
+    form.locator("#element_base_url").fill(tenant.url)
+    form.locator("#element_token_url").fill(tenant.token_url)
+    form.get_by_role("button", name="Save").click()
+    page.get_by_role("cell", name="nexthink_default").wait_for()
+    stored = airflow.get("connections/nexthink_default")
+    assert (stored["conn_type"], stored["host"], stored["login"]) == ("nexthink", "sandbox", tenant.client_id)
+
+
+def test_the_test_button_gives_three_answers(page: Page, tenant: Sandbox, picture: Callable[[str], None]) -> None:
+    page.goto("/connections")
+    page.get_by_role("button", name="Test Connection").click()
+    page.get_by_text("Sign-in: works (sandbox). NQL API: permitted. Data management (deletions): permitted.").wait_for()
+    picture("connection-test")
+    tenant.tenant.data_management = False
+    page.reload()
+    page.get_by_role("button", name="Test Connection").click()
+    page.get_by_text("Data management (deletions): no permission (tick Data management").wait_for()
+    tenant.tenant.data_management = True
+    assert tenant.tenant.queued == []
+
+
+def test_devices_are_deleted_by_a_form(
+    page: Page, airflow: RunningAirflow, tenant: Sandbox, laptops: list[Device], picture: Callable[[str], None]
+) -> None:
+    until(lambda: airflow.get(f"dags/{ON_DEMAND}")["dag_id"], 120, "the Dag")
+    devices = laptops[:40]
+    page.goto(f"/dags/{ON_DEMAND}")
+    page.get_by_role("button", name="Trigger").click()
+    form = page.get_by_role("dialog")
+    form.locator("#element_devices_text").fill(pasted(devices))
+    form.locator("#element_devices_text").evaluate("text => { text.scrollTop = 0; }")
+    form.locator("#element_reason").fill("TICKET-1234: these laptops were returned")
+    form.locator("label:has(input[name=element_dry_run])").click()
+    form.get_by_text("Devices, pasted").scroll_into_view_if_needed()
+    picture("on-demand-form")
+    form.get_by_role("button", name="Trigger").click()
+    run = until(lambda: airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0], 60, "the run")
+    page.goto(f"/dags/{ON_DEMAND}/runs/{run['dag_run_id']}")
+    assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
+    page.get_by_role("heading").get_by_text("Success").or_(page.get_by_text("Success")).nth(2).wait_for()
+    picture("on-demand-run")
+    assert sorted(tenant.tenant.queued) == sorted(device.uid for device in devices)
+
+
+def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tenant: Sandbox) -> None:
+    run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
+    links = airflow.get(f"dags/{ON_DEMAND}/dagRuns/{run_id}/taskInstances/delete_devices/links")["extra_links"]
+    assert links["Nexthink tenant"] is None  # the sandbox has no page
+    assert links["Docs: Data Management API"] == "https://docs.nexthink.com/api/data-management"
+    page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices/details")
+    page.get_by_role("link", name="Outcome of each device").click()
+    frame_of(page).get_by_role("heading", name="delete_devices").wait_for()
+    frame_of(page).get_by_text("42 rows").wait_for()
+    assert page.get_by_role("link", name="Nexthink tenant").count() == 0
+
+
+def test_a_device_is_found_in_the_outcome(
+    page: Page, tenant: Sandbox, tmp_path: Path, picture: Callable[[str], None]
+) -> None:
+    page.goto("/plugin/nexthink-deletions")
+    frame = frame_of(page)
+    frame.locator("tbody tr").first.get_by_role("link").click()
+    frame.get_by_text("42 rows").wait_for()
+    picture("outcome")
+    device = tenant.tenant.queued[7]  # not the first, which is there twice
+    search = frame.get_by_role("searchbox")
+    search.fill(device.upper())
+    frame.get_by_text("1 of 42 rows").wait_for()
+    assert frame.get_by_role("cell", name=device).is_visible()
+    search.fill("laptop-retired")
+    frame.get_by_role("cell", name="INVALID").wait_for()
+    search.fill("")
+    with page.expect_download() as download:
+        frame.get_by_role("button", name="Download CSV").click()
+    download.value.save_as(tmp_path / "outcome.csv")
+    with (tmp_path / "outcome.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["SCHEDULED"] * 2 + ["INVALID", "DUPLICATE"] + ["SCHEDULED"] * 38
+    assert {row["uid"] for row in rows if row["status"] == "SCHEDULED"} == set(tenant.tenant.queued)
+
+
+def test_a_person_approves_and_only_then_devices_are_deleted(
+    page: Page, airflow: RunningAirflow, tenant: Sandbox, picture: Callable[[str], None]
+) -> None:
+    before = list(tenant.tenant.queued)
+    run_id = airflow.start(APPROVAL)
+    path = f"dags/{APPROVAL}/dagRuns/{run_id}"
+    until(
+        lambda: airflow.get(f"{path}/taskInstances/approve")["state"] in ("awaiting_input", "deferred"), 120, "approve"
+    )
+    assert tenant.tenant.queued == before
+    page.goto("/required_actions")
+    page.get_by_role("link", name=re.compile("Delete these devices")).first.click()
+    page.get_by_role("button", name="Approve").wait_for()
+    picture("approval")
+    page.get_by_role("button", name="Approve").click()
+    assert airflow.wait(APPROVAL, run_id) == "success"
+    planned = {row["uid"] for row in airflow.xcom(APPROVAL, run_id, "plan") if row["status"] == "PLANNED"}
+    assert set(tenant.tenant.queued) - set(before) == planned
+
+
+def test_the_runs_are_shown_in_a_chart(
+    page: Page, airflow: RunningAirflow, laptops: list[Device], picture: Callable[[str], None]
+) -> None:
+    for count, dry_run in [(25, True), (60, True), (60, False), (35, False), (80, False), (45, True)]:
+        conf = {"devices_text": pasted(laptops[:count]), "dry_run": dry_run, "reason": "TICKET-5678"}
+        run = airflow.post(f"dags/{ON_DEMAND}/dagRuns", {"logical_date": None, "conf": conf})
+        assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
+    page.goto("/")
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="Nexthink deletions").click()
+    frame = frame_of(page)
+    bars = frame.get_by_role("group", name="Devices of each run, by status").get_by_role("link")
+    bars.first.wait_for()
+    assert frame.locator("tbody tr").count() == bars.count() == 9  # and the plan, and what was approved
+    assert frame.locator(".legend").get_by_text("Invalid").inner_text() == "Invalid 7"
+    picture("deletions")
+
+
+def test_the_tabs_that_the_documentation_shows(page: Page, airflow: RunningAirflow) -> None:
+    run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
+    page.goto(f"/dags/{ON_DEMAND}")
+    page.get_by_role("link", name="Deletions").click()
+    rows = page.frame_locator("iframe[title='Deletions']").locator("tbody tr")
+    rows.first.wait_for()
+    assert rows.count() == 7  # of this Dag only
+    page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices")
+    page.get_by_role("link", name="Outcome").click()
+    page.frame_locator("iframe[title='Outcome']").get_by_text(run_id).wait_for()
