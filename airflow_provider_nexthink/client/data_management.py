@@ -29,7 +29,7 @@ class DeletionAnswer:
     :param trace_id: the ``x-trace-id`` of the answer, where it had one.
     """
 
-    statuses: list[str]
+    statuses: Sequence[str]
     trace_id: str | None
 
 
@@ -61,9 +61,10 @@ def delete_devices(
         if len(answered.devices) != len(devices):
             raise ValueError(f"it names {len(answered.devices)} of {len(devices)} devices")
         for asked, told in zip(devices, answered.devices, strict=True):
-            if told.uid != asked["uid"] or told.name != asked["name"]:
+            if told["uid"] != asked["uid"] or told["name"] != asked["name"]:
                 raise ValueError("it names other devices than were sent, or in another order")
-        scheduled = sum(told.status == "SCHEDULED" for told in answered.devices)
+        statuses = [told["status"] for told in answered.devices]
+        scheduled = statuses.count("SCHEDULED")
         counted = scheduled if answered.scheduledCount is None else answered.scheduledCount
         if answered.status not in (None, "ACCEPTED") or counted < scheduled:
             raise ValueError("it contradicts itself")
@@ -74,7 +75,7 @@ def delete_devices(
             request_id=request_id,
             trace_id=trace_id,
         ) from None
-    return DeletionAnswer([device.status for device in answered.devices], trace_id)
+    return DeletionAnswer(statuses, trace_id)
 
 
 def _read(content: bytes) -> DeletionResponse:

@@ -20,6 +20,9 @@ _CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0
 _BARE_UID = re.compile(r"[0-9a-f]{32}")
 _SHOWN_CHARACTERS = 200
 
+_DUPLICATE = (Status.DUPLICATE, "the same device stands earlier in the list")
+_TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is not clear")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,41 +50,41 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
     """
     size = len(rows)
     plan = Plan([None] * size, [None] * size, [None] * size, [None] * size, [])
-    excluded = _matcher(exclude)
-    names_of: dict[str, str] = {}
+    excluded = _matcher(exclude) if exclude else None
+    first_of: dict[str, int] = {}
     two_names: set[str] = set()
 
+    # One pass over the rows, and what nearly every row is comes first: there may be a million of them.
     for position, (uid_cell, name_cell) in enumerate(zip(rows.uids, rows.names, strict=True)):
-        uid = canonical_uid(uid_cell)
-        name_problem = _name_problem(name_cell)
-        plan.uids[position] = uid or _shown(uid_cell)
-        plan.names[position] = _shown(name_cell) if name_problem else _plain(name_cell)
+        uid = uid_cell if type(uid_cell) is str and _CANONICAL_UID.fullmatch(uid_cell) else canonical_uid(uid_cell)
+        name_problem = None if _is_plain_name(name_cell) else _name_problem(name_cell)
         if uid is None or name_problem:
+            plan.uids[position] = uid or _shown(uid_cell)
+            plan.names[position] = _shown(name_cell) if name_problem else _plain(name_cell)
             plan.statuses[position], plan.reasons[position] = _refusal(uid, uid_cell, name_problem)
-        elif names_of.setdefault(uid, name_cell) != name_cell:
-            two_names.add(uid)
-
-    sent: set[str] = set()
-    for position, uid in enumerate(plan.uids):
-        if plan.statuses[position] is not None or uid is None:
             continue
-        name = plan.names[position] or ""
-        if uid in two_names:
-            decided = (
-                Status.REJECTED,
-                "the list gives this uid two names: which device is meant is not clear",
-            )
-        elif uid in sent:
-            decided = (Status.DUPLICATE, "the same device stands earlier in the list")
-        elif pattern := excluded(uid, name):
-            decided = (Status.EXCLUDED, f"excluded by {pattern!r}")
-            sent.add(uid)
+        plan.uids[position] = uid
+        plan.names[position] = name = _plain(name_cell)
+        first = first_of.setdefault(uid, position)
+        if first != position:
+            plan.statuses[position], plan.reasons[position] = _DUPLICATE
+            if plan.names[first] != name:
+                two_names.add(uid)
+        elif excluded and (pattern := excluded(uid, name)):
+            plan.statuses[position], plan.reasons[position] = Status.EXCLUDED, f"excluded by {pattern!r}"
         else:
-            sent.add(uid)
             plan.to_send.append(position)
-            continue
-        plan.statuses[position], plan.reasons[position] = decided
+    if two_names:
+        _reject_two_names(plan, two_names)
     return plan
+
+
+def _reject_two_names(plan: Plan, two_names: set[str]) -> None:
+    """Take back what was decided of rows whose uid the list gives two names."""
+    for position, uid in enumerate(plan.uids):
+        if uid in two_names and plan.statuses[position] in (None, Status.DUPLICATE, Status.EXCLUDED):
+            plan.statuses[position], plan.reasons[position] = _TWO_NAMES
+    plan.to_send[:] = [position for position in plan.to_send if plan.statuses[position] is None]
 
 
 def check_guards(
@@ -141,6 +144,11 @@ def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tup
         missing = "missing" if is_missing(uid_cell) else "blank"
         return Status.REJECTED, f"the uid is {missing}"
     return Status.INVALID, f"the uid is not a UUID ({_kind(uid_cell)}); not sent"
+
+
+def _is_plain_name(cell: object) -> bool:
+    """Tell the usual name, which has no problem, from all that need a closer look."""
+    return type(cell) is str and cell.isascii() and cell.isprintable() and not cell.isspace() and cell != ""
 
 
 def _name_problem(cell: Any) -> str | None:
