@@ -41,6 +41,8 @@ class DeviceStatus(TypedDict):
 class DeletionResponse(_Answer):
     """The answer to a deletion request: one entry for each device, in the order of the request."""
 
+    model_config = ConfigDict(cache_strings="keys")  # no uid and no name comes twice: looking them up is for nothing
+
     devices: list[DeviceStatus]
     scheduledCount: int | None = None  # noqa: N815
     status: str | None = None

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Self
 
 import httpx
@@ -98,13 +99,8 @@ class BaseTransport:
         :param parts: ``json``, ``params``, ``headers`` and so on, as httpx names them.
         :raises NexthinkInputError: if it is no such path.
         """
-        if not path.startswith("/") or path.startswith("//"):
-            raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
         headers = {"x-request-id": request_id, **(parts.pop("headers", None) or {})}
-        try:
-            return http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
-        except httpx.InvalidURL as error:
-            raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
+        return http.build_request(method, _address(self.settings.base_url, path), headers=headers, **parts)
 
     def answered(self, response: httpx.Response, cures: Mapping[int, str] | None = None) -> httpx.Response:
         """Return an answer that is a success (2xx).
@@ -353,6 +349,17 @@ def whole_answer(response: httpx.Response, body: bytes, seconds: float) -> httpx
     )
     answer.elapsed = timedelta(seconds=seconds)
     return answer
+
+
+@lru_cache
+def _address(base_url: str, path: str) -> httpx.URL:
+    """Return the address of a path; a run of many requests parses it once."""
+    if not path.startswith("/") or path.startswith("//"):
+        raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
+    try:
+        return httpx.URL(f"{base_url}{path}")
+    except httpx.InvalidURL as error:
+        raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
 
 
 def _ssl_context(verify: bool | str) -> ssl.SSLContext | bool:

@@ -48,32 +48,42 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
     :param rows: the devices of the list.
     :param exclude: globs on the name, whatever its case, and uids that are not to be sent.
     """
-    size = len(rows)
-    plan = Plan([None] * size, [None] * size, [None] * size, [None] * size, [])
+    uids, names = list(rows.uids), list(rows.names)
+    statuses: list[Status | None] = [None] * len(rows)
+    reasons: list[str | None] = [None] * len(rows)
+    to_send: list[int] = []
+    plan = Plan(uids, names, statuses, reasons, to_send)
     excluded = _matcher(exclude) if exclude else None
     first_of: dict[str, int] = {}
     two_names: set[str] = set()
 
-    # One pass over the rows, and what nearly every row is comes first: there may be a million of them.
-    for position, (uid_cell, name_cell) in enumerate(zip(rows.uids, rows.names, strict=True)):
-        uid = uid_cell if type(uid_cell) is str and _CANONICAL_UID.fullmatch(uid_cell) else canonical_uid(uid_cell)
-        name_problem = None if _is_plain_name(name_cell) else _name_problem(name_cell)
-        if uid is None or name_problem:
-            plan.uids[position] = uid or _shown(uid_cell)
-            plan.names[position] = _shown(name_cell) if name_problem else _plain(name_cell)
-            plan.statuses[position], plan.reasons[position] = _refusal(uid, uid_cell, name_problem)
-            continue
-        plan.uids[position] = uid
-        plan.names[position] = name = _plain(name_cell)
+    is_canonical = _CANONICAL_UID.fullmatch
+    # One pass, in which the usual row takes the shortest way: there may be a million of them.
+    for position, (uid, name) in enumerate(zip(rows.uids, rows.names, strict=True)):
+        if not (
+            type(uid) is str
+            and is_canonical(uid)
+            and type(name) is str
+            and name.isascii()
+            and name.isprintable()
+            and name.strip()
+        ):
+            uid_cell, name_cell = uid, name
+            uid, name_problem = canonical_uid(uid_cell), _name_problem(name_cell)
+            uids[position] = uid or _shown(uid_cell)
+            names[position] = name = _shown(name_cell) if name_problem else _plain(name_cell)
+            if uid is None or name_problem:
+                statuses[position], reasons[position] = _refusal(uid, uid_cell, name_problem)
+                continue
         first = first_of.setdefault(uid, position)
         if first != position:
-            plan.statuses[position], plan.reasons[position] = _DUPLICATE
-            if plan.names[first] != name:
+            statuses[position], reasons[position] = _DUPLICATE
+            if names[first] != name:
                 two_names.add(uid)
         elif excluded and (pattern := excluded(uid, name)):
-            plan.statuses[position], plan.reasons[position] = Status.EXCLUDED, f"excluded by {pattern!r}"
+            statuses[position], reasons[position] = Status.EXCLUDED, f"excluded by {pattern!r}"
         else:
-            plan.to_send.append(position)
+            to_send.append(position)
     if two_names:
         _reject_two_names(plan, two_names)
     return plan
@@ -144,11 +154,6 @@ def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tup
         missing = "missing" if is_missing(uid_cell) else "blank"
         return Status.REJECTED, f"the uid is {missing}"
     return Status.INVALID, f"the uid is not a UUID ({_kind(uid_cell)}); not sent"
-
-
-def _is_plain_name(cell: object) -> bool:
-    """Tell the usual name, which has no problem, from all that need a closer look."""
-    return type(cell) is str and cell.isascii() and cell.isprintable() and not cell.isspace() and cell != ""
 
 
 def _name_problem(cell: Any) -> str | None:

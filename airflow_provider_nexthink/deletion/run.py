@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, full_jitter, wait_before_resend
 from airflow_provider_nexthink.clock import Clock
@@ -363,12 +363,13 @@ class DeletionRun:
         outcomes = self.outcomes
         for position, before in zip(batch.positions, batch.attempts_before, strict=True):
             outcomes.attempts[position] = before + batch.attempts
-        for column, value in (
+        columns: tuple[tuple[list[Any], Any], ...] = (
             (outcomes.batch, batch.number),
             (outcomes.request_id, batch.request_id),
             (outcomes.trace_id, trace_id),
             (outcomes.submitted_at, batch.submitted_at),
-        ):
+        )
+        for column, value in columns:
             for position in batch.positions:
                 column[position] = value
 
