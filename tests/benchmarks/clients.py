@@ -36,7 +36,7 @@ def ours(devices: pd.DataFrame, url: str, concurrency: int) -> DeletionResult:
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
     extra = {"region": "eu", "base_url": url, "token_url": f"{url}{TOKEN_PATH}"}
-    connection = {"conn_type": "nexthink", "host": "acme", "login": "id", "password": "made-up", "extra": extra}
+    connection = {"conn_type": "nexthink", "host": "acme", "login": "made-up-id", "password": "made-up-secret", "extra": extra}
     os.environ["AIRFLOW_CONN_NEXTHINK_DEFAULT"] = json.dumps(connection)
     with NexthinkHook() as hook:
         result = hook.delete_devices(devices, max_devices=None, max_concurrency=concurrency)
@@ -52,7 +52,7 @@ def peer(devices: pd.DataFrame, url: str, concurrency: int) -> list[Any]:
 
     assert concurrency == 1
     NxtSettings.base_url = NxtSettings.login_base_url = url
-    client = NexthinkClient("acme", NxtRegionName.eu, "id", "made-up")
+    client = NexthinkClient("acme", NxtRegionName.eu, "made-up-id", "made-up-secret")
     told: list[Any] = []
     for batch in _batches(devices):
         entries = [NxtDeviceEntry(uid=uid, name=name) for uid, name in batch]
