@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -66,7 +66,9 @@ class Outcomes:
         :param positions: which rows; None for all.
         """
         columns = self.columns().values()
-        rows = zip(*columns, strict=True) if positions is None else ([cells[at] for cells in columns] for at in positions)
+        rows: Iterable[Any] = zip(*columns, strict=True)
+        if positions is not None:
+            rows = ([cells[at] for cells in columns] for at in positions)
         # Spelled out, in the order of COLUMNS: there may be a million of them, and nothing is quicker.
         return [
             {

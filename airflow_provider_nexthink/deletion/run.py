@@ -6,6 +6,7 @@ which is pure; the loop around it only sends and waits.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import uuid
@@ -17,7 +18,12 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol
 
-from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, full_jitter, wait_before_resend
+from airflow_provider_nexthink.backoff import (
+    RETRY_AFTER_CAP_SECONDS,
+    full_jitter,
+    next_start,
+    wait_before_resend,
+)
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import Outcomes, Tally
@@ -49,6 +55,9 @@ KILL_GRACE_SECONDS = 2.5
 not ended 5 seconds after it was asked to, and the table is still to be pushed."""
 
 _LOOK_AROUND_SECONDS = 0.25
+_TOLD_PAUSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Answer(Protocol):
@@ -133,6 +142,7 @@ class DeletionRun:
     :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
     :param checkpoint: keeps what is settled for a retry; called in the calling thread.
     :param last_batch: the number of the last batch of an earlier try; numbers go on from there.
+    :param requests_per_second: how many requests may start in a second at the most; None for no limit.
     :param clock: time and chance.
     """
 
@@ -146,6 +156,7 @@ class DeletionRun:
     on_progress: Callable[[int, int], None] = lambda _settled, _all: None
     checkpoint: Checkpoint | None = None
     last_batch: int = 0
+    requests_per_second: float | None = None
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -160,6 +171,7 @@ class DeletionRun:
         self._failed_rounds = 0
         self._settled = 0
         self._paused_until = 0.0
+        self._next_start = 0.0
         self._paused_in_a_row = 0.0
         self._unclear_in_a_row = 0
         self._refused_in_a_row: list[int] = []
@@ -219,13 +231,21 @@ class DeletionRun:
 
     def _send_what_is_due(self, pool: ThreadPoolExecutor) -> None:
         now = self.clock.monotonic()
-        if now < self._paused_until:
-            return
         for batch in [batch for batch in self._waiting if batch.not_before <= now]:
+            if not self._may_start():
+                return
             self._submit(pool, batch)
             self._waiting.remove(batch)
-        while self._queue and len(self._under_way) + len(self._waiting) < self.max_concurrency:
+        while self._has_room() and self._may_start():
             self._submit(pool, self._next_batch())
+
+    def _may_start(self) -> bool:
+        """Tell whether a request may go out now, as the tenant and ``requests_per_second`` have it."""
+        return self.clock.monotonic() >= max(self._paused_until, self._next_start)
+
+    def _has_room(self) -> bool:
+        """Tell whether a batch of the queue may join those under way and those that wait for their next go."""
+        return bool(self._queue) and len(self._under_way) + len(self._waiting) < self.max_concurrency
 
     def _next_batch(self) -> Batch:
         positions = self._queue.popleft()
@@ -242,6 +262,7 @@ class DeletionRun:
         self.tally.requests += 1
         self.tally.retries += batch.attempts > 0
         batch.attempts += 1
+        self._next_start = next_start(self.clock.monotonic(), self.requests_per_second)
         batch.submitted_at = self.clock.now().isoformat(timespec="milliseconds")
         self._submitting = batch  # an interruption may come at any point
         future = pool.submit(self.send, batch.devices, batch.request_id)
@@ -253,7 +274,9 @@ class DeletionRun:
 
     def _wait_for_an_answer(self) -> None:
         now = self.clock.monotonic()
-        due = max(self._paused_until, min((batch.not_before for batch in self._waiting), default=0.0))
+        due = max(self._paused_until, self._next_start)
+        if not self._has_room():
+            due = max(due, min((batch.not_before for batch in self._waiting), default=0.0))
         pause = min(max(due - now, 0.0), _LOOK_AROUND_SECONDS)  # never so long that a stop goes unnoticed
         if not self._under_way:
             if pause:
@@ -340,6 +363,8 @@ class DeletionRun:
         """Let the whole run wait; end it if waiting is all that happens."""
         now = self.clock.monotonic()
         until = max(self._paused_until, now + wait)
+        if until - max(self._paused_until, now) >= _TOLD_PAUSE_SECONDS:
+            log.info("%s No request goes out for %.0f s.", error, until - now)
         self._paused_in_a_row += until - max(self._paused_until, now)
         self._paused_until = until
         if self._paused_in_a_row > RETRY_AFTER_CAP_SECONDS:

@@ -189,7 +189,7 @@ def test_a_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: Ru
 
 
 @pytest.mark.parametrize("native", [False, True])
-@pytest.mark.parametrize("guard", ["max_devices", "max_share"])
+@pytest.mark.parametrize("guard", ["max_devices", "max_share", "requests_per_second"])
 def test_a_guard_that_renders_to_nothing_is_no_permission(
     sandbox: Sandbox, run_dag: RunDag, guard: str, native: bool
 ) -> None:

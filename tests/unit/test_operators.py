@@ -32,6 +32,7 @@ ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
         ("return_format", "csv"),
         ("batch_size", 101),
         ("max_concurrency", 0),
+        ("requests_per_second", 0),
         ("max_devices", "many"),
         ("dry_run", "perhaps"),
         ("uid_column", ""),
