@@ -81,7 +81,9 @@ def main() -> None:
     """Measure, and write what was measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--devices", type=int, default=100_000, help="how many are sent")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000], help="sizes of lists")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000], help="sizes of lists"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement; the median counts")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of speed.md")
     options = parser.parse_args()

@@ -36,7 +36,13 @@ def ours(devices: pd.DataFrame, url: str, concurrency: int) -> DeletionResult:
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
     extra = {"region": "eu", "base_url": url, "token_url": f"{url}{TOKEN_PATH}"}
-    connection = {"conn_type": "nexthink", "host": "acme", "login": "made-up-id", "password": "made-up-secret", "extra": extra}
+    connection = {
+        "conn_type": "nexthink",
+        "host": "acme",
+        "login": "made-up-id",
+        "password": "made-up-secret",
+        "extra": extra,
+    }
     os.environ["AIRFLOW_CONN_NEXTHINK_DEFAULT"] = json.dumps(connection)
     with NexthinkHook() as hook:
         result = hook.delete_devices(devices, max_devices=None, max_concurrency=concurrency)
@@ -65,7 +71,7 @@ def bare_loop(devices: pd.DataFrame, url: str, concurrency: int) -> list[Any]:
     """Post the same bodies with httpx, one after the other, and read the answers: no promise is kept here."""
     assert concurrency == 1
     told: list[Any] = []
-    with httpx.Client(headers={"Authorization": "Bearer made-up-token"}) as client:
+    with httpx.Client(headers={"Authorization": "Bearer made-up-token"}, timeout=60) as client:
         for batch in _batches(devices):
             body = {"devices": [{"uid": uid, "name": name} for uid, name in batch]}
             told += client.post(f"{url}{DELETIONS}", json=body).json()["devices"]

@@ -56,7 +56,9 @@ def _answer(head: bytes, body: bytes) -> bytes:
     devices = body[body.index(b"[") : -1].replace(b'"}', b'","status":"SCHEDULED"}')
     told = b'{"scheduledCount":%d,"status":"ACCEPTED","devices":%b}' % (body.count(b'"}'), devices)
     request_id = _REQUEST_ID.search(head)
-    ids = b"x-request-id: %b\r\nx-trace-id: 0af7651916cd43dd8448eb211c80319c\r\n" % (request_id[1] if request_id else b"-")
+    ids = b"x-request-id: %b\r\nx-trace-id: 0af7651916cd43dd8448eb211c80319c\r\n" % (
+        request_id[1] if request_id else b"-"
+    )
     return _response(b"202 Accepted", told, ids)
 
 
