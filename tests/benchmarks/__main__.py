@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 # Before anything imports Airflow, here and in the processes that are forked off.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-nexthink-bench-"))
@@ -28,6 +29,8 @@ from tests.benchmarks.tenant import tenants
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- the figures below are written by make bench -->", "<!-- end of the figures -->"
+
+T = TypeVar("T")
 
 LATENCIES = (0.0, 0.05, 0.2)
 CONCURRENCIES = (1, 4, 8, 16)
@@ -61,14 +64,14 @@ class Bench:
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload([measure.__name__])
 
-    def run(self, calls: Sequence[tuple[Callable[..., Any], *tuple[Any, ...]]], at_once: int = 1) -> list[list[Any]]:
+    def run(self, calls: Sequence[Callable[[], T]], at_once: int = 1) -> list[list[T]]:
         """Return the results of every repeat of each call; the calls take turns.
 
-        :param calls: functions and their arguments.
+        :param calls: what to call.
         :param at_once: how many run at the same time.
         """
         with ProcessPoolExecutor(at_once, mp_context=self._context, max_tasks_per_child=1) as pool:
-            futures = [[pool.submit(*call) for call in calls] for _ in range(self._repeats)]
+            futures = [[pool.submit(call) for call in calls] for _ in range(self._repeats)]
             return [[turn[at].result() for turn in futures] for at in range(len(calls))]
 
 
@@ -110,8 +113,8 @@ def sending_part(bench: Bench, devices: int, docs: Path) -> str:
     with tenants(LATENCIES) as urls:
         address = dict(zip(LATENCIES, urls, strict=True))
 
-        def call(one: Sending) -> tuple[Any, ...]:
-            return measure.sending, one.client, devices, address[one.latency], one.concurrency
+        def call(one: Sending) -> Callable[[], Cost]:
+            return partial(measure.sending, one.client, devices, address[one.latency], one.concurrency)
 
         def floor(one: Sending) -> float:
             return devices / 100 * one.latency / one.concurrency
@@ -129,23 +132,20 @@ def sending_part(bench: Bench, devices: int, docs: Path) -> str:
     head = ["client", *(f"{latency * 1000:.0f} ms: seconds | CPU s" for latency in LATENCIES), "MB at 0 ms"]
     rows = []
     for client, concurrency in [("peer", 1), ("bare loop", 1), *(("ours", at_once) for at_once in CONCURRENCIES)]:
-        costs = [found[Sending(client, latency, concurrency)] for latency in LATENCIES]
-        cells = [cell for cost in costs for cell in (seconds(cost.seconds), f"{cost.cpu:.2f}")]
-        rows.append([label(client, concurrency), *cells, f"{costs[0].memory / 1e6:.0f}"])
+        of_it = [found[Sending(client, latency, concurrency)] for latency in LATENCIES]
+        cells = [cell for cost in of_it for cell in (seconds(cost.seconds), f"{cost.cpu:.2f}")]
+        rows.append([label(client, concurrency), *cells, f"{of_it[0].memory / 1e6:.0f}"])
     ours, peer, bare = found[lone], found[Sending("peer", 0.2, 1)], found[Sending("bare loop", 0.0, 1)]
     ratios = [found[Sending("ours", 0.0, concurrency)].cpu / bare.cpu for concurrency in CONCURRENCIES]
-    return "\n\n".join(
-        [
-            f"### Sending {devices:,} devices",
-            f"![Seconds for {devices:,} devices](speed.svg)",
-            table(" | ".join(head).split(" | "), rows),
-            f"At 200 ms and 8 at once it takes {ours.seconds / floor(lone):.2f} times the floor of {seconds(floor(lone))} s "
-            f"and is {peer.seconds / ours.seconds:.1f} times as fast as the peer. Alone on the machine it took "
-            f"{seconds(alone.seconds)} s, together with others {seconds(ours.seconds)} s. At 0 ms it uses "
-            f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} times the CPU of the bare loop, with "
-            f"{', '.join(map(str, CONCURRENCIES))} at once.",
-        ]
+    verdict = (
+        f"At 200 ms and 8 at once it takes {ours.seconds / floor(lone):.2f} times the floor of "
+        f"{seconds(floor(lone))} s and is {peer.seconds / ours.seconds:.1f} times as fast as the peer. Alone on the "
+        f"machine it took {seconds(alone.seconds)} s, beside others {seconds(ours.seconds)} s. At 0 ms it uses "
+        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} times the CPU of the bare loop, with "
+        f"{', '.join(map(str, CONCURRENCIES))} at once."
     )
+    image = f"![Seconds for {devices:,} devices](speed.svg)"
+    return "\n\n".join([f"### Sending {devices:,} devices", image, table(" | ".join(head).split(" | "), rows), verdict])
 
 
 def label(client: str, concurrency: int) -> str:
@@ -170,7 +170,7 @@ def rows_part(bench: Bench, sizes: Sequence[int]) -> str:
     """Measure what a list costs before and beside the network."""
     say("Lists of " + ", ".join(f"{size:,}" for size in sizes))
     works = (measure.plain_loop, measure.planning, measure.running)
-    costs = iter(map(middle, bench.run([(work, size) for size in sizes for work in works])))
+    costs = iter(map(middle, bench.run([partial(work, size) for size in sizes for work in works])))
     rows = []
     for size in sizes:
         loop, plan, run = next(costs), next(costs), next(costs)
@@ -194,10 +194,11 @@ def rows_part(bench: Bench, sizes: Sequence[int]) -> str:
 def xcom_part(bench: Bench, sizes: Sequence[int]) -> str:
     """Measure the forms in which an outcome table leaves a task."""
     say("XCom and files")
-    calls = [(measure.passing, form, size) for form in (*XCOM_FORMS, *FILE_FORMS) for size in sizes]
+    cases = [(form, size) for form in (*XCOM_FORMS, *FILE_FORMS) for size in sizes]
+    found = bench.run([partial(measure.passing, form, size) for form, size in cases])
     rows = []
-    for (_, form, size), passes in zip(calls, bench.run(calls), strict=True):
-        out, back = (middle(costs) for costs in list(zip(*passes, strict=True))[:2])
+    for (form, size), passes in zip(cases, found, strict=True):
+        out, back = middle([each[0] for each in passes]), middle([each[1] for each in passes])
         rows.append(
             [
                 f"`{form}`" if form in XCOM_FORMS else f"file, `{form}`",
@@ -215,11 +216,11 @@ def xcom_part(bench: Bench, sizes: Sequence[int]) -> str:
 def import_part(bench: Bench) -> str:
     """Measure what a Dag file that imports every operator pays for it."""
     say("Imports")
-    (times,) = bench.run([(measure.importing,)])
-    of_airflow, ours = (statistics.median(seconds_) for seconds_ in zip(*times, strict=True))
+    (times,) = bench.run([measure.importing])
+    of_airflow, ours = (statistics.median(each) for each in zip(*times, strict=True))
     return (
-        f"### Parsing a Dag file\n\n`import airflow.sdk` takes {of_airflow:.2f} s of the processor; importing every operator on top of it "
-        f"{ours * 1000:.0f} ms."
+        f"### Parsing a Dag file\n\n`import airflow.sdk` takes {of_airflow:.2f} s of the processor; importing every "
+        f"operator on top of it {ours * 1000:.0f} ms."
     )
 
 
@@ -235,7 +236,7 @@ def machine_part(repeats: int, minutes: float) -> str:
 
 def say(what: str) -> None:
     """Tell how far it is."""
-    print(what, file=sys.stderr, flush=True)
+    print(what, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

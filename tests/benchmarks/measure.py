@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import airflow.sdk.execution_time.task_runner
-import nexthink_api  # noqa: F401 - imported before the processes are forked off
+import airflow.sdk.execution_time.task_runner  # noqa: F401 - imported, with the two below, before
+import nexthink_api  # noqa: F401 - the processes are forked off
 import pandas as pd
 import pyarrow.parquet  # noqa: F401
 from airflow.sdk.serde import deserialize, serialize
@@ -127,9 +127,14 @@ def passing(form: str, count: int) -> tuple[Cost, Cost, int]:
             return out, Cost(0, 0, 0), path.stat().st_size
     written: list[str] = []
 
+    forms: dict[str, Callable[[], object]] = {
+        "records": outcomes.rows,
+        "columns": outcomes.columns,
+        "dataframe": lambda: _frame(outcomes),
+    }
+
     def write() -> None:
-        table = {"records": outcomes.rows, "columns": outcomes.columns, "dataframe": lambda: _frame(outcomes)}[form]()
-        written.append(json.dumps(serialize(table)))
+        written.append(json.dumps(serialize(forms[form]())))
 
     out = cost_of(write)
     back = cost_of(lambda: deserialize(json.loads(written[0])))

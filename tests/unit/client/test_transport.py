@@ -608,13 +608,10 @@ def test_each_thread_keeps_its_connection(threads: int) -> None:
             all_at_once.wait()
         return 200, b'{"access_token": "made-up-token"}'
 
-    def send(_: int) -> None:
-        transport.send_once("GET", "/x")
-
-    with served(answer, opened=opened) as tenant, local_tenant(tenant) as transport:
+    with served(answer, opened=opened) as tenant, local_tenant(tenant) as client:
         for _ in range(3):  # in between, all connections are idle
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(send, range(threads)))
+                list(pool.map(lambda _: client.send_once("GET", "/x"), range(threads)))
     assert len(opened) == threads
 
 
