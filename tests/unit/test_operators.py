@@ -10,6 +10,7 @@ from airflow.sdk import DAG, literal, task
 from airflow.sdk.definitions.context import Context
 from airflow.serialization.serialized_objects import DagSerialization
 
+from airflow_provider_nexthink.compat import has_xcom_backend
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -147,3 +148,17 @@ def test_without_a_state_store_the_log_says_that_a_retry_sends_all_again(
 
 def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
     NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS).on_kill()
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        (None, False),
+        ("airflow.sdk.execution_time.xcom.BaseXCom", False),
+        ("airflow.providers.common.io.xcom.backend.XComObjectStorageBackend", True),
+    ],
+)
+def test_an_xcom_backend_is_noticed(monkeypatch: pytest.MonkeyPatch, backend: str | None, expected: bool) -> None:
+    if backend:
+        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
+    assert has_xcom_backend() == expected
