@@ -1,4 +1,4 @@
-"""The one place that talks to the network: one pool of connections, shared by all threads of a task.
+"""The one place that talks to the network, shared by all threads of a task.
 
 Requests go to httpx's transports directly. What ``httpx.Client`` would do besides (cookies, redirects, a log line with
 the address) is not wanted here, and costs as much again as building the request.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -42,14 +42,14 @@ log = logging.getLogger(__name__)
 _ANSWER_TIMEOUTS = 4
 _ANSWER_BYTES = 64 * 1024 * 1024
 _SECRET_CHARACTERS = 6
+_Way = Literal["plain", "direct", "proxied"]
+
 _HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "gzip, deflate",
     "Connection": "keep-alive",
     "User-Agent": "airflow-provider-nexthink",
 }
-# As many as a run may have requests under way (MAX_CONCURRENCY): each of its threads keeps its connection.
-_CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=32)
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -175,7 +175,7 @@ class Transport(BaseTransport):
         self._tell_secret = on_secret
         for secret in self.own_secrets():
             self._on_secret(secret)
-        self._carriers = _Carriers(settings) if http_transport is None else _OneCarrier(http_transport)
+        self._carriers = _Carriers(settings, http_transport)
         tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
         self.sign_in = tokens.token
 
@@ -249,15 +249,12 @@ class Transport(BaseTransport):
         try:
             # As it is stored: a compressed file that is cut off is noticed where it is decompressed.
             headers = _HEADERS | {"Accept-Encoding": "identity"}
-            response = self._carry(httpx.Request("GET", url.get_secret_value(), headers=headers))
-            try:
+            with self._opened(httpx.Request("GET", url.get_secret_value(), headers=headers)) as response:
                 if response.status_code == httpx.codes.OK:
                     yield response.iter_raw()
                     return
                 status = response.status_code
                 problem = f"{host} answered {status}. The address of the file is good for 15 minutes only."
-            finally:
-                response.close()
         except httpx.HTTPError as error:
             problem = f"{type(error).__name__} from {host}."
         raise NexthinkExportError(f"The result file could not be fetched: {problem}", status=status) from None
@@ -272,24 +269,26 @@ class Transport(BaseTransport):
         """Send a request and read its answer, which must end in time: httpx limits each read, not their sum."""
         start = self.clock.monotonic()
         end = start + self.answer_seconds
-        response = self._carry(request)
         body = bytearray()
-        try:
+        with self._opened(request) as response:
             for chunk in response.iter_bytes():
                 body += chunk
                 if self.clock.monotonic() > end:
                     raise httpx.ReadTimeout("the answer does not end", request=request)
                 check_size(body)
-        finally:
-            response.close()
         return whole_answer(response, bytes(body), self.clock.monotonic() - start)
 
-    def _carry(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its answer, which is still to be read."""
+    @contextmanager
+    def _opened(self, request: httpx.Request) -> Iterator[httpx.Response]:
+        """Send a request; give its answer, which is still to be read."""
         request.extensions.setdefault("timeout", httpx.Timeout(self.settings.timeout).as_dict())
-        response = self._carriers.of(request.url).handle_request(request)
-        response.request = request
-        return response
+        with self._carriers.lend(request.url) as carrier:
+            response = carrier.handle_request(request)
+            response.request = request
+            try:
+                yield response
+            finally:
+                response.close()
 
     def _on_secret(self, value: str) -> None:
         self.remember(value)
@@ -321,49 +320,63 @@ class Transport(BaseTransport):
             attempt += 1
 
 
-class _OneCarrier:
-    """Carries every request, in tests."""
-
-    def __init__(self, carrier: httpx.BaseTransport) -> None:
-        self._carrier = carrier
-
-    def of(self, _: httpx.URL) -> httpx.BaseTransport:
-        return self._carrier
-
-    def close(self) -> None:
-        self._carrier.close()
-
-
 class _Carriers:
-    """What carries a request: the network, or a proxy in between, as the connection or the environment says.
+    """What carries requests: the network, or a proxy in between, as the connection or the environment says.
+
+    Each carrier has one request at a time, and so one connection, which it keeps for the next. In a pool that they
+    share, every request would wait for a lock and look at the connections of all others.
 
     :param settings: the tenant.
+    :param given: carries all requests instead, for tests.
     :raises NexthinkSettingsError: if the CA bundle cannot be read, or the environment's proxy is no address.
     """
 
-    def __init__(self, settings: NexthinkSettings) -> None:
-        verify = _ssl_context(settings.verify)
-        trusted = httpx.create_ssl_context(verify=verify) if isinstance(verify, bool) else verify
-        self._honours_exceptions = settings.proxy is None
-        proxy = settings.proxy.get_secret_value() if settings.proxy else _proxy_of_the_environment()
-        self._direct = httpx.HTTPTransport(verify=trusted, limits=_CONNECTIONS)
-        # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
-        self._plain = httpx.HTTPTransport(verify=False, limits=_CONNECTIONS)
-        with proxy_of_the_environment():
-            self._proxied = httpx.HTTPTransport(verify=trusted, proxy=proxy, limits=_CONNECTIONS) if proxy else None
+    def __init__(self, settings: NexthinkSettings, given: httpx.BaseTransport | None = None) -> None:
+        self._given = given
+        self._made: list[httpx.BaseTransport] = [] if given is None else [given]
+        self._idle: dict[_Way, list[httpx.BaseTransport]] = {"plain": [], "direct": [], "proxied": []}
+        if given is None:
+            verify = _ssl_context(settings.verify)
+            self._trusted = httpx.create_ssl_context(verify=verify) if isinstance(verify, bool) else verify
+            self._honours_exceptions = settings.proxy is None
+            self._proxy = settings.proxy.get_secret_value() if settings.proxy else _proxy_of_the_environment()
+            with proxy_of_the_environment():
+                self._idle["proxied"].append(self._make("proxied"))
 
-    def of(self, url: httpx.URL) -> httpx.BaseTransport:
-        """Return what carries a request to this address."""
-        if url.scheme == "http":
-            return self._plain
-        if self._proxied is None or (self._honours_exceptions and proxy_bypass(url.host)):
-            return self._direct
-        return self._proxied
+    @contextmanager
+    def lend(self, url: httpx.URL) -> Iterator[httpx.BaseTransport]:
+        """Lend what carries a request to this address: the one that came back last, or a new one."""
+        if self._given is not None:
+            yield self._given
+            return
+        way = self._way(url)
+        try:
+            carrier = self._idle[way].pop()
+        except IndexError:
+            carrier = self._make(way)
+        try:
+            yield carrier
+        finally:
+            self._idle[way].append(carrier)
 
     def close(self) -> None:
-        for carrier in (self._direct, self._plain, self._proxied):
-            if carrier is not None:
-                carrier.close()
+        for carrier in self._made:
+            carrier.close()
+
+    def _way(self, url: httpx.URL) -> _Way:
+        if url.scheme == "http":
+            return "plain"
+        if self._proxy is None or (self._honours_exceptions and proxy_bypass(url.host)):
+            return "direct"
+        return "proxied"
+
+    def _make(self, way: _Way) -> httpx.BaseTransport:
+        # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
+        carrier = httpx.HTTPTransport(
+            verify=False if way == "plain" else self._trusted, proxy=self._proxy if way == "proxied" else None
+        )
+        self._made.append(carrier)
+        return carrier
 
 
 def _proxy_of_the_environment() -> str | None:

@@ -116,7 +116,7 @@ def next_step(error: BaseException, *, size: int, unclear: int, limited: int, rn
 class Batch:
     """Devices that go out in one request, and how that went so far."""
 
-    positions: list[int]
+    positions: Sequence[int]
     devices: list[dict[str, str]]
     number: int
     request_id: str
@@ -162,7 +162,7 @@ class DeletionRun:
     def __post_init__(self) -> None:
         self.tally = Tally()
         self.error: BaseException | None = None
-        self._queue: deque[list[int]] = deque()
+        self._queue: deque[Sequence[int]] = deque()
         self._waiting: list[Batch] = []
         self._under_way: dict[Future[Answer], Batch] = {}
         self._answered: SimpleQueue[Future[Answer]] = SimpleQueue()
@@ -215,7 +215,7 @@ class DeletionRun:
 
     def _enqueue(self, positions: Sequence[int]) -> None:
         for start in range(0, len(positions), self.batch_size):
-            self._queue.append(list(positions[start : start + self.batch_size]))
+            self._queue.append(positions[start : start + self.batch_size])
 
     def _send_failed_again(self) -> bool:
         """Put the rows that were answered FAILED back, a few times; tell whether there were any."""
