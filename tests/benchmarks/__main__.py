@@ -20,7 +20,7 @@ from typing import TypeVar
 
 # Before anything imports Airflow, here and in the processes that are forked off.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-nexthink-bench-"))
-os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
 
 from tests.benchmarks import measure
 from tests.benchmarks.measure import FILE_FORMS, XCOM_FORMS, Cost
@@ -150,7 +150,7 @@ def sending_part(bench: Bench, devices: int, docs: Path) -> str:
 
 def label(client: str, concurrency: int) -> str:
     """Return the name of a client for a reader."""
-    return {"peer": "nexthink-api", "bare loop": "bare httpx loop"}.get(client, f"this provider, {concurrency}")
+    return {"peer": "nexthink-api", "bare loop": "bare httpx loop"}.get(client, f"this provider, {concurrency} at once")
 
 
 def sending_chart(devices: int, found: dict[Sending, Cost], floor: Callable[[Sending], float]) -> str:

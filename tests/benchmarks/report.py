@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_ROW, _BAR, _LABEL, _PANEL, _TOP = 26, 16, 132, 196, 58
+_ROW, _BAR, _LABEL, _PANEL, _TOP = 26, 16, 184, 186, 58
 
 _STYLE = """
     text { font: 13px system-ui, sans-serif; fill: #1f2328 }
