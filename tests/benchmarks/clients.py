@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from random import Random
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import httpx
 import pandas as pd
@@ -20,10 +22,10 @@ BATCH_SIZE = 100
 
 def made_devices(count: int) -> pd.DataFrame:
     """Return a list of devices as a warehouse gives it: two columns that matter among others."""
-    numbers = range(count)
+    numbers, chance = range(count), Random(1)  # uids by chance: in a row they would compress too well
     return pd.DataFrame(
         {
-            "device.uid": [f"0fbd5a5c-0000-4000-8000-{number:012x}" for number in numbers],
+            "device.uid": [str(UUID(int=chance.getrandbits(128), version=4)) for _ in numbers],
             "device.name": [f"LAPTOP-{number:07d}" for number in numbers],
             "device.days_since_last_seen": [90 + number % 300 for number in numbers],
         }
