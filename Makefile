@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-services test-browser lint format types docs build clean
+.PHONY: help demo test bench test-services test-browser lint format types docs build clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -22,6 +22,9 @@ demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox
 
 test: $(READY) ## Run all tests that need no outside service.
 	$(BIN)/python -m pytest -m 'not service and not browser'
+
+bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 15 minutes).
+	$(BIN)/python -m tests.benchmarks
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis.
 	$(BIN)/python -m pytest -m service

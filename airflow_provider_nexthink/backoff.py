@@ -1,4 +1,4 @@
-"""How long to wait before something is sent again. Pure: handed all it needs, it neither sends nor sleeps."""
+"""How long to wait before something is sent, or sent again. Pure: handed all it needs, it neither sends nor sleeps."""
 
 from __future__ import annotations
 
@@ -37,3 +37,12 @@ def wait_before_resend(attempt: int, retry_after: float | None, rng: random.Rand
     if retry_after is not None and retry_after > RETRY_AFTER_CAP_SECONDS:
         return None
     return max(retry_after or 0.0, full_jitter(attempt, rng))
+
+
+def next_start(started: float, requests_per_second: float | None) -> float:
+    """Return when the next request may start, so that two never start closer together than asked.
+
+    :param started: when the last one started, in seconds.
+    :param requests_per_second: how many may start in a second; None for no limit.
+    """
+    return started + 1 / requests_per_second if requests_per_second else started

@@ -31,6 +31,7 @@ __all__ = [
     "AirflowSensorTimeout",
     "AirflowSkipException",
     "default_deferrable",
+    "has_xcom_backend",
     "max_map_length",
     "task_state_store",
 ]
@@ -39,6 +40,11 @@ __all__ = [
 def default_deferrable() -> bool:
     """Tell whether operators wait in the triggerer where a Dag does not say."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+
+
+def has_xcom_backend() -> bool:
+    """Tell whether XComs go elsewhere than into Airflow's own database."""
+    return not str(conf.get("core", "xcom_backend", fallback=".BaseXCom")).endswith(".BaseXCom")
 
 
 def max_map_length() -> int:

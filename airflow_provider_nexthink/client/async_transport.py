@@ -80,7 +80,7 @@ class AsyncTransport(BaseTransport):
         :return: the answer, a success (2xx).
         :raises NexthinkError: for the last answer, where none was a success.
         """
-        request = self.request(self._http, method, path, str(uuid.uuid4()), parts)
+        request = self.request(method, path, str(uuid.uuid4()), parts)
         return await self._persist(lambda: self._send_once(request, cures), replay=replay)
 
     async def _send_once(self, request: httpx.Request, cures: Mapping[int, str] | None) -> httpx.Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from typing_extensions import TypedDict  # pydantic takes the standard library's from Python 3.12 on
 
 
 class _Answer(BaseModel):
@@ -29,8 +30,8 @@ class ErrorResponse(_Answer):
     message: str | None = None
 
 
-class DeviceStatus(_Answer):
-    """What Nexthink says of one device of the request."""
+class DeviceStatus(TypedDict):
+    """What Nexthink says of one device of the request. A plain mapping: there are many, and a model each is dear."""
 
     uid: str
     name: str
@@ -39,6 +40,8 @@ class DeviceStatus(_Answer):
 
 class DeletionResponse(_Answer):
     """The answer to a deletion request: one entry for each device, in the order of the request."""
+
+    model_config = ConfigDict(cache_strings="keys")  # no uid and no name comes twice: looking them up is for nothing
 
     devices: list[DeviceStatus]
     scheduledCount: int | None = None  # noqa: N815

@@ -1,4 +1,8 @@
-"""The one place that talks to the network: one ``httpx.Client``, shared by all threads of a task."""
+"""The one place that talks to the network, shared by all threads of a task.
+
+Requests go to httpx's transports directly. What ``httpx.Client`` would do besides (cookies, redirects, a log line with
+the address) is not wanted here, and costs as much again as building the request.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any, Literal, Self
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from pydantic import SecretStr
@@ -36,6 +42,14 @@ log = logging.getLogger(__name__)
 _ANSWER_TIMEOUTS = 4
 _ANSWER_BYTES = 64 * 1024 * 1024
 _SECRET_CHARACTERS = 6
+_Way = Literal["plain", "direct", "proxied"]
+
+_HEADERS = {
+    "Accept": "*/*",
+    "Accept-Encoding": "gzip, deflate",
+    "Connection": "keep-alive",
+    "User-Agent": "airflow-provider-nexthink",
+}
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -78,7 +92,7 @@ class BaseTransport:
             "verify": _ssl_context(self.settings.verify),
             "proxy": self.settings.proxy.get_secret_value() if self.settings.proxy else None,
             "follow_redirects": False,
-            "headers": {"User-Agent": "airflow-provider-nexthink"},
+            "headers": _HEADERS,
         }
 
     @property
@@ -86,25 +100,22 @@ class BaseTransport:
         """Within so many seconds an answer must have ended: httpx limits each read, not their sum."""
         return _ANSWER_TIMEOUTS * self.settings.timeout
 
-    def request(
-        self, http: httpx.Client | httpx.AsyncClient, method: str, path: str, request_id: str, parts: dict[str, Any]
-    ) -> httpx.Request:
+    def request(self, method: str, path: str, request_id: str, parts: dict[str, Any]) -> httpx.Request:
         """Return a request that is not signed yet.
 
-        :param http: the client that will send it.
         :param method: the HTTP method.
         :param path: the path on the API host, from its first slash.
         :param request_id: the ``x-request-id`` to send.
         :param parts: ``json``, ``params``, ``headers`` and so on, as httpx names them.
         :raises NexthinkInputError: if it is no such path.
         """
-        if not path.startswith("/") or path.startswith("//"):
-            raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
-        headers = {"x-request-id": request_id, **(parts.pop("headers", None) or {})}
-        try:
-            return http.build_request(method, f"{self.settings.base_url}{path}", headers=headers, **parts)
-        except httpx.InvalidURL as error:
-            raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
+        headers = httpx.Headers(_HEADERS)
+        headers["x-request-id"] = request_id
+        headers.update(parts.pop("headers", None))
+        timeout = httpx.Timeout(parts.pop("timeout", self.settings.timeout))
+        extensions = {"timeout": timeout.as_dict(), **(parts.pop("extensions", None) or {})}
+        address = _address(self.settings.base_url, path)
+        return httpx.Request(method, address, headers=headers, extensions=extensions, **parts)
 
     def answered(self, response: httpx.Response, cures: Mapping[int, str] | None = None) -> httpx.Response:
         """Return an answer that is a success (2xx).
@@ -164,14 +175,7 @@ class Transport(BaseTransport):
         self._tell_secret = on_secret
         for secret in self.own_secrets():
             self._on_secret(secret)
-        options = self.client_options()
-        with proxy_of_the_environment():
-            self._http = httpx.Client(
-                **options,
-                transport=http_transport,
-                # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
-                mounts=None if http_transport else {"http://": httpx.HTTPTransport(verify=False)},
-            )
+        self._carriers = _Carriers(settings, http_transport)
         tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
         self.sign_in = tokens.token
 
@@ -183,7 +187,7 @@ class Transport(BaseTransport):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._carriers.close()
 
     def send_once(
         self,
@@ -206,7 +210,7 @@ class Transport(BaseTransport):
         :return: the answer, a success (2xx).
         :raises NexthinkError: for every other answer, and for none.
         """
-        request = self.request(self._http, method, path, request_id or str(uuid.uuid4()), parts)
+        request = self.request(method, path, request_id or str(uuid.uuid4()), parts)
         try:
             token = self.sign_in()
             response = self._send_signed(request, token, goes_on)
@@ -242,19 +246,17 @@ class Transport(BaseTransport):
         host = _storage_host(url)
         self._on_secret(url.get_secret_value())
         problem, status = "", None
-        with _unlogged(url):
-            try:
-                # As it is stored: a compressed file that is cut off is noticed where it is decompressed.
-                with self._http.stream(
-                    "GET", url.get_secret_value(), headers={"Accept-Encoding": "identity"}
-                ) as response:
-                    if response.status_code == httpx.codes.OK:
-                        yield response.iter_raw()
-                        return
-                    status = response.status_code
-                    problem = f"{host} answered {status}. The address of the file is good for 15 minutes only."
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__} from {host}."
+        try:
+            # As it is stored: a compressed file that is cut off is noticed where it is decompressed.
+            headers = _HEADERS | {"Accept-Encoding": "identity"}
+            with self._opened(httpx.Request("GET", url.get_secret_value(), headers=headers)) as response:
+                if response.status_code == httpx.codes.OK:
+                    yield response.iter_raw()
+                    return
+                status = response.status_code
+                problem = f"{host} answered {status}. The address of the file is good for 15 minutes only."
+        except httpx.HTTPError as error:
+            problem = f"{type(error).__name__} from {host}."
         raise NexthinkExportError(f"The result file could not be fetched: {problem}", status=status) from None
 
     def _send_signed(self, request: httpx.Request, token: SecretStr, goes_on: Callable[[], bool]) -> httpx.Response:
@@ -267,17 +269,26 @@ class Transport(BaseTransport):
         """Send a request and read its answer, which must end in time: httpx limits each read, not their sum."""
         start = self.clock.monotonic()
         end = start + self.answer_seconds
-        response = self._http.send(request, stream=True)
         body = bytearray()
-        try:
+        with self._opened(request) as response:
             for chunk in response.iter_bytes():
                 body += chunk
                 if self.clock.monotonic() > end:
                     raise httpx.ReadTimeout("the answer does not end", request=request)
                 check_size(body)
-        finally:
-            response.close()
         return whole_answer(response, bytes(body), self.clock.monotonic() - start)
+
+    @contextmanager
+    def _opened(self, request: httpx.Request) -> Iterator[httpx.Response]:
+        """Send a request; give its answer, which is still to be read."""
+        request.extensions.setdefault("timeout", httpx.Timeout(self.settings.timeout).as_dict())
+        with self._carriers.lend(request.url) as carrier:
+            response = carrier.handle_request(request)
+            response.request = request
+            try:
+                yield response
+            finally:
+                response.close()
 
     def _on_secret(self, value: str) -> None:
         self.remember(value)
@@ -307,6 +318,72 @@ class Transport(BaseTransport):
                     raise
                 self.clock.sleep(wait)
             attempt += 1
+
+
+class _Carriers:
+    """What carries requests: the network, or a proxy in between, as the connection or the environment says.
+
+    Each carrier has one request at a time, and so one connection, which it keeps for the next. In a pool that they
+    share, every request would wait for a lock and look at the connections of all others.
+
+    :param settings: the tenant.
+    :param given: carries all requests instead, for tests.
+    :raises NexthinkSettingsError: if the CA bundle cannot be read, or the environment's proxy is no address.
+    """
+
+    def __init__(self, settings: NexthinkSettings, given: httpx.BaseTransport | None = None) -> None:
+        self._given = given
+        self._made: list[httpx.BaseTransport] = [] if given is None else [given]
+        self._idle: dict[_Way, list[httpx.BaseTransport]] = {"plain": [], "direct": [], "proxied": []}
+        if given is None:
+            verify = _ssl_context(settings.verify)
+            self._trusted = httpx.create_ssl_context(verify=verify) if isinstance(verify, bool) else verify
+            self._honours_exceptions = settings.proxy is None
+            self._proxy = settings.proxy.get_secret_value() if settings.proxy else _proxy_of_the_environment()
+            with proxy_of_the_environment():
+                self._idle["proxied"].append(self._make("proxied"))
+
+    @contextmanager
+    def lend(self, url: httpx.URL) -> Iterator[httpx.BaseTransport]:
+        """Lend what carries a request to this address: the one that came back last, or a new one."""
+        if self._given is not None:
+            yield self._given
+            return
+        way = self._way(url)
+        try:
+            carrier = self._idle[way].pop()
+        except IndexError:
+            carrier = self._make(way)
+        try:
+            yield carrier
+        finally:
+            self._idle[way].append(carrier)
+
+    def close(self) -> None:
+        for carrier in self._made:
+            carrier.close()
+
+    def _way(self, url: httpx.URL) -> _Way:
+        if url.scheme == "http":
+            return "plain"
+        if self._proxy is None or (self._honours_exceptions and proxy_bypass(url.host)):
+            return "direct"
+        return "proxied"
+
+    def _make(self, way: _Way) -> httpx.BaseTransport:
+        # Plain http is accepted for this machine's own addresses only: no proxy is to see that.
+        carrier = httpx.HTTPTransport(
+            verify=False if way == "plain" else self._trusted, proxy=self._proxy if way == "proxied" else None
+        )
+        self._made.append(carrier)
+        return carrier
+
+
+def _proxy_of_the_environment() -> str | None:
+    """Return the proxy for https that HTTPS_PROXY or ALL_PROXY names, in upper or lower case."""
+    proxies = getproxies()
+    proxy = proxies.get("https") or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 @contextmanager
@@ -341,9 +418,9 @@ def whole_answer(response: httpx.Response, body: bytes, seconds: float) -> httpx
     :param body: its body, decoded.
     :param seconds: how long it took.
     """
-    headers = response.headers.multi_items()
-    if body:  # it is decoded now
-        headers = [(name, value) for name, value in headers if name not in _BODY_HEADERS]
+    headers: Any = response.headers
+    if body and "content-encoding" in headers:  # it is decoded now
+        headers = [(name, value) for name, value in headers.multi_items() if name not in _BODY_HEADERS]
     answer = httpx.Response(
         response.status_code,
         headers=headers,
@@ -353,6 +430,17 @@ def whole_answer(response: httpx.Response, body: bytes, seconds: float) -> httpx
     )
     answer.elapsed = timedelta(seconds=seconds)
     return answer
+
+
+@lru_cache
+def _address(base_url: str, path: str) -> httpx.URL:
+    """Return the address of a path; a run of many requests parses it once."""
+    if not path.startswith("/") or path.startswith("//"):
+        raise NexthinkInputError(f"{path!r} is no path on the API host: it must start with one slash.")
+    try:
+        return httpx.URL(f"{base_url}{path}")
+    except httpx.InvalidURL as error:
+        raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
 
 
 def _ssl_context(verify: bool | str) -> ssl.SSLContext | bool:
@@ -380,19 +468,3 @@ def _host_to_fetch_from(url: SecretStr) -> str | None:
     address = httpx.URL(url.get_secret_value())
     address.raw_host.decode("ascii").encode("idna")  # as the socket will: no label is empty or too long
     return address.host if is_private_enough(address) and not address.userinfo else None
-
-
-@contextmanager
-def _unlogged(url: SecretStr) -> Iterator[None]:
-    """Keep httpx, which logs the address of every request, from logging this one."""
-    httpx_log = logging.getLogger("httpx")
-
-    def drop(record: logging.LogRecord) -> bool:
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        return all(str(argument) != url.get_secret_value() for argument in arguments)
-
-    httpx_log.addFilter(drop)
-    try:
-        yield
-    finally:
-        httpx_log.removeFilter(drop)

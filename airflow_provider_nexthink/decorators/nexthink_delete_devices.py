@@ -34,6 +34,7 @@ class DeleteDevicesOptions(TypedDict, total=False):
     dry_run: bool | str
     batch_size: int
     max_concurrency: int
+    requests_per_second: float | str | None
     on_empty: Literal["succeed", "skip", "fail"]
     fail_on: Sequence[str]
     return_format: Literal["records", "columns", "dataframe"]

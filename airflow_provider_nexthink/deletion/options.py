@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf, nan
 from numbers import Integral
 from pathlib import PurePosixPath
 
@@ -38,6 +39,7 @@ class DeletionOptions:
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: requests under way at once.
+    :param requests_per_second: how many requests may start in a second at the most; None for no limit.
     """
 
     uid_column: str | None = None
@@ -50,6 +52,7 @@ class DeletionOptions:
     dry_run: bool = False
     batch_size: int = MAX_BATCH_SIZE
     max_concurrency: int = 4
+    requests_per_second: float | None = None
 
     @classmethod
     def checked(
@@ -65,6 +68,7 @@ class DeletionOptions:
         dry_run: bool | str = False,
         batch_size: int | str = MAX_BATCH_SIZE,
         max_concurrency: int | str = 4,
+        requests_per_second: float | str | None = None,
     ) -> DeletionOptions:
         """Return the options, if each of them can take effect.
 
@@ -83,6 +87,7 @@ class DeletionOptions:
             dry_run=check_dry_run(dry_run),
             batch_size=check_number("batch_size", batch_size, MAX_BATCH_SIZE),
             max_concurrency=check_number("max_concurrency", max_concurrency, MAX_CONCURRENCY),
+            requests_per_second=check_requests_per_second(requests_per_second),
         )
 
 
@@ -128,10 +133,7 @@ def check_max_share(value: object) -> float | None:
     """Return the share; None for no limit."""
     if value is None:
         return None
-    share = 0.0
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        with suppress(ValueError):
-            share = float(value)
+    share = _number(value)
     if not 0 < share <= 1:
         raise NexthinkInputError(f"max_share is {value!r}: it takes a number above 0 up to 1, such as 0.05 for 5 %.")
     return share
@@ -153,6 +155,18 @@ def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
         raise NexthinkInputError("max_share needs fleet_size: a share of how many devices?")
     if fleet_size is not None and max_share is None:
         raise NexthinkInputError("fleet_size alone does nothing: set max_share too, such as max_share=0.05.")
+
+
+def check_requests_per_second(value: object) -> float | None:
+    """Return how many requests may start in a second; None for no limit."""
+    if value is None:
+        return None
+    number = _number(value)
+    if not 0 < number < inf:
+        raise NexthinkInputError(
+            f"requests_per_second is {value!r}: it takes a number above 0, such as 2 or 0.5, or None for no limit."
+        )
+    return number
 
 
 def check_results_path(value: object) -> str | None:
@@ -197,6 +211,14 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> str:
     if value not in choices:
         raise NexthinkInputError(f"{option} is {value!r}: it takes one of {', '.join(map(repr, choices))}.")
     return str(value)
+
+
+def _number(value: object) -> float:
+    """Read a number, also from text; NaN where it is none."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            return float(value)
+    return nan
 
 
 def _whole_number(value: object) -> int | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_nexthink.deletion.plan import Plan
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN_ROWS = 5
+
+_word_of = attrgetter("_value_")  # of a status; ``value`` is the same, and many times as slow
 
 
 class Outcomes:
@@ -55,17 +58,32 @@ class Outcomes:
     def columns(self) -> dict[str, list[Any]]:
         """Return the table as ``{column: values}``, plain JSON values only."""
         columns = {column: getattr(self, column) for column in COLUMNS}
-        return {**columns, "status": [status.value for status in self.status]}
+        return {**columns, "status": list(map(_word_of, self.status))}
 
     def rows(self, positions: Collection[int] | None = None) -> list[dict[str, Any]]:
         """Return the table, or these rows of it, as ``[{column: value}, ...]``.
 
         :param positions: which rows; None for all.
         """
-        columns = [self.columns()[column] for column in COLUMNS]
-        if positions is None:
-            return [dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)]
-        return [{name: values[at] for name, values in zip(COLUMNS, columns, strict=True)} for at in positions]
+        columns = self.columns().values()
+        rows: Iterable[Any] = zip(*columns, strict=True)
+        if positions is not None:
+            rows = ([cells[at] for cells in columns] for at in positions)
+        # Spelled out, in the order of COLUMNS: there may be a million of them, and nothing is quicker.
+        return [
+            {
+                "uid": uid,
+                "name": name,
+                "status": status,
+                "reason": reason,
+                "batch": batch,
+                "request_id": request_id,
+                "trace_id": trace_id,
+                "attempts": attempts,
+                "submitted_at": submitted_at,
+            }
+            for uid, name, status, reason, batch, request_id, trace_id, attempts, submitted_at in rows
+        ]
 
 
 @dataclass

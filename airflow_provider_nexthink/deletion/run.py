@@ -6,16 +6,24 @@ which is pure; the loop around it only sends and waits.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, Protocol
 
-from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, full_jitter, wait_before_resend
+from airflow_provider_nexthink.backoff import (
+    RETRY_AFTER_CAP_SECONDS,
+    full_jitter,
+    next_start,
+    wait_before_resend,
+)
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import Outcomes, Tally
@@ -47,6 +55,9 @@ KILL_GRACE_SECONDS = 2.5
 not ended 5 seconds after it was asked to, and the table is still to be pushed."""
 
 _LOOK_AROUND_SECONDS = 0.25
+_TOLD_PAUSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Answer(Protocol):
@@ -105,7 +116,7 @@ def next_step(error: BaseException, *, size: int, unclear: int, limited: int, rn
 class Batch:
     """Devices that go out in one request, and how that went so far."""
 
-    positions: list[int]
+    positions: Sequence[int]
     devices: list[dict[str, str]]
     number: int
     request_id: str
@@ -131,6 +142,7 @@ class DeletionRun:
     :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
     :param checkpoint: keeps what is settled for a retry; called in the calling thread.
     :param last_batch: the number of the last batch of an earlier try; numbers go on from there.
+    :param requests_per_second: how many requests may start in a second at the most; None for no limit.
     :param clock: time and chance.
     """
 
@@ -144,19 +156,22 @@ class DeletionRun:
     on_progress: Callable[[int, int], None] = lambda _settled, _all: None
     checkpoint: Checkpoint | None = None
     last_batch: int = 0
+    requests_per_second: float | None = None
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
         self.tally = Tally()
         self.error: BaseException | None = None
-        self._queue: deque[list[int]] = deque()
+        self._queue: deque[Sequence[int]] = deque()
         self._waiting: list[Batch] = []
         self._under_way: dict[Future[Answer], Batch] = {}
+        self._answered: SimpleQueue[Future[Answer]] = SimpleQueue()
         self._submitting: Batch | None = None
         self._failed: list[int] = []
         self._failed_rounds = 0
         self._settled = 0
         self._paused_until = 0.0
+        self._next_start = 0.0
         self._paused_in_a_row = 0.0
         self._unclear_in_a_row = 0
         self._refused_in_a_row: list[int] = []
@@ -200,7 +215,7 @@ class DeletionRun:
 
     def _enqueue(self, positions: Sequence[int]) -> None:
         for start in range(0, len(positions), self.batch_size):
-            self._queue.append(list(positions[start : start + self.batch_size]))
+            self._queue.append(positions[start : start + self.batch_size])
 
     def _send_failed_again(self) -> bool:
         """Put the rows that were answered FAILED back, a few times; tell whether there were any."""
@@ -216,13 +231,21 @@ class DeletionRun:
 
     def _send_what_is_due(self, pool: ThreadPoolExecutor) -> None:
         now = self.clock.monotonic()
-        if now < self._paused_until:
-            return
         for batch in [batch for batch in self._waiting if batch.not_before <= now]:
+            if not self._may_start():
+                return
             self._submit(pool, batch)
             self._waiting.remove(batch)
-        while self._queue and len(self._under_way) + len(self._waiting) < self.max_concurrency:
+        while self._has_room() and self._may_start():
             self._submit(pool, self._next_batch())
+
+    def _may_start(self) -> bool:
+        """Tell whether a request may go out now, as the tenant and ``requests_per_second`` have it."""
+        return self.clock.monotonic() >= max(self._paused_until, self._next_start)
+
+    def _has_room(self) -> bool:
+        """Tell whether a batch of the queue may join those under way and those that wait for their next go."""
+        return bool(self._queue) and len(self._under_way) + len(self._waiting) < self.max_concurrency
 
     def _next_batch(self) -> Batch:
         positions = self._queue.popleft()
@@ -239,16 +262,21 @@ class DeletionRun:
         self.tally.requests += 1
         self.tally.retries += batch.attempts > 0
         batch.attempts += 1
+        self._next_start = next_start(self.clock.monotonic(), self.requests_per_second)
         batch.submitted_at = self.clock.now().isoformat(timespec="milliseconds")
         self._submitting = batch  # an interruption may come at any point
-        self._under_way[pool.submit(self.send, batch.devices, batch.request_id)] = batch
+        future = pool.submit(self.send, batch.devices, batch.request_id)
+        self._under_way[future] = batch
         self._submitting = None
+        future.add_done_callback(self._answered.put)
 
     # Answers
 
     def _wait_for_an_answer(self) -> None:
         now = self.clock.monotonic()
-        due = max(self._paused_until, min((batch.not_before for batch in self._waiting), default=0.0))
+        due = max(self._paused_until, self._next_start)
+        if not self._has_room():
+            due = max(due, min((batch.not_before for batch in self._waiting), default=0.0))
         pause = min(max(due - now, 0.0), _LOOK_AROUND_SECONDS)  # never so long that a stop goes unnoticed
         if not self._under_way:
             if pause:
@@ -256,10 +284,13 @@ class DeletionRun:
             return
         self._take_answers(timeout=pause or _LOOK_AROUND_SECONDS)
 
-    def _take_answers(self, timeout: float | None) -> None:
-        done, _ = wait(self._under_way, timeout, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda future: self._under_way[future].number):
-            batch = self._under_way[future]
+    def _take_answers(self, timeout: float) -> None:
+        # The queue only wakes this thread: ``wait`` of concurrent.futures does too, at many times the cost.
+        with suppress(Empty):
+            self._answered.get(timeout=timeout)
+            while True:
+                self._answered.get_nowait()
+        for future, batch in [(future, batch) for future, batch in self._under_way.items() if future.done()]:
             error = future.exception()
             if error is None:
                 self._accept(batch, future.result())
@@ -277,14 +308,13 @@ class DeletionRun:
         self._paused_in_a_row = 0.0
         self._note(batch, answer.trace_id)
         status_of, reason_of = self.outcomes.status, self.outcomes.reason
+        failed = []
         for position, word in zip(batch.positions, answer.statuses, strict=True):
-            status = Status(word)
-            status_of[position] = status
-            reason_of[position] = _ANSWERED[status]
-            if status is Status.FAILED:
-                self._failed.append(position)
-            else:
-                self._settled += 1
+            status_of[position], reason_of[position] = _ANSWERED[word]
+            if word == "FAILED":
+                failed.append(position)
+        self._failed += failed
+        self._settled += len(batch.positions) - len(failed)
 
     def _follow(self, batch: Batch, error: BaseException) -> None:
         """Do what follows from an answer that settles nothing."""
@@ -333,6 +363,8 @@ class DeletionRun:
         """Let the whole run wait; end it if waiting is all that happens."""
         now = self.clock.monotonic()
         until = max(self._paused_until, now + wait)
+        if until - max(self._paused_until, now) >= _TOLD_PAUSE_SECONDS:
+            log.info("%s No request goes out for %.0f s.", error, until - now)
         self._paused_in_a_row += until - max(self._paused_until, now)
         self._paused_until = until
         if self._paused_in_a_row > RETRY_AFTER_CAP_SECONDS:
@@ -355,11 +387,16 @@ class DeletionRun:
         """Write down for each row of a batch with which request it went out."""
         outcomes = self.outcomes
         for position, before in zip(batch.positions, batch.attempts_before, strict=True):
-            outcomes.batch[position] = batch.number
-            outcomes.request_id[position] = batch.request_id
-            outcomes.trace_id[position] = trace_id
             outcomes.attempts[position] = before + batch.attempts
-            outcomes.submitted_at[position] = batch.submitted_at
+        columns: tuple[tuple[list[Any], Any], ...] = (
+            (outcomes.batch, batch.number),
+            (outcomes.request_id, batch.request_id),
+            (outcomes.trace_id, trace_id),
+            (outcomes.submitted_at, batch.submitted_at),
+        )
+        for column, value in columns:
+            for position in batch.positions:
+                column[position] = value
 
     def _mark(self, batch: Batch, status: Status, reason: str) -> None:
         for position in batch.positions:
@@ -395,10 +432,10 @@ class DeletionRun:
             self._take_answers(min(left, _LOOK_AROUND_SECONDS))
 
 
-_ANSWERED = {
-    Status.SCHEDULED: None,
-    Status.INVALID: "Nexthink says the uid is malformed",
-    Status.FAILED: "Nexthink could not schedule it",
+_ANSWERED: dict[str, tuple[Status, str | None]] = {
+    "SCHEDULED": (Status.SCHEDULED, None),
+    "INVALID": (Status.INVALID, "Nexthink says the uid is malformed"),
+    "FAILED": (Status.FAILED, "Nexthink could not schedule it"),
 }
 
 

@@ -134,7 +134,9 @@ class NexthinkHook(BaseHook):
         dry_run: bool | str = False,
         batch_size: int = 100,
         max_concurrency: int = 4,
+        requests_per_second: float | str | None = None,
         state_store: StateStore | None = None,
+        on_plan: Callable[[Plan], object] = lambda _: None,
     ) -> DeletionResult:
         """Ask Nexthink to delete these devices. There is no undo.
 
@@ -151,7 +153,9 @@ class NexthinkHook(BaseHook):
         :param dry_run: plan only, send nothing.
         :param batch_size: devices in one request, 1 to 100.
         :param max_concurrency: requests under way at once, 1 to 32.
+        :param requests_per_second: how many requests may start in a second at the most; None for no limit.
         :param state_store: where a later try of the same finds what this one has settled, and sends only the rest.
+        :param on_plan: called with the plan before the first request; if it raises, nothing is sent.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkInputError: if the input, an option or the connection is wrong, or a guard trips; nothing
             was sent.
@@ -168,6 +172,7 @@ class NexthinkHook(BaseHook):
             dry_run=dry_run,
             batch_size=batch_size,
             max_concurrency=max_concurrency,
+            requests_per_second=requests_per_second,
         )
         rows = read_devices(
             devices,
@@ -189,6 +194,7 @@ class NexthinkHook(BaseHook):
             len(rows) - len(plan.to_send),
         )
         check_guards(plan, max_devices=options.max_devices, max_share=options.max_share, fleet_size=options.fleet_size)
+        on_plan(plan)
         started_at, start = transport.clock.now(), transport.clock.monotonic()
         outcomes, run = Outcomes(plan), None
         if options.dry_run:
@@ -241,6 +247,7 @@ class NexthinkHook(BaseHook):
             on_progress=self._progress(transport.clock),
             checkpoint=checkpoint,
             last_batch=last_batch,
+            requests_per_second=options.requests_per_second,
             clock=transport.clock,
         )
         if to_send:

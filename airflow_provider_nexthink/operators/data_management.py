@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_nexthink.compat import AirflowSkipException, task_state_store
+from airflow_provider_nexthink.compat import AirflowSkipException, has_xcom_backend, task_state_store
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.deletion.files import require_parquet, shown_path
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
@@ -26,10 +26,15 @@ if TYPE_CHECKING:
 
     from airflow_provider_nexthink.deletion.checkpoint import StateStore
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
+    from airflow_provider_nexthink.deletion.plan import Plan
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 
-_GUARDS = ("max_devices", "max_share", "fleet_size")
+_LIMITS = ("max_devices", "max_share", "fleet_size", "requests_per_second")
+
+# Measured, see docs/speed.md: what a row of the table takes in XCom, and how much is too much for a database.
+_XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90}
+_LARGE_XCOM_BYTES = 10_000_000
 
 _TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
     "uid_column": partial(options.check_column, "uid_column"),
@@ -38,6 +43,7 @@ _TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
     "max_share": options.check_max_share,
     "fleet_size": options.check_fleet_size,
     "dry_run": options.check_dry_run,
+    "requests_per_second": options.check_requests_per_second,
     "results_path": options.check_results_path,
 }
 
@@ -66,6 +72,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: requests under way at once, 1 to 32.
+    :param requests_per_second: how many requests may start in a second at the most, such as 2 or 0.5; None for no
+        limit. (templated)
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
     :param fail_on: the statuses that fail the task once all is done.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
@@ -84,6 +92,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         "max_share",
         "fleet_size",
         "dry_run",
+        "requests_per_second",
         "results_path",
     )
     template_ext: Sequence[str] = ()
@@ -105,6 +114,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         dry_run: bool | str = False,
         batch_size: int = options.MAX_BATCH_SIZE,
         max_concurrency: int = 4,
+        requests_per_second: float | str | None = None,
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         fail_on: Sequence[str] = DEFAULT_FAIL_ON,
         return_format: Literal["records", "columns", "dataframe"] = "records",
@@ -124,12 +134,13 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         self.dry_run = dry_run  # type: ignore[method-assign, assignment] # hides BaseOperator.dry_run()
         self.batch_size = batch_size
         self.max_concurrency = max_concurrency
+        self.requests_per_second = requests_per_second
         self.on_empty = on_empty
         self.fail_on = fail_on
         self.return_format = return_format
         self.results_path = results_path
         self._hook: NexthinkHook | None = None
-        self._templated_guards = [guard for guard in _GUARDS if is_template(getattr(self, guard))]
+        self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         self._check_options()
 
     @property
@@ -159,7 +170,9 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 dry_run=options.check_dry_run(self.dry_run),
                 batch_size=self.batch_size,
                 max_concurrency=self.max_concurrency,
+                requests_per_second=self.requests_per_second,
                 state_store=self._state_store(context),
+                on_plan=self._warn_of_a_large_table,
             )
             if not result.outcomes and self.on_empty == "skip":
                 raise AirflowSkipException("devices has no rows (on_empty='skip').")
@@ -175,16 +188,29 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         """Refuse what only shows when the task runs, before anything is sent."""
         from airflow_provider_nexthink.hooks.storage import check_results_path
 
-        for guard in self._templated_guards:
-            if getattr(self, guard) in (None, "None", ""):
+        for limit in self._templated_limits:
+            if getattr(self, limit) in (None, "None", ""):
                 raise NexthinkInputError(
-                    f"{guard} is a template that gave nothing, and so no limit. Nothing was sent. Give it a value; "
-                    f"for no limit write {guard}=None in the Dag."
+                    f"{limit} is a template that gave nothing, and so no limit. Nothing was sent. Give it a value; "
+                    f"for no limit write {limit}=None in the Dag."
                 )
         if self.return_format == "dataframe":
             require_parquet("return_format='dataframe'")
         if (path := options.check_results_path(self.results_path)) is not None:
             check_results_path(path)
+
+    def _warn_of_a_large_table(self, plan: Plan) -> None:
+        """Say in time that the table is more than Airflow's database should be given."""
+        size = len(plan.uids) * _XCOM_BYTES_A_ROW[self.return_format]
+        if size > _LARGE_XCOM_BYTES and self.do_xcom_push and not has_xcom_backend():
+            self.log.warning(
+                "The outcome table of %d rows will take about %d MB in XCom (return_format=%r), and so in Airflow's "
+                "database. For lists of this size set an XCom backend on object storage; or set results_path, and "
+                "do_xcom_push=False to keep the table in that file alone.",
+                len(plan.uids),
+                size // 1_000_000,
+                self.return_format,
+            )
 
     def _conclude(self, context: Context, result: DeletionResult) -> Any:
         """Return the table; or push it, and then raise what is wrong with it."""

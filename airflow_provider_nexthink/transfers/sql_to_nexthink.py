@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_nexthink.compat import AirflowException
 from airflow_provider_nexthink.deletion.options import check_text
-from airflow_provider_nexthink.deletion.rows import DeviceRows, pick_rows
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import is_template
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -15,6 +14,8 @@ from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDe
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from airflow.sdk import Context
+
+    from airflow_provider_nexthink.deletion.rows import DeviceRows
 
 _ROWS_AT_ONCE = 10_000
 
@@ -69,6 +70,8 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
 
     def _read_devices(self, context: Context) -> DeviceRows:  # noqa: ARG002 - as its parent has it
         """Run the query and return the devices it finds."""
+        from airflow_provider_nexthink.deletion.rows import DeviceRows
+
         hook = self._sql_hook()
         check_text("sql", self.sql)
         if len(hook.split_sql_string(self.sql)) != 1:
@@ -95,6 +98,8 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
 
     def _read_cursor(self, cursor: Any) -> DeviceRows:
         """Read the rows of a query that was run, and keep of each no more than the uid and the name."""
+        from airflow_provider_nexthink.deletion.rows import DeviceRows, pick_rows
+
         if cursor.description is None:
             raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. Nothing was sent.")
         labels = [column[0] for column in cursor.description]

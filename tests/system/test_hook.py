@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
+from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
     NexthinkGuardError,
     NexthinkInputError,
@@ -128,6 +130,31 @@ def test_what_is_wrong_before_the_first_request_is_raised(
     with pytest.raises(NexthinkSettingsError, match="no instance"):
         NexthinkHook("empty").delete_devices(rows)
     assert sandbox.requests == []
+
+
+def test_what_looks_at_the_plan_can_hold_everything_back(sandbox: Sandbox, hook: NexthinkHook) -> None:
+    class TooManyError(Exception):
+        """A guard of one's own."""
+
+    def guard(plan: Plan) -> None:
+        if len(plan.to_send) > 2:
+            raise TooManyError
+
+    with pytest.raises(TooManyError):
+        hook.delete_devices(devices_of(sandbox, 3), on_plan=guard)
+    assert sandbox.requests == []
+    assert hook.delete_devices(devices_of(sandbox, 2), on_plan=guard).counts["SCHEDULED"] == 2
+
+
+def test_progress_tells_the_rate_and_the_time_left_of_a_run_that_is_held_back(
+    sandbox: Sandbox, hook: NexthinkHook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("airflow_provider_nexthink.hooks.nexthink.PROGRESS_SECONDS", 0.0)
+    hook.delete_devices(devices_of(sandbox, 500), requests_per_second=20)
+    told = re.findall(r"(\d+) of 500 devices answered, (\d+) a second, about (\d+) s to go", capsys.readouterr().out)
+    assert [int(answered) for answered, _, _ in told] == [100, 200, 300, 400, 500]
+    assert int(told[-1][1]) <= 500 / (4 / 20)
+    assert told[-1][2] == "0"
 
 
 def test_what_happens_after_the_first_request_is_in_the_result(sandbox: Sandbox, hook: NexthinkHook) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -107,6 +107,33 @@ def test_literal_devices_are_sent_to_the_letter(sandbox: Sandbox, run_dag: RunDa
     assert body == {"devices": rows}
 
 
+@pytest.mark.parametrize(
+    ("push", "rows", "warned"), [(True, 40_000, True), (True, 30_000, False), (False, 40_000, False)]
+)
+def test_a_table_too_large_for_airflows_database_is_told_of_before_anything_is_sent(
+    sandbox: Sandbox, run_dag: RunDag, capsys: pytest.CaptureFixture[str], push: bool, rows: int, warned: bool
+) -> None:
+    devices = [{"uid": f"0fbd5a5c-0000-4000-8000-{number:012d}", "name": f"PC-{number}"} for number in range(rows)]
+    run = delete(run_dag, devices, max_devices=None, dry_run=True, do_xcom_push=push)
+    assert run.state == "success"
+    log = capsys.readouterr().out
+    assert (f"The outcome table of {rows} rows will take about 11 MB in XCom" in log) == warned
+    if warned:
+        assert log.index("The outcome table of") < log.index("Dry run, ")
+
+
+def test_requests_per_second_from_a_template(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("slowly", params={"rate": 20}) as dag:
+        NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=devices_of(sandbox, 400), requests_per_second="{{ params.rate }}"
+        )
+    run = run_dag(dag)
+    assert run.state == "success"
+    starts = sorted({datetime.fromisoformat(row["submitted_at"]) for row in run.xcom("delete")})
+    assert len(starts) == 4
+    assert (starts[-1] - starts[0]).total_seconds() >= 3 / 20 - 0.002  # written in milliseconds
+
+
 def test_the_evidence_is_in_xcom_also_when_the_task_fails(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.faults.add(
         Fault(path="deletions", kind="status", status=403, body='{"code": "FEATURE_NOT_ENABLED", "message": "no"}')
@@ -189,7 +216,7 @@ def test_a_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: Ru
 
 
 @pytest.mark.parametrize("native", [False, True])
-@pytest.mark.parametrize("guard", ["max_devices", "max_share"])
+@pytest.mark.parametrize("guard", ["max_devices", "max_share", "requests_per_second"])
 def test_a_guard_that_renders_to_nothing_is_no_permission(
     sandbox: Sandbox, run_dag: RunDag, guard: str, native: bool
 ) -> None:

@@ -11,6 +11,7 @@ from airflow.sdk.definitions.context import Context
 from airflow.serialization.helpers import serialize_template_field
 from airflow.serialization.serialized_objects import DagSerialization
 
+from airflow_provider_nexthink.compat import has_xcom_backend
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -33,6 +34,7 @@ ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
         ("return_format", "csv"),
         ("batch_size", 101),
         ("max_concurrency", 0),
+        ("requests_per_second", 0),
         ("max_devices", "many"),
         ("dry_run", "perhaps"),
         ("uid_column", ""),
@@ -166,3 +168,17 @@ def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
 def test_the_rendered_view_is_a_summary(given: object, shown: str) -> None:
     operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=given)
     assert serialize_template_field(operator.devices, "devices") == shown
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        (None, False),
+        ("airflow.sdk.execution_time.xcom.BaseXCom", False),
+        ("airflow.providers.common.io.xcom.backend.XComObjectStorageBackend", True),
+    ],
+)
+def test_an_xcom_backend_is_noticed(monkeypatch: pytest.MonkeyPatch, backend: str | None, expected: bool) -> None:
+    if backend:
+        monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
+    assert has_xcom_backend() == expected

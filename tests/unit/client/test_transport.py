@@ -11,6 +11,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -419,32 +420,29 @@ def test_a_file_that_does_not_come_through(net: Net, transport: Transport, answe
     assert "made-up" not in shown_by(caught.value)
 
 
-def test_logging_of_other_requests_goes_on(
-    net: Net, transport: Transport, everything_logged: pytest.LogCaptureFixture
-) -> None:
-    net.answers = [httpx.Response(200, stream=httpx.ByteStream(b"x")) for _ in range(3)]
-    with transport.download(SecretStr(SIGNED)) as chunks:
-        transport.send_once("GET", "/meanwhile")
-        list(chunks)
-    transport.send_once("GET", "/later")
-
-    assert f"https://{API}/meanwhile" in everything_logged.text
-    assert f"https://{API}/later" in everything_logged.text
-    assert "store.example" not in everything_logged.text
-    assert logging.getLogger("httpx").filters == []
-
-
 # --- over a real connection
 
 
 @contextmanager
-def served(answer: Callable[[str, Any], tuple[int, bytes]], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def served(
+    answer: Callable[[str, Any], tuple[int, bytes]],
+    tls: ssl.SSLContext | None = None,
+    opened: list[object] | None = None,
+) -> Iterator[str]:
     """Serve this machine's loopback address, and tell the address.
 
     :param answer: told path and headers; gives status and body.
+    :param opened: where every connection is written down; they are kept alive then.
     """
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0" if opened is None else "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            if opened is not None:
+                opened.append(self.client_address)
+
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             status, body = answer(self.path, self.headers)
@@ -499,7 +497,7 @@ def test_no_secret_in_any_log(everything_logged: pytest.LogCaptureFixture) -> No
     assert signed == ("/x", "Bearer made-up-token")
     assert [file, refused] == [("/file?s=made-up-signature", None), ("/refused?s=made-up-signature", None)]
     logged = [f"{record.getMessage()} {record.args}" for record in everything_logged.records]
-    assert {"httpx", "httpcore.http11", "httpcore.connection"} <= {record.name for record in everything_logged.records}
+    assert {"httpcore.http11", "httpcore.connection"} <= {record.name for record in everything_logged.records}
     assert basic
     for secret in ("made-up", basic.removeprefix("Basic ")):
         assert [line for line in logged if secret in line] == []
@@ -581,6 +579,40 @@ def test_plain_http_to_this_machine_goes_through_no_proxy(monkeypatch: pytest.Mo
             transport.send_once("GET", "/x")
 
     assert seen == ["/token", "/x"] * 2
+
+
+@pytest.mark.parametrize(("exceptions", "asked"), [("", True), ("other.example", True), ("example,10.0.0.1", False)])
+def test_the_proxy_of_the_environment_and_its_exceptions(
+    monkeypatch: pytest.MonkeyPatch, exceptions: str, asked: bool
+) -> None:
+    monkeypatch.setenv("NO_PROXY", exceptions)
+    addresses = {"base_url": "https://nx.example:9", "token_url": "https://nx.example:9/token"}
+    settings = NexthinkSettings.resolve(instance="acme", **addresses, **CREDENTIAL)
+    with served(lambda *_: (418, b"")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.removeprefix("http://"))
+        with (
+            Transport(settings, clock=Clock(sleep=lambda _: None)) as transport,
+            pytest.raises(NexthinkSignInError) as it,
+        ):
+            transport.sign_in()
+    assert ("ProxyError" in str(it.value)) == asked
+
+
+@pytest.mark.parametrize("threads", [1, 32])
+def test_each_thread_keeps_its_connection(threads: int) -> None:
+    opened: list[object] = []
+    all_at_once = threading.Barrier(threads, timeout=30)
+
+    def answer(path: str, headers: Any) -> tuple[int, bytes]:
+        if path == "/x":
+            all_at_once.wait()
+        return 200, b'{"access_token": "made-up-token"}'
+
+    with served(answer, opened=opened) as tenant, local_tenant(tenant) as client:
+        for _ in range(3):  # in between, all connections are idle
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda _: client.send_once("GET", "/x"), range(threads)))
+    assert len(opened) == threads
 
 
 def test_a_proxy_is_asked_to_reach_the_tenant() -> None:

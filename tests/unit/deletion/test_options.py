@@ -68,6 +68,12 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
         ("batch_size", True),
         ("max_concurrency", 0),
         ("max_concurrency", 33),
+        ("requests_per_second", 0),
+        ("requests_per_second", -1),
+        ("requests_per_second", float("inf")),
+        ("requests_per_second", float("nan")),
+        ("requests_per_second", "None"),
+        ("requests_per_second", True),
         ("exclude", "VIP-*"),
         ("exclude", [""]),
         ("exclude", [5]),
@@ -82,6 +88,11 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
 def test_what_cannot_take_effect_is_refused_by_name(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match=option):
         DeletionOptions.checked(**{option: value})
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), (2, 2.0), (0.5, 0.5), ("0.5", 0.5), (" 10 ", 10.0)])
+def test_requests_per_second_as_a_number_or_as_text(value: Any, expected: float | None) -> None:
+    assert DeletionOptions.checked(requests_per_second=value).requests_per_second == expected
 
 
 def test_a_share_and_a_fleet_size_go_together() -> None:

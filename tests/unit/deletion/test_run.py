@@ -130,13 +130,21 @@ def run(
     batch_size: int = 100,
     concurrency: int = 1,
     stop: threading.Event | None = None,
+    requests_per_second: float | None = None,
 ) -> Ran:
     plan = make_plan(device_rows(rows) if isinstance(rows, int) else rows)
     outcomes = Outcomes(plan)
     time = FakeTime()
     clock = time.clock()
     deletion = DeletionRun(
-        outcomes, plan.to_send, tenant.send, batch_size, concurrency, stop=stop or threading.Event(), clock=clock
+        outcomes,
+        plan.to_send,
+        tenant.send,
+        batch_size,
+        concurrency,
+        stop=stop or threading.Event(),
+        requests_per_second=requests_per_second,
+        clock=clock,
     )
     started_at = clock.now()
     error = deletion.run()
@@ -339,6 +347,32 @@ def test_a_tenant_that_only_ever_answers_429_does_not_hold_the_worker_for_ever(r
 def test_more_429s_than_attempts_are_borne_while_the_tenant_makes_progress() -> None:
     script: list[NexthinkError | None] = [limited(1.0)] * (MAX_ATTEMPTS + 3)
     assert run(Tenant(script), 100).counts == {"SCHEDULED": 100}
+
+
+def starts(ran: Ran) -> list[float]:
+    """Return when the requests of a run in which each batch went out once have left, in order."""
+    moments = sorted({datetime.fromisoformat(row["submitted_at"]) for row in ran.result.table})
+    return [(moment - moments[0]).total_seconds() for moment in moments]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("rate", [0.5, 2.0, 10.0])
+def test_no_more_requests_start_in_a_second_than_asked_for(rate: float, concurrency: int) -> None:
+    ran = run(Tenant(), 1000, concurrency=concurrency, requests_per_second=rate)
+    assert ran.counts == {"SCHEDULED": 1000}
+    assert starts(ran) == pytest.approx([number / rate for number in range(10)], abs=0.002)
+
+
+def test_the_re_sends_count_as_requests_too() -> None:
+    ran = run(Tenant([limited(0.0), None, limited(3.0)]), 400, requests_per_second=0.5)
+    assert ran.counts == {"SCHEDULED": 400}
+    assert ran.result.tally.requests == 6
+    assert ran.time.seconds >= 5 / 0.5
+
+
+def test_a_wait_that_the_tenant_asks_for_is_kept_where_it_is_longer() -> None:
+    ran = run(Tenant([None, limited(60.0)]), 300, requests_per_second=1.0)
+    assert starts(ran) == pytest.approx([0.0, 61.0, 62.0], abs=0.002)
 
 
 def test_an_unclear_answer_stays_unclear_when_the_run_then_stops() -> None:
