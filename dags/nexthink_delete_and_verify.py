@@ -1,7 +1,7 @@
 """Every week: delete stale devices, wait until they are gone, report the seats that became free.
 
 SCHEDULED is not gone: Nexthink removes in the background and does not say when. What is still there when the wait
-ends is handed to the next run, which sends it again if it is stale then too. Each run that freed seats publishes an
+ends is handed to the next run, which sends it again if it is stale then too. Each run that is no dry run publishes an
 event of the asset ``nexthink_seats_freed``, on which other Dags can be scheduled.
 
 Before the first run
@@ -58,12 +58,13 @@ def nexthink_delete_and_verify() -> None:
     @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def choose_devices(rows: list[dict[str, str]], params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
         """Return what the last run left behind and is stale now too, then what is stale for certain."""
+        stale = not_seen_for(rows, params["min_days_unseen"]).stale
         left = ti.xcom_pull(task_ids="report", key="still_present", map_indexes=-1, include_prior_dates=True) or []
-        again = still_stale(left, rows)
+        again = still_stale(left, stale)
         if left:
-            log.warning("%d devices of the last run are still there; %d are stale now too.", len(left), len(again))
-        stale = anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
-        fresh = [{"uid": row["device.uid"], "name": row["device.name"]} for row in anti_join(stale, again)]
+            log.warning("%d devices of the last run were still there; %d are stale now too.", len(left), len(again))
+        others = anti_join(anti_join(stale, newest_of_each_name(rows).newest), again)
+        fresh = [{"uid": row["device.uid"], "name": row["device.name"]} for row in others]
         return [{"uid": row["uid"], "name": row["name"]} for row in again] + fresh
 
     delete = NexthinkDeleteDevicesOperator(
@@ -84,14 +85,14 @@ def nexthink_delete_and_verify() -> None:
         deferrable=True,
     )
 
-    @task(outlets=[SEATS_FREED], trigger_rule="none_failed", multiple_outputs=False)
+    @task(outlets=[SEATS_FREED], multiple_outputs=False)
     def report(ti: Any = None, params: Any = None, outlet_events: Any = None) -> dict[str, int]:
         """Report the seats freed, and hand what is still there to the next run."""
         table = ti.xcom_pull(task_ids="wait_until_gone", key="return_value")
         if params["dry_run"]:
             raise AirflowSkipException("A dry run frees no seats.")
         if table is None:
-            raise RuntimeError("The wait tells no outcome: see the log of wait_until_gone. What is gone is not known.")
+            raise RuntimeError("What is gone is not known: see the logs of delete_devices and wait_until_gone.")
         still = [row for row in table if row["status"] == "STILL_PRESENT"]
         ti.xcom_push(key="still_present", value=still)
         gone = sum(row["status"] == "GONE" for row in table)
@@ -102,7 +103,9 @@ def nexthink_delete_and_verify() -> None:
         outlet_events[SEATS_FREED].extra = numbers
         return numbers
 
-    gone >> report()
+    # Teardowns run whatever happened before them: what was SCHEDULED is followed up although other devices failed. The
+    # run is red if the deletion has failed, or the report: it fails where the wait tells nothing.
+    delete >> gone.as_teardown() >> report().as_teardown(on_failure_fail_dagrun=True)
 
 
 nexthink_delete_and_verify()

@@ -66,6 +66,11 @@ def nexthink_delete_on_demand() -> None:
                 "The form has devices both pasted and as a table: which are meant? Leave one of the two empty. "
                 "Nothing was deleted."
             )
+        if text and "\n" not in text and "\r" not in text:
+            raise NexthinkInputError(
+                "The form has one line of devices: the first line names the columns, such as uid,name, and the devices "
+                "stand below it. Nothing was deleted."
+            )
         if not params["dry_run"] and not reason:
             raise NexthinkInputError("The form gives no reason: say why, or name a ticket. Nothing was deleted.")
         log.info("Reason: %s", reason or "none given (dry run)")
@@ -75,7 +80,8 @@ def nexthink_delete_on_demand() -> None:
     def report(ti: Any = None, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
         """Return the summary together with who asked for it, and why."""
         summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
-        asked = {"reason": params["reason"], "run": dag_run.run_id}
+        who = getattr(dag_run, "triggering_user_name", None)
+        asked = {"reason": params["reason"], "asked_by": who, "run": dag_run.run_id}
         if summary is None:
             log.error("Nothing was deleted: see the log of delete_devices. %s", asked)
             return asked

@@ -30,18 +30,20 @@ INVENTORY = """
 CREATE TABLE IF NOT EXISTS nexthink_devices (uid VARCHAR(36), name VARCHAR(255), days_unseen INTEGER)
 """
 
-# Retired, and not in use under the same name; and in Nexthink not seen lately: both must say that it is gone.
+# Retired, and nothing else under the same name; and in Nexthink not seen lately: both must say that it is gone.
+# REPLACE compares to the letter where a database's = takes an accent or a blank for nothing.
 RETIRED = """
 SELECT device.uid, device.name
 FROM nexthink_devices device
 WHERE device.days_unseen >= {{ params.min_days_unseen | int }}
   AND EXISTS (
     SELECT 1 FROM cmdb_assets asset
-    WHERE UPPER(asset.hostname) = UPPER(device.name) AND asset.status = 'retired'
+    WHERE UPPER(TRIM(asset.hostname)) = UPPER(TRIM(device.name)) AND asset.status = 'retired'
+      AND REPLACE(UPPER(device.name), UPPER(TRIM(asset.hostname)), '') = ''
   )
   AND NOT EXISTS (
     SELECT 1 FROM cmdb_assets asset
-    WHERE UPPER(asset.hostname) = UPPER(device.name) AND asset.status <> 'retired'
+    WHERE UPPER(TRIM(asset.hostname)) = UPPER(TRIM(device.name)) AND COALESCE(asset.status, '') <> 'retired'
   )
 ORDER BY device.uid
 """

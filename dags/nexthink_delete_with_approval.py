@@ -2,7 +2,7 @@
 
 The person sees counts, the oldest and the newest, and the first names; the whole list is in the XCom of ``plan``.
 Rejected, or no answer in time: nothing is deleted. Who approves has a week, and devices come back to life in a week:
-so just before the deletion Nexthink is asked once more. There is no undo.
+so the deletion itself asks Nexthink once more, at each of its tries. There is no undo.
 
 Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
 """
@@ -18,11 +18,14 @@ import pendulum
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, dag, task
 
+from airflow_provider_nexthink.compat import AirflowSkipException
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 
+QUERY = "#stale_devices"
 AGE = "device.days_since_last_seen"
+KEPT = ["SRV-*", "VIP-*"]
 
 DESCRIPTION = """\
 **{planned} devices would be deleted from Nexthink.** {kept} more are on the list and are not to be sent. There is no
@@ -62,13 +65,13 @@ def as_code(name: str) -> str:
     },
 )
 def nexthink_delete_with_approval() -> None:
-    retry: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(minutes=5)}
-    guards: dict[str, Any] = {"exclude": ["SRV-*", "VIP-*"], "max_devices": "{{ params.max_devices }}"}
-    query: dict[str, Any] = {
-        "query_id": "#stale_devices",
-        "parameters": {"min_days_unseen": "{{ params.min_days_unseen }}"},
-    }
-    pull = NexthinkNqlOperator(task_id="pull_stale_devices", **query, **retry)
+    pull = NexthinkNqlOperator(
+        task_id="pull_stale_devices",
+        query_id=QUERY,
+        parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
+        retries=2,
+        retry_delay=timedelta(minutes=5),
+    )
 
     @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
@@ -77,19 +80,22 @@ def nexthink_delete_with_approval() -> None:
 
     chosen = choose_devices(pull.output)
     plan = NexthinkDeleteDevicesOperator(
-        task_id="plan", devices=chosen, dry_run=True, on_empty="skip", **guards, **retry
+        task_id="plan", devices=chosen, exclude=KEPT, max_devices="{{ params.max_devices }}", dry_run=True
     )
 
     @task
     def describe_plan(table: list[dict[str, Any]], rows: list[dict[str, str]]) -> str:
-        """Return what the person who approves is to see, as Markdown."""
-        planned = {row["uid"] for row in table if row["status"] == "PLANNED"}
-        by_age = sorted((row for row in rows if row["device.uid"] in planned), key=lambda row: -float(row[AGE]))
-
-        lines = [f"{as_code(row['device.name'])}, not seen for {row[AGE]} days" for row in by_age] or ["none"]
+        """Return what the person who approves is to see, as Markdown; ask nobody if nothing is to be deleted."""
+        by_age = sorted(
+            (row for row, planned in zip(rows, table, strict=True) if planned["status"] == "PLANNED"),
+            key=lambda row: -float(row[AGE]),
+        )
+        if not by_age:
+            raise AirflowSkipException("Nothing is to be deleted: nobody is asked.")
+        lines = [f"{as_code(row['device.name'])}, not seen for {row[AGE]} days" for row in by_age]
         return DESCRIPTION.format(
-            planned=len(planned),
-            kept=len(table) - len(planned),
+            planned=len(by_age),
+            kept=len(table) - len(by_age),
             oldest=lines[0],
             newest=lines[-1],
             first="\n".join(f"1. {line}" for line in lines[:20]),
@@ -103,19 +109,20 @@ def nexthink_delete_with_approval() -> None:
         defaults="Reject",  # what counts when nobody answers in time
         response_timeout=timedelta(days=7),
     )
-    look_again = NexthinkNqlOperator(task_id="look_again", **query, **retry)
 
-    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
-    def keep_approved(table: list[dict[str, Any]], look: list[dict[str, str]]) -> list[dict[str, Any]]:
-        """Return the devices that were approved and are still stale."""
+    @task.nexthink_delete_devices(
+        exclude=KEPT, max_devices="{{ params.max_devices }}", retries=2, retry_delay=timedelta(minutes=5)
+    )
+    def delete_devices(table: list[dict[str, Any]], params: Any = None) -> list[dict[str, Any]]:
+        """Look again, and return the devices that were approved and are still stale."""
+        from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+
         approved = [row for row in table if row["status"] == "PLANNED"]
-        still = still_stale(approved, look)
+        with NexthinkHook() as hook:
+            look = hook.export_nql(QUERY, {"min_days_unseen": params["min_days_unseen"]})
+        still = still_stale(approved, not_seen_for(look, params["min_days_unseen"]).stale)
         log.info("%d of the %d approved devices are still stale; the others stay.", len(still), len(approved))
         return still
-
-    delete = NexthinkDeleteDevicesOperator(
-        task_id="delete_devices", devices=keep_approved(plan.output, look_again.output), **guards, **retry
-    )
 
     @task
     def log_outcome(ti: Any = None) -> None:
@@ -128,9 +135,8 @@ def nexthink_delete_with_approval() -> None:
         for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
             log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
 
-    approve >> look_again
     # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
-    delete >> log_outcome().as_teardown()
+    approve >> delete_devices(plan.output) >> log_outcome().as_teardown()
 
 
 nexthink_delete_with_approval()

@@ -19,6 +19,14 @@ POSTGRES = os.environ.get("NEXTHINK_TEST_POSTGRES", "postgresql://postgres@127.0
 MARIADB = os.environ.get("NEXTHINK_TEST_MARIADB", "mysql://root@127.0.0.1:3306")
 REDIS = os.environ.get("NEXTHINK_TEST_REDIS", "redis://127.0.0.1:6379/0")
 
+DATABASES = [
+    "sqlite",
+    "duckdb",
+    pytest.param("postgres", marks=pytest.mark.service),
+    pytest.param("mariadb", marks=pytest.mark.service),
+]
+"""What the fixture ``database`` takes."""
+
 
 @contextmanager
 def postgres_connection() -> Iterator[str]:

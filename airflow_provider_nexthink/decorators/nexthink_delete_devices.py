@@ -55,10 +55,24 @@ class DeleteDevicesOptions(TypedDict, total=False):
     params: dict[str, Any]
     inlets: Any
     outlets: Any
+    on_execute_callback: Any
+    on_skipped_callback: Any
     on_failure_callback: Any
     on_retry_callback: Any
     on_success_callback: Any
     map_index_template: str
+    retry_policy: Any
+    executor: str | None
+    executor_config: dict[str, Any]
+    weight_rule: Any
+    wait_for_downstream: bool
+    wait_for_past_depends_before_skipping: bool
+    max_active_tis_per_dag: int | None
+    max_active_tis_per_dagrun: int | None
+    resources: dict[str, Any]
+    run_as_user: str | None
+    task_display_name: str
+    email: Any
     do_xcom_push: bool
     owner: str
     doc_md: str

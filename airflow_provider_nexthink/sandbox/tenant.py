@@ -141,6 +141,15 @@ class Tenant:
             for uid in uids:
                 self._fleet[uid] = replace(self._fleet[uid], days_since_last_seen=0, last_seen=last_seen)
 
+    def rename(self, uid: str, name: str) -> None:
+        """Give a device another name.
+
+        :param uid: The device's uid, in lower case.
+        :param name: Its new name.
+        """
+        with self._lock:
+            self._fleet[uid] = replace(self._fleet[uid], name=name)
+
     # Tokens
 
     def issue_token(self) -> str:

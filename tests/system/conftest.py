@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.services import mariadb_connection, postgres_connection
 
 try:
     from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
@@ -67,6 +70,20 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     with Sandbox(devices=600, stale=250, removal_delay=0.0, pending_polls=0) as sandbox:
         monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
         yield sandbox
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty database behind the connection ``warehouse``; returns which one it is."""
+    with ExitStack() as stack:
+        if request.param == "postgres":
+            connection = stack.enter_context(postgres_connection())
+        elif request.param == "mariadb":
+            connection = stack.enter_context(mariadb_connection())
+        else:
+            connection = json.dumps({"conn_type": request.param, "host": str(tmp_path / "warehouse.db")})
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", connection)
+        yield request.param
 
 
 @pytest.fixture

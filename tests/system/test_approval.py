@@ -74,7 +74,7 @@ def test_approved_deletes_what_is_still_stale(airflow: RunningAirflow, tenant: S
     answer(airflow, run_id, "Approve")
     assert airflow.wait(DAG_ID, run_id) == "success"
     assert set(tenant.tenant.queued) == planned - set(back)
-    log = airflow.log(DAG_ID, run_id, "keep_approved", 1)
+    log = airflow.log(DAG_ID, run_id, "delete_devices", 1)
     assert f"{len(planned) - 2} of the {len(planned)} approved devices are still stale" in log
 
 
@@ -97,6 +97,6 @@ def answer(airflow: RunningAirflow, run_id: str, option: str) -> None:
 def assert_nothing_was_deleted(airflow: RunningAirflow, dag_id: str, run_id: str, tenant: Sandbox) -> None:
     states = airflow.states(dag_id, run_id)
     assert states["approve"] == states["log_outcome"] == "success"
-    assert states["look_again"] == states["keep_approved"] == states["delete_devices"] == "skipped"
+    assert states["delete_devices"] == "skipped"
     assert tenant.tenant.queued == []
     assert "Nothing was deleted" in airflow.log(dag_id, run_id, "log_outcome", 1)

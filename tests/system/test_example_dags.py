@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseHook
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.services import DATABASES
 from tests.system.conftest import Run
 from tests.system.test_stale_dag import meant_to_go
 
@@ -87,7 +85,10 @@ def test_on_demand_with_a_table_of_odd_names(sandbox: Sandbox, dag_of: ExampleDa
         ({"devices_text": " \n "}, "The form has no devices"),
         ({"devices_text": "uid,name\n1,a", "devices_table": [{"uid": "1", "name": "a"}]}, "which are meant?"),
         ({"devices_text": "uid,name\n1,a", "dry_run": False, "reason": " "}, "The form gives no reason"),
-        ({"devices_text": "uid,name"}, "no rows"),
+        ({"devices_text": "uid,name"}, "The form has one line of devices: the first line names the columns"),
+        ({"devices_text": "/etc/devices.csv"}, "The form has one line of devices"),
+        ({"devices_text": "s3://aws_default@bucket/devices.csv"}, "The form has one line of devices"),
+        ({"devices_text": "uid,name\n"}, "The form has one line of devices"),
         ({"devices_table": [{"name": "PC"}]}, "no column for the uid"),
     ],
 )
@@ -112,23 +113,31 @@ def test_on_demand_over_its_limit(sandbox: Sandbox, dag_of: ExampleDag, run_dag:
 # The warehouse decides
 
 
+ON_EACH_DATABASE = pytest.mark.parametrize("database", DATABASES, indirect=True)
+
+
 @pytest.fixture
-def warehouse(tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A CMDB in SQLite; returns the retired hostnames that Nexthink still has, and what is to become of each."""
+def warehouse(sandbox: Sandbox, database: str) -> dict[str, str]:
+    """A CMDB; returns the retired hostnames that Nexthink still has, and that are to go."""
     stale = [d for d in sandbox.tenant.devices() if d.days_since_last_seen >= 90 and d.name.startswith("LAPTOP-")]
     fresh = next(d for d in sandbox.tenant.devices() if d.days_since_last_seen < 14)
-    gone, both, in_use = stale[:20], stale[20], stale[21]
-    assets: list[tuple[str | None, str]] = [(device.name.lower(), "retired") for device in [*gone, both, fresh]]
-    assets += [(both.name, "in use"), (in_use.name, "in use"), ("not-in-nexthink", "retired"), (None, "retired")]
-    with sqlite3.connect(tmp_path / "warehouse.db") as database:
-        database.execute("CREATE TABLE cmdb_assets (hostname TEXT, status TEXT)")
-        database.executemany("INSERT INTO cmdb_assets VALUES (?, ?)", assets)
-    database.close()
-    connection = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.db")}
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    gone, both, unclear, in_use, accent = stale[:20], stale[20], stale[21], stale[22], stale[23]
+    sandbox.tenant.rename(accent.uid, "Müller-PC")
+    assets: list[tuple[str | None, str | None]] = [(device.name.lower(), "retired") for device in gone]
+    assets += [(device.name, "retired") for device in (both, unclear, fresh)]
+    assets += [(f"{both.name.lower()} ", "in use"), (unclear.name, None), (in_use.name, "in use"), (accent.name, "x")]
+    assets += [("MULLER-PC", "retired"), ("not-in-nexthink", "retired"), (None, "retired"), ("", "retired")]
+    fill_cmdb(assets)
     return {device.uid: device.name for device in gone}
 
 
+def fill_cmdb(assets: list[tuple[str | None, str | None]]) -> None:
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run("CREATE TABLE cmdb_assets (hostname VARCHAR(100), status VARCHAR(20))")
+    hook.insert_rows("cmdb_assets", assets, ["hostname", "status"])
+
+
+@ON_EACH_DATABASE
 def test_retired_assets_that_nexthink_still_has_are_deleted(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, warehouse: dict[str, str]
 ) -> None:
@@ -142,14 +151,11 @@ def test_retired_assets_that_nexthink_still_has_are_deleted(
     assert again.xcom("delete_devices") == []
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_cmdb_that_calls_everything_retired_is_held_back(
-    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, warehouse: dict[str, str], tmp_path: Path
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
 ) -> None:
-    with sqlite3.connect(tmp_path / "warehouse.db") as database:
-        database.executemany(
-            "INSERT INTO cmdb_assets VALUES (?, 'retired')", [(device.name,) for device in sandbox.tenant.devices()]
-        )
-    database.close()
+    fill_cmdb([(device.name, "retired") for device in sandbox.tenant.devices()])
     run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False, max_devices=1000)
     assert run.state == "failed"
     assert "more than max_share=0.1" in run.error
@@ -165,7 +171,7 @@ def test_what_was_seen_since_the_plan_stays_although_it_was_approved(
     dag = dag_of("nexthink_delete_with_approval")
     expected = meant_to_go(sandbox.tenant.devices(), 90)
     back = sorted(uid for uid in expected)[:5]
-    dag.get_task("look_again").on_execute_callback = [lambda _: sandbox.tenant.see(back)]
+    dag.get_task("delete_devices").on_execute_callback = [lambda _: sandbox.tenant.see(back)]
     run = run_dag(dag, mark_success="approve")
     assert run.state == "success"
     planned = {row["uid"] for row in run.xcom("plan") if row["status"] == "PLANNED"}
@@ -177,8 +183,33 @@ def test_what_was_seen_since_the_plan_stays_although_it_was_approved(
 def test_nothing_stale_asks_nobody(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
     run = run_dag(dag_of("nexthink_delete_with_approval"), min_days_unseen=10_000)
     assert run.state == "success"
-    assert run.states["plan"] == run.states["approve"] == run.states["delete_devices"] == "skipped"
+    assert run.states["describe_plan"] == run.states["approve"] == run.states["delete_devices"] == "skipped"
     assert sandbox.tenant.queued == []
+
+
+def test_nobody_is_asked_for_what_is_excluded_anyway(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+    dag = dag_of("nexthink_delete_with_approval")
+    for task_id in ("plan", "delete_devices"):
+        each: Any = dag.get_task(task_id)
+        each.exclude = ["*"]
+    run = run_dag(dag)
+    assert run.states["plan"] == "success"
+    assert run.states["approve"] == run.states["delete_devices"] == "skipped"
+
+
+def test_the_person_sees_devices_whose_uid_comes_in_another_form(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    devices = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
+    shouting = "device.uid,device.name,device.days_since_last_seen\n" + "".join(
+        f"{device.uid.upper()},PC-{at},{device.days_since_last_seen}\n" for at, device in enumerate(devices[:3])
+    )
+    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=shouting, times=-1))
+    run = run_dag(dag_of("nexthink_delete_with_approval"), mark_success="approve")
+    body = run.xcom("describe_plan")
+    assert "**3 devices would be deleted" in body
+    assert "` PC-2 `, not seen for" in body
+    assert sorted(sandbox.tenant.queued) == sorted(device.uid for device in devices[:3])
 
 
 def test_who_approves_sees_counts_oldest_newest_and_the_first_names(
@@ -206,8 +237,8 @@ def test_who_approves_sees_counts_oldest_newest_and_the_first_names(
     ],
 )
 def test_a_name_cannot_change_what_the_person_reads(example_dag: ExampleDag, name: str, shown: str) -> None:
-    keep_approved: Any = example_dag("nexthink_delete_with_approval").get_task("keep_approved")
-    module: Any = sys.modules[keep_approved.python_callable.__module__]
+    describe_plan: Any = example_dag("nexthink_delete_with_approval").get_task("describe_plan")
+    module: Any = sys.modules[describe_plan.python_callable.__module__]
     assert module.as_code(name) == shown
 
 
@@ -249,6 +280,61 @@ def test_seats_freed_are_reported_and_what_is_still_there_is_sent_again(
     assert third.states["wait_until_gone"] == "success"
     assert third.xcom("report") == {"seats_freed": NEVER_REMOVED, "still_present": 0}
     assert run().xcom("report") == {"seats_freed": 0, "still_present": 0}
+
+
+def test_what_was_scheduled_is_followed_up_although_other_devices_failed(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=403, skip=1, times=-1))
+    dag = dag_of("nexthink_delete_and_verify")
+    delete: Any = dag.get_task("delete_devices")
+    delete.max_concurrency = 1
+    run = run_dag(dag, dry_run=False)
+    assert run.state == "failed"
+    assert run.states["delete_devices"] == "failed"
+    assert run.states["wait_until_gone"] == run.states["report"] == "success"
+    assert run.xcom("delete_devices", "summary")["SCHEDULED"] == 100
+    assert run.xcom("report") == {"seats_freed": 100, "still_present": 0}
+
+
+def test_without_an_outcome_the_run_is_red_and_nothing_is_reported(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    before = len(events_of("nexthink_seats_freed"))
+    run = run_dag(dag_of("nexthink_delete_and_verify"), dry_run=False, max_devices=1)
+    assert run.state == "failed"
+    assert run.states["delete_devices"] == run.states["wait_until_gone"] == run.states["report"] == "failed"
+    assert len(events_of("nexthink_seats_freed")) == before
+    assert sandbox.tenant.queued == []
+
+
+def test_what_was_left_behind_and_is_not_stale_for_certain_is_not_sent_again(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
+    stale = [device for device in sandbox.tenant.devices() if device.name.startswith("LAPTOP-")]
+    stuck = [device for device in stale if device.days_since_last_seen >= 90][:2]
+    sandbox.tenant.never_removed |= {device.uid for device in stuck}
+    dag = dag_of("nexthink_delete_and_verify")
+    sensor: Any = dag.get_task("wait_until_gone")
+    sensor.poke_interval, sensor.timeout = 0.2, 0.5
+    first = run_dag(dag, dry_run=False)
+    assert {row["uid"] for row in first.xcom("report", "still_present")} == {device.uid for device in stuck}
+    # The saved query has been changed since, and lists everything.
+    sent = len(sandbox.tenant.queued)
+    rows = [("5", stuck[0]), ("", stuck[1])]
+    sandbox.faults.add(
+        Fault(
+            path="storage",
+            kind="status",
+            status=200,
+            body="device.uid,device.name,device.days_since_last_seen\n"
+            + "".join(f"{device.uid},{device.name},{days}\n" for days, device in rows),
+            times=1,
+        )
+    )
+    second = run_dag(dag_of("nexthink_delete_and_verify"), dry_run=False)
+    assert second.xcom("delete_devices") == []
+    assert len(sandbox.tenant.queued) == sent
 
 
 def test_a_dry_run_frees_nothing_and_publishes_nothing(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:

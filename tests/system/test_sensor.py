@@ -126,15 +126,49 @@ def test_a_truncated_result_gives_no_table_with_soft_fail_either(
 
 
 @WAYS
-def test_an_empty_file_proves_nothing_and_is_asked_for_again(
-    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
+@pytest.mark.parametrize("body", ["", "device.uid,device.name\n", "foo,bar\n"], ids=["empty", "no rows", "another"])
+def test_a_result_without_a_device_proves_nothing_and_is_asked_for_again(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], body: str
 ) -> None:
-    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body="", times=1))
+    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=body, times=1))
     errors: list[str] = []
     way = {**way, "on_retry_callback": [lambda context: errors.append(str(context["exception"]))]}
     run = delete_and_wait(run_dag, devices_of(sandbox, 20), **way)
     assert run.states == {"delete": "success", "gone": "success"}
-    assert errors == ["The result of #all_devices is an empty file: that proves nothing."]
+    assert errors == ["#all_devices lists no device at all: that proves nothing."]
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "says"),
+    [
+        ("device.uid,device.name\n{1},a\n", {}, "'device.uid' of #all_devices has values that are no uid"),
+        ("device.uid,device.name\n,a\n", {}, "has values that are no uid"),
+        ("device.name,device.entity\nPC,a\n", {}, "no column for the uid"),
+        (None, {"uid_column": "device.name"}, "'device.name' of #all_devices has values that are no uid"),
+    ],
+)
+def test_a_result_whose_uids_cannot_be_read_proves_nothing(
+    sandbox: Sandbox, run_dag: RunDag, body: str | None, options: dict[str, Any], says: str
+) -> None:
+    if body is not None:
+        sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=body, times=-1))
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), **options)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert run.tries("gone") == 1
+    assert says in run.error
+    assert run.xcom("gone") is None
+
+
+def test_what_nobody_knows_is_looked_at_once(sandbox: Sandbox, run_dag: RunDag) -> None:
+    devices = sandbox.tenant.devices()
+    table = [
+        {"uid": devices[0].uid, "name": "A", "status": "UNKNOWN", "request_id": "r"},
+        {"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "B", "status": "UNKNOWN", "request_id": "r"},
+    ]
+    with DAG("unknown") as dag:
+        sensor(table)
+    assert [row["status"] for row in run_dag(dag).xcom("gone")] == ["STILL_PRESENT", "GONE"]
+    assert looks(sandbox) == 1
 
 
 @WAYS
@@ -142,7 +176,7 @@ def test_an_empty_file_proves_nothing_and_is_asked_for_again(
     ("fault", "tries", "says"),
     [
         (Fault(path="export", kind="status", status=403, times=-1), 1, "NexthinkPermissionError"),
-        (Fault(path="status", kind="status", status=404, times=-1), 1, "NexthinkNotFoundError"),
+        (Fault(path="status", kind="status", status=404, times=-1), 2, "does not know the export"),
         (Fault(path="storage", kind="status", status=403, times=-1), 2, "The result file could not be fetched"),
     ],
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,33 +13,13 @@ from airflow.sdk import DAG, BaseHook
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
-from tests.services import mariadb_connection, postgres_connection
+from tests.services import DATABASES
 from tests.system.conftest import Run
 
 RunDag = Callable[..., Run]
 
-DATABASES = [
-    "sqlite",
-    "duckdb",
-    pytest.param("postgres", marks=pytest.mark.service),
-    pytest.param("mariadb", marks=pytest.mark.service),
-]
 ON_EACH = pytest.mark.parametrize("database", DATABASES, indirect=True)
 UUID_TYPE = {"sqlite": "TEXT", "duckdb": "UUID", "postgres": "UUID", "mariadb": "UUID"}
-
-
-@pytest.fixture
-def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty database behind the connection ``warehouse``; returns which one it is."""
-    with ExitStack() as stack:
-        if request.param == "postgres":
-            connection = stack.enter_context(postgres_connection())
-        elif request.param == "mariadb":
-            connection = stack.enter_context(mariadb_connection())
-        else:
-            connection = json.dumps({"conn_type": request.param, "host": str(tmp_path / "warehouse.db")})
-        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", connection)
-        yield request.param
 
 
 def fill(database: str, rows: list[tuple[str | None, str | None]], name_type: str = "VARCHAR(100)") -> None:

@@ -1,0 +1,98 @@
+"""The export wait of NexthinkNqlOperator in a real Airflow: what a retry goes on with, and what it starts anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.system.conftest import Run
+
+RunDag = Callable[..., Run]
+
+WAYS = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "triggerer"])
+LATER = {"retry-after": "7200"}
+
+
+def pull(run_dag: RunDag, **options: Any) -> Run:
+    with DAG("pull", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+        NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", poll_interval=0.01, **options)
+    return run_dag(dag)
+
+
+def exports(sandbox: Sandbox) -> int:
+    return sum(request.path.endswith("/nql/export") for request in sandbox.requests)
+
+
+@WAYS
+@pytest.mark.parametrize("return_format", ["records", "columns", "dataframe"])
+def test_the_rows_are_the_same_whoever_waits(
+    sandbox: Sandbox, run_dag: RunDag, deferrable: bool, return_format: str
+) -> None:
+    sandbox.tenant.pending_polls = 2
+    run = pull(run_dag, deferrable=deferrable, return_format=return_format)
+    assert run.state == "success"
+    rows = run.xcom("pull")
+    names = [row["device.name"] for row in rows] if return_format == "records" else list(rows["device.name"])
+    assert names == [device.name for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
+
+
+@WAYS
+def test_a_retry_goes_on_with_the_same_export(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
+    sandbox.faults.add(Fault(path="status", kind="status", status=429, headers=LATER, times=1 + deferrable))
+    run = pull(run_dag, deferrable=deferrable, timeout=600)
+    assert (run.state, run.tries("pull")) == ("success", 2)
+    assert exports(sandbox) == 1
+    assert len(run.xcom("pull")) == 250
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(path="status", kind="status", status=200, body='{"status": "ERROR"}'),
+        Fault(path="status", kind="status", status=404),
+        Fault(path="storage", kind="status", status=403, times=3),
+    ],
+    ids=["failed", "not known any more", "no file"],
+)
+def test_a_retry_starts_another_export_where_the_first_is_of_no_use(
+    sandbox: Sandbox, run_dag: RunDag, deferrable: bool, fault: Fault
+) -> None:
+    sandbox.faults.clear()
+    times = 2 if deferrable and fault.path == "status" else fault.times  # the triggerer asks, then the worker
+    sandbox.faults.add(Fault(**{**vars(fault), "times": times}))
+    run = pull(run_dag, deferrable=deferrable)
+    assert (run.state, run.tries("pull")) == ("success", 2)
+    assert exports(sandbox) == 2
+
+
+@WAYS
+def test_an_export_that_is_late_is_given_up(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
+    sandbox.tenant.pending_polls = 1_000_000
+    run = pull(run_dag, deferrable=deferrable, timeout=0.05)
+    assert (run.state, run.tries("pull")) == ("failed", 2)
+    assert "was not ready in time" in str(run.errors[-1])
+    assert exports(sandbox) == 2
+
+
+@WAYS
+def test_a_truncated_result_fails_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
+    sandbox.tenant.export_row_limit = 100
+    run = pull(run_dag, deferrable=deferrable)
+    assert (run.state, run.tries("pull")) == ("failed", 1)
+    assert "NexthinkTruncatedError" in run.error
+    assert len(pull(run_dag, deferrable=deferrable, allow_truncated=True).xcom("pull")) == 100
+
+
+def test_the_default_is_what_airflow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").deferrable
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    assert NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").deferrable
+    assert not NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", deferrable=False).deferrable
