@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from airflow.sdk.io import attach
 
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.words import COLUMNS
+from airflow_provider_nexthink.hooks.storage import check_results_path, open_file, write_table
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -165,6 +167,7 @@ def test_the_file_holds_the_whole_table_also_when_the_task_fails(
     ("path", "says"),
     [
         ("/proc/no/such/table.csv", "nothing can be written there"),
+        ("{{ '/tmp' }}/.csv", "it takes the path of a file that ends in .csv"),
         ("s3://conn@bucket/table.csv", "cannot be opened.*apache-airflow-providers-amazon"),
         ("nosuch://bucket/table.csv", "cannot be opened"),
         ("{{ 'table.xlsx' }}", "results_path is 'table.xlsx': it takes the path of a file that ends in .csv or"),
@@ -187,7 +190,14 @@ def test_a_file_that_fails_after_the_deletions_costs_no_evidence_and_the_retry_w
 ) -> None:
     rows = devices_of(sandbox, 150)
     place = tmp_path / "table.jsonl"
-    place.mkdir()  # what is written cannot take the place of a folder
+    usual, in_the_way = sandbox.tenant.clock, [place.mkdir]  # what is written cannot take the place of a folder
+
+    def block_the_way() -> float:
+        while in_the_way:  # once the tenant is asked: the check before that has found the place free
+            in_the_way.pop()()
+        return usual()
+
+    sandbox.tenant.clock = block_the_way
     seen: dict[str, Any] = {}
 
     def clear_the_way(context: Any) -> None:
@@ -211,3 +221,36 @@ def test_a_file_that_fails_after_the_deletions_costs_no_evidence_and_the_retry_w
     assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 150
     assert [json.loads(line) for line in place.read_text().splitlines()] == run.xcom("delete")
     assert len(read_devices(place)) == 150
+
+
+def test_a_folder_in_the_place_of_the_file_is_found_before_anything_is_sent(
+    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path
+) -> None:
+    (tmp_path / "table.csv").mkdir()
+    with DAG("folder") as dag:
+        NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=devices_of(sandbox, 1), results_path=str(tmp_path / "table.csv")
+        )
+    assert "nothing can be written there" in run_dag(dag).error
+    assert sandbox.requests == []
+
+
+def test_the_folder_of_a_person_and_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = f"~/{'n' * 246}.csv"
+    check_results_path(path)
+    write_table(path, {"uid": ["1"], "name": ["=1+1"]})
+    assert [each.name for each in tmp_path.iterdir()] == [f"{'n' * 246}.csv"]
+    with open_file(path) as file:
+        assert file.read() == b"uid,name\r\n1,=1+1\r\n"
+
+
+def test_two_tasks_that_write_to_one_place_leave_one_whole_table(tmp_path: Path) -> None:
+    path = str(tmp_path / "table.csv")
+    tables = [{"uid": [str(number)] * 20_000, "name": ["PC"] * 20_000} for number in range(8)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda table: write_table(path, table), tables))
+    rows = read_devices(path)
+    assert len(rows) == 20_000
+    assert len(set(rows.uids)) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["table.csv"]

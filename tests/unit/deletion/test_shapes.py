@@ -312,3 +312,35 @@ def test_a_file_of_no_rows_is_an_empty_list(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     assert read_devices("Device UID;Name") == read_devices("uid,name\n\n") == DeviceRows([], [])
     assert read_devices(tmp_path / "a.csv") == read_devices(tmp_path / "a.jsonl") == DeviceRows([], [])
+
+
+UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012}" for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (f"uid, name\n{UIDS[0]}, PC-1\n{UIDS[1]}, PC 2 \n", ["PC-1", "PC 2 "]),
+        (f"uid,name\n{UIDS[0]}, PC-1\n", [" PC-1"]),
+        (f"uid; name\r\n{UIDS[0]}; PC-1\r\n", ["PC-1"]),
+        (f"uid,name\n{UIDS[0]},PC\u2028A\n{UIDS[1]},PC\x0bB\n", ["PC\u2028A", "PC\x0bB"]),
+        (f'\ufeff[{{"uid": "{UIDS[0]}", "name": "PC-1"}}]', ["PC-1"]),
+        (f'{{"uid": "{UIDS[0]}", "name": "PC\u2028A"}}\n{{"uid": "{UIDS[1]}", "name": "B"}}\n', ["PC\u2028A", "B"]),
+    ],
+)
+def test_text_is_cut_where_its_lines_end_and_a_name_keeps_its_letters(text: str, names: list[str]) -> None:
+    rows = read_devices(text)
+    assert rows.names == names
+    assert rows.uids == UIDS[: len(names)]
+
+
+def test_a_list_of_uids_is_no_device() -> None:
+    with pytest.raises(NexthinkInputError, match="columns is for rows that are tuples"):
+        read_devices(UIDS[:2], columns=["uid", "name"])
+
+
+def test_an_arrow_struct_array_and_a_pandas_group() -> None:
+    table = pa.table({"uid": UIDS, "name": ["a", "b", "c"]})
+    assert read_devices(table.to_struct_array()).names == ["a", "b", "c"]
+    with pytest.raises(NexthinkInputError, match="devices|Row"):
+        read_devices(pd.DataFrame({"uid": UIDS, "name": ["a", "b", "c"]}).groupby("uid"))
