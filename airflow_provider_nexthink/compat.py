@@ -32,7 +32,9 @@ __all__ = [
     "AirflowSkipException",
     "default_deferrable",
     "has_xcom_backend",
+    "hook_lineage_collector",
     "max_map_length",
+    "stats",
     "task_state_store",
 ]
 
@@ -55,3 +57,23 @@ def max_map_length() -> int:
 def task_state_store(context: Mapping[str, Any]) -> Any:
     """Return what keeps the state of a task from one try to the next (Airflow 3.3 on), or None."""
     return context.get("task_state_store")
+
+
+def stats() -> Any:
+    """Return Airflow's statistics, with ``incr`` and ``timing``; where none are configured they do nothing."""
+    try:
+        from airflow.sdk.observability.stats import Stats
+    except ImportError:  # Airflow 3.1
+        from airflow.stats import Stats
+    return Stats
+
+
+def hook_lineage_collector() -> Any:
+    """Return what collects the lineage of hooks; where nobody reads it, it does nothing."""
+    try:
+        from airflow.sdk.lineage import get_hook_lineage_collector
+    except ImportError:  # Airflow 3.1
+        from airflow.lineage.hook import (  # type: ignore[import-not-found, no-redef]
+            get_hook_lineage_collector,
+        )
+    return get_hook_lineage_collector()

@@ -55,6 +55,14 @@ def get_provider_info() -> dict[str, object]:
             "airflow_provider_nexthink.links.NexthinkDeletionDocsLink",
             "airflow_provider_nexthink.links.NexthinkNqlDocsLink",
         ],
+        "asset-uris": [
+            {
+                "schemes": ["nexthink"],
+                "handler": "airflow_provider_nexthink.assets.nexthink.sanitize_uri",
+                "factory": "airflow_provider_nexthink.assets.nexthink.create_asset",
+                "to_openlineage_converter": "airflow_provider_nexthink.assets.nexthink.convert_asset_to_openlineage",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "nexthink",

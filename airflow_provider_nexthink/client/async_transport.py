@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import httpx
@@ -18,6 +19,7 @@ from airflow_provider_nexthink.client.transport import (
     BaseTransport,
     check_size,
     proxy_of_the_environment,
+    untraced,
     whole_answer,
 )
 from airflow_provider_nexthink.clock import Clock
@@ -35,6 +37,7 @@ class AsyncTransport(BaseTransport):
 
     :param settings: the tenant and the credential.
     :param on_secret: told every value that must not show in a log, as soon as it is known.
+    :param traced: what a request is sent within, once it is made; may add headers to it.
     :param clock: time and chance.
     :param http_transport: what carries the requests, for tests; by default the network.
     """
@@ -44,11 +47,13 @@ class AsyncTransport(BaseTransport):
         settings: NexthinkSettings,
         *,
         on_secret: Callable[[str], Awaitable[None]] = _tell_nobody,
+        traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
         clock: Clock | None = None,
         http_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(settings, clock)
         self._tell_secret = on_secret
+        self._traced = traced
         self._token: Token | None = None
         options = self.client_options()
         with proxy_of_the_environment():
@@ -84,6 +89,10 @@ class AsyncTransport(BaseTransport):
         return await self._persist(lambda: self._send_once(request, cures), replay=replay)
 
     async def _send_once(self, request: httpx.Request, cures: Mapping[int, str] | None) -> httpx.Response:
+        with self._traced(request):
+            return await self._answer(request, cures)
+
+    async def _answer(self, request: httpx.Request, cures: Mapping[int, str] | None) -> httpx.Response:
         token = await self._sign_in()
         response = await self._send_signed(request, token)
         if response.status_code == httpx.codes.UNAUTHORIZED:

@@ -10,7 +10,7 @@ import logging
 import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -51,6 +51,11 @@ _HEADERS = {
     "User-Agent": "airflow-provider-nexthink",
 }
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
+
+
+def untraced(_: httpx.Request) -> AbstractContextManager[None]:
+    """Let a request go out as it is, in no trace."""
+    return nullcontext()
 
 
 class BaseTransport:
@@ -159,6 +164,7 @@ class Transport(BaseTransport):
 
     :param settings: the tenant and the credential.
     :param on_secret: told every value that must not show in a log, as soon as it is known.
+    :param traced: what a request is sent within, once it is made; may add headers to it.
     :param clock: time and chance.
     :param http_transport: what carries the requests, for tests; by default the network.
     """
@@ -168,11 +174,13 @@ class Transport(BaseTransport):
         settings: NexthinkSettings,
         *,
         on_secret: Callable[[str], None] = lambda _: None,
+        traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
         clock: Clock | None = None,
         http_transport: httpx.BaseTransport | None = None,
     ) -> None:
         super().__init__(settings, clock)
         self._tell_secret = on_secret
+        self._traced = traced
         for secret in self.own_secrets():
             self._on_secret(secret)
         self._carriers = _Carriers(settings, http_transport)
@@ -211,6 +219,12 @@ class Transport(BaseTransport):
         :raises NexthinkError: for every other answer, and for none.
         """
         request = self.request(method, path, request_id or str(uuid.uuid4()), parts)
+        with self._traced(request):
+            return self._answer(request, cures, goes_on)
+
+    def _answer(
+        self, request: httpx.Request, cures: Mapping[int, str] | None, goes_on: Callable[[], bool]
+    ) -> httpx.Response:
         try:
             token = self.sign_in()
             response = self._send_signed(request, token, goes_on)

@@ -223,6 +223,11 @@ class DeletionRun:
             return False
         failed, self._failed = self._failed, []
         self._paused_until = self.clock.monotonic() + FAILED_PAUSES_SECONDS[self._failed_rounds]
+        log.info(
+            "%d devices were answered FAILED: they are sent again in %.0f s.",
+            len(failed),
+            FAILED_PAUSES_SECONDS[self._failed_rounds],
+        )
         self._failed_rounds += 1
         self._enqueue(failed)
         return True
@@ -307,6 +312,7 @@ class DeletionRun:
         self._refused_in_a_row = []
         self._paused_in_a_row = 0.0
         self._note(batch, answer.trace_id)
+        log.debug(_ANSWER_LINE, batch.number, len(batch.positions), batch.request_id, answer.trace_id)
         status_of, reason_of = self.outcomes.status, self.outcomes.reason
         failed = []
         for position, word in zip(batch.positions, answer.statuses, strict=True):
@@ -328,6 +334,7 @@ class DeletionRun:
         step = next_step(
             error, size=len(batch.positions), unclear=batch.unclear, limited=batch.limited, rng=self.clock.rng
         )
+        _tell(step, batch, error, has_ended=self.error is not None)
         if step.action == "again":
             batch.not_before = self.clock.monotonic() + step.wait
             self._waiting.append(batch)
@@ -444,3 +451,32 @@ def _brief(error: BaseException) -> str:
     if isinstance(error, NexthinkApiError) and error.status:
         return f"{error.status} {error.code}" if error.code else str(error.status)
     return type(error).__name__
+
+
+_ANSWER_LINE = "Batch %d, %d devices [x-request-id %s, x-trace-id %s]: answered."
+
+_FOLLOWS: dict[str, tuple[int, str]] = {
+    "again": (logging.INFO, "sent again in {wait:.1f} s"),
+    "pause": (logging.INFO, "sent again after a pause of {wait:.1f} s"),
+    "halve": (logging.INFO, "sent again in smaller batches, like all that follow"),
+    "split": (logging.INFO, "split in two, to find the device that is refused"),
+    "reject": (logging.WARNING, "this device is refused"),
+    "give up": (logging.WARNING, "not sent again: what became of them is UNKNOWN"),
+    "stop": (logging.WARNING, "no other batch is sent"),
+}
+
+
+def _tell(step: Step, batch: Batch, error: BaseException, *, has_ended: bool) -> None:
+    """Log what follows from an answer that settles nothing: with the request id, and without the devices."""
+    level, follows = _FOLLOWS["stop" if has_ended else step.action]
+    what = error.args[0] if isinstance(error, NexthinkError) else type(error).__name__
+    log.log(
+        level,
+        "Batch %d, %d devices, try %d [x-request-id %s]: %s -> %s.",
+        batch.number,
+        len(batch.positions),
+        batch.attempts,
+        batch.request_id,
+        what,
+        follows.format(wait=step.wait),
+    )

@@ -29,6 +29,7 @@ from airflow_provider_nexthink.exceptions import (
 )
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.storage import open_file
+from airflow_provider_nexthink.observability import RunStats, report_change, report_read, request_tracer
 
 if TYPE_CHECKING:
     import httpx
@@ -92,7 +93,7 @@ class NexthinkHook(BaseHook):
 
     def _new_async_transport(self) -> AsyncTransport:
         settings = self._settings(self.get_connection(self.nexthink_conn_id))
-        return AsyncTransport(settings, on_secret=sync_to_async(mask_secret))
+        return AsyncTransport(settings, on_secret=sync_to_async(mask_secret), traced=request_tracer())
 
     def get_conn(self) -> Transport:
         """Return the client of this connection; it signs in with the first request.
@@ -101,7 +102,7 @@ class NexthinkHook(BaseHook):
         """
         if self._transport is None:
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
-            self._transport = Transport(settings, on_secret=self._keep_secret)
+            self._transport = Transport(settings, on_secret=self._keep_secret, traced=request_tracer())
         return self._transport
 
     @property
@@ -195,13 +196,14 @@ class NexthinkHook(BaseHook):
         )
         check_guards(plan, max_devices=options.max_devices, max_share=options.max_share, fleet_size=options.fleet_size)
         on_plan(plan)
+        stats = RunStats(instance)
         started_at, start = transport.clock.now(), transport.clock.monotonic()
         outcomes, run = Outcomes(plan), None
         if options.dry_run:
             for position in plan.to_send:
                 outcomes.status[position] = Status.PLANNED
         elif plan.to_send:
-            run = self._run(plan, outcomes, options, state_store)
+            run = self._run(plan, outcomes, options, state_store, stats)
         result = DeletionResult(
             outcomes,
             error=run.error if run else None,
@@ -216,13 +218,29 @@ class NexthinkHook(BaseHook):
             forget=run.checkpoint.clear if run and run.checkpoint else None,
         )
         self._log_outcome(result)
+        stats.tell_outcome(result)
+        if result.tally.requests:
+            report_change(self, instance)
         return result
 
     def _run(
-        self, plan: Plan, outcomes: Outcomes, options: DeletionOptions, state_store: StateStore | None
+        self,
+        plan: Plan,
+        outcomes: Outcomes,
+        options: DeletionOptions,
+        state_store: StateStore | None,
+        stats: RunStats,
     ) -> DeletionRun:
         """Send what the plan says, without what an earlier try has settled."""
         transport = self.get_conn()
+
+        def send(devices: Sequence[Mapping[str, str]], request_id: str) -> data_management.DeletionAnswer:
+            start = transport.clock.monotonic()
+            try:
+                return data_management.delete_devices(transport, devices, request_id, goes_on=run.goes_on)
+            finally:
+                stats.note_request(transport.clock.monotonic() - start)
+
         checkpoint, last_batch, to_send = None, 0, plan.to_send
         if state_store is not None:
             checkpoint = Checkpoint(state_store, fingerprint(plan, self.tenant), outcomes, transport.clock)
@@ -237,14 +255,12 @@ class NexthinkHook(BaseHook):
         run = DeletionRun(
             outcomes,
             to_send,
-            lambda devices, request_id: data_management.delete_devices(
-                transport, devices, request_id, goes_on=run.goes_on
-            ),
+            send,
             options.batch_size,
             options.max_concurrency,
             prepare=transport.sign_in,
             stop=self._stop,
-            on_progress=self._progress(transport.clock),
+            on_progress=self._progress(transport.clock, stats),
             checkpoint=checkpoint,
             last_batch=last_batch,
             requests_per_second=options.requests_per_second,
@@ -265,7 +281,9 @@ class NexthinkHook(BaseHook):
         :return: the rows, each ``{column: text}``.
         :raises NexthinkError: if Nexthink refuses, or does not answer.
         """
-        return nql.execute(self.get_conn(), query_id, parameters)
+        rows = nql.execute(self.get_conn(), query_id, parameters)
+        report_read(self, self.get_conn().settings.instance, query_id)
+        return rows
 
     def export_nql(
         self,
@@ -291,7 +309,7 @@ class NexthinkHook(BaseHook):
         """
         export_id = self.start_export(query_id, parameters, compression=compression)
         self.wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
-        return self.fetch_export(export_id, allow_truncated=allow_truncated)
+        return self.fetch_export(export_id, query_id=query_id, allow_truncated=allow_truncated)
 
     def start_export(
         self, query_id: str, parameters: Mapping[str, str] | None = None, *, compression: Compression = "GZIP"
@@ -320,16 +338,19 @@ class NexthinkHook(BaseHook):
         """
         nql.wait_for_export(self.get_conn(), export_id, poll_interval=poll_interval, timeout=timeout)
 
-    def fetch_export(self, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
+    def fetch_export(self, export_id: str, *, query_id: str | None = None, allow_truncated: bool = False) -> NqlRows:
         """Fetch and read the file of an export that is ready.
 
         :param export_id: what ``start_export`` returned.
+        :param query_id: the query that was exported, for Airflow's lineage.
         :param allow_truncated: whether to take a result that the licence's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not answer, or the file cannot be read.
         """
         rows = nql.fetch_export(self.get_conn(), export_id, allow_truncated=allow_truncated)
+        if query_id is not None:
+            report_read(self, self.get_conn().settings.instance, query_id)
         if rows.truncated:
             self.log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
         return rows
@@ -422,13 +443,14 @@ class NexthinkHook(BaseHook):
         while self._unmasked:
             mask_secret(self._unmasked.popleft())
 
-    def _progress(self, clock: Clock) -> Callable[[int, int], None]:
+    def _progress(self, clock: Clock, stats: RunStats) -> Callable[[int, int], None]:
         """Return what is called after each answer of a run."""
         start = last = clock.monotonic()
 
         def progress(settled: int, planned: int) -> None:
             nonlocal last
             self._mask_pending()
+            stats.tell_requests()
             now = clock.monotonic()
             if now - last >= PROGRESS_SECONDS and settled:
                 last = now

@@ -159,7 +159,7 @@ class NexthinkNqlOperator(BaseOperator):
     def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
         """Wait for the rest of the time, which is none if the export is ready, and fetch it."""
         hook.wait_for_export(export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time())
-        return hook.fetch_export(export.export_id, allow_truncated=self.allow_truncated)
+        return hook.fetch_export(export.export_id, query_id=self.query_id, allow_truncated=self.allow_truncated)
 
     def _conclude(self, rows: NqlRows) -> Any:
         self.log.info("%s gave %d rows with the columns %s.", self.query_id, len(rows), ", ".join(rows.columns))

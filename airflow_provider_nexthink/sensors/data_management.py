@@ -123,7 +123,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
                 rows = hook.export_nql(self.query_id, self.parameters)
             else:
                 hook.wait_for_export(export_id, timeout=0.0)  # raises what ended the wait, if it was not ready
-                rows = hook.fetch_export(export_id)
+                rows = hook.fetch_export(export_id, query_id=self.query_id)
             are_gone = self._look(rows)
         if are_gone:
             return self._watched.table()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -568,3 +570,91 @@ def test_whatever_the_tenant_answers_nothing_is_lost_and_nothing_is_made_up(
         assert any(isinstance(fault, NexthinkError) for fault in script)
     assert ran.result.tally.requests == len(tenant.sent)
     assert set(DEFAULT_FAIL_ON) == {"FAILED", "UNKNOWN", "NOT_SENT"}
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            NexthinkUnavailableError("No answer."),
+            r"10 devices, try 1 \[x-request-id {id}\]: No answer. -> sent again in",
+        ),
+        (
+            NexthinkRateLimitError("Slow down.", retry_after=7),
+            r"{id}\]: Slow down. -> sent again after a pause of 7.0 s.",
+        ),
+        (NexthinkBatchSizeError("Too many."), r"{id}\]: Too many. -> sent again in smaller batches"),
+        (NexthinkInvalidRequestError("Refused."), r"{id}\]: Refused. -> split in two"),
+        (NexthinkPermissionError("No."), r"{id}\]: No. -> no other batch is sent."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_the_log_names_each_request_that_settles_nothing_and_no_device(
+    error: NexthinkError, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = Tenant(script=[error])
+    with caplog.at_level("INFO"):
+        run(tenant, 10)
+    _, request_id = tenant.sent[0]
+    assert re.search(told.format(id=request_id), caplog.text)
+    assert "PC-" not in caplog.text
+    assert "00000000-0000-4000" not in caplog.text
+
+
+def test_the_log_tells_what_is_refused_what_failed_and_what_nobody_knows(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run(Tenant(refused=frozenset({"PC-3"})), 4)
+        run(Tenant(failing=Counter({"PC-1": 1})), 4)
+        run(Tenant(script=[NexthinkUnavailableError("No answer.")] * MAX_ATTEMPTS), 4)
+    assert re.search(r"1 devices, try 1 \[x-request-id .*\]: blank -> this device is refused", caplog.text)
+    assert "1 devices were answered FAILED: they are sent again in 1 s." in caplog.text
+    assert re.search(rf"4 devices, try {MAX_ATTEMPTS} .*No answer. -> not sent again", caplog.text)
+
+
+class _FirstLine(logging.Handler):
+    """Tells that something was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = threading.Event()
+
+    def emit(self, _: logging.LogRecord) -> None:
+        self.seen.set()
+
+
+class _Refusing(Tenant):
+    """Refuses the first batch for good, and then leaves the second one without an answer."""
+
+    refusal = _FirstLine()
+
+    def send(self, devices: Sequence[Device], request_id: str) -> Answer:
+        if devices[0]["name"] == "PC-0":
+            raise NexthinkPermissionError("No.")
+        assert self.refusal.seen.wait(5)
+        raise NexthinkUnavailableError("No answer.")
+
+
+def test_the_log_promises_nothing_once_the_run_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("airflow_provider_nexthink.deletion.run")
+    tenant = _Refusing()
+    logger.addHandler(tenant.refusal)
+    try:
+        with caplog.at_level("INFO"):
+            run(tenant, 20, batch_size=10, concurrency=2)
+    finally:
+        logger.removeHandler(tenant.refusal)
+    assert caplog.text.count("no other batch is sent") == 2
+    assert "sent again" not in caplog.text
+
+
+def test_a_batch_that_is_answered_is_a_line_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run(Tenant(), 10)
+    assert caplog.text == ""
+    with caplog.at_level("DEBUG"):
+        tenant = Tenant()
+        run(tenant, 10)
+    assert f"10 devices [x-request-id {tenant.sent[0][1]}, x-trace-id trace]: answered." in caplog.text

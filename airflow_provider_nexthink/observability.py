@@ -1,0 +1,157 @@
+"""What a run tells Airflow's statistics, traces and lineage.
+
+Nothing of it can make a task fail, and where Airflow has it switched off it costs nothing that can be measured.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import get_current_context
+
+from airflow_provider_nexthink.assets.nexthink import SCHEME
+from airflow_provider_nexthink.client.transport import untraced
+from airflow_provider_nexthink.compat import hook_lineage_collector, stats
+
+if TYPE_CHECKING:
+    import httpx
+    from airflow.sdk import BaseHook
+
+    from airflow_provider_nexthink.deletion.outcome import DeletionResult
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Let what fails cost a line in the log, and not the outcome of a run."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - of a backend that Airflow was told to use
+        log.warning("What Airflow is to be told of this run could not be told: %s: %s", type(error).__name__, error)
+
+
+class RunStats:
+    """Counters and timings of one run of deletions, for Airflow's statistics.
+
+    ``note_request`` may be called from any thread; the rest is for the task's main thread.
+
+    :param instance: the tenant.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self._seconds: deque[float] = deque()
+        self._tags = {"instance": instance, **_task_tags()}
+
+    def note_request(self, seconds: float) -> None:
+        """Remember how long a request took.
+
+        :param seconds: from the moment its thread took it on, signing in included.
+        """
+        self._seconds.append(seconds)
+
+    def tell_requests(self) -> None:
+        """Tell Airflow how long the requests took that have ended since."""
+        with _harmless():
+            while self._seconds:
+                stats().timing("nexthink.request", timedelta(seconds=self._seconds.popleft()), tags=self._tags)
+
+    def tell_outcome(self, result: DeletionResult) -> None:
+        """Tell Airflow what became of the devices, and what it took.
+
+        :param result: of the run.
+        """
+        self.tell_requests()
+        counters = {f"devices.{status.lower()}": count for status, count in result.counts.items()}
+        counters |= {"requests": result.tally.requests, "retries": result.tally.retries}
+        with _harmless():
+            for counter, count in counters.items():
+                if count:
+                    stats().incr(f"nexthink.{counter}", count, tags=self._tags)
+            stats().timing("nexthink.run", timedelta(seconds=result.duration_seconds), tags=self._tags)
+
+
+def _task_tags() -> Mapping[str, str]:
+    try:
+        ti = get_current_context()["ti"]
+    except RuntimeError:  # no task: a script, a notebook
+        return {}
+    return {"dag_id": ti.dag_id, "task_id": ti.task_id}
+
+
+def request_tracer() -> Callable[[httpx.Request], AbstractContextManager[object]]:
+    """Return what makes a span of each request, below the one that is current now, and sends its ``traceparent``.
+
+    Call it in the task's main thread, where the span of the task is current; what it returns may be used in any
+    thread. Where nothing is recorded it returns what does nothing.
+
+    The header is that of W3C Trace Context; the names of the attributes are OpenTelemetry's for HTTP clients.
+    """
+    if "opentelemetry.trace" not in sys.modules:  # then nobody can have started a span
+        return untraced
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    task_span = trace.get_current_span()
+    if not task_span.is_recording():
+        return untraced
+    tracer = trace.get_tracer("airflow_provider_nexthink")
+
+    @contextmanager
+    def traced(request: httpx.Request) -> Iterator[None]:
+        here = trace.get_current_span()
+        attributes = {
+            "http.request.method": request.method,
+            "server.address": request.url.host,
+            "url.path": request.url.path,
+            "nexthink.request_id": request.headers["x-request-id"],
+        }
+        with tracer.start_as_current_span(
+            f"{request.method} {request.url.path}",
+            context=trace.set_span_in_context(here if here.is_recording() else task_span),
+            kind=trace.SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,  # it is in the log, where secrets are masked
+            set_status_on_exception=False,
+        ) as span:
+            carrier: dict[str, str] = {}
+            TraceContextTextMapPropagator().inject(carrier)
+            request.headers["traceparent"] = carrier["traceparent"]
+            try:
+                yield
+            except BaseException as error:
+                span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+                span.set_attribute("error.type", type(error).__name__)
+                if status := getattr(error, "status", None):
+                    span.set_attribute("http.response.status_code", status)
+                raise
+
+    return traced
+
+
+def report_change(hook: BaseHook, instance: str) -> None:
+    """Tell Airflow's lineage that this task changes the tenant's inventory.
+
+    :param hook: what changes it.
+    :param instance: the tenant.
+    """
+    with _harmless():
+        hook_lineage_collector().add_output_asset(hook, scheme=SCHEME, asset_kwargs={"instance": instance})
+
+
+def report_read(hook: BaseHook, instance: str, query_id: str) -> None:
+    """Tell Airflow's lineage that this task reads what a saved query finds.
+
+    :param hook: what reads it.
+    :param instance: the tenant.
+    :param query_id: the id of the saved query.
+    """
+    names: dict[str, Any] = {"instance": instance, "query_id": query_id}
+    with _harmless():
+        hook_lineage_collector().add_input_asset(hook, scheme=SCHEME, asset_kwargs=names)

@@ -1,0 +1,93 @@
+"""What goes out with a request where spans are recorded, and where they are not; statistics that fail."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from airflow.sdk.observability import stats
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.sandbox.server import Sandbox
+
+
+def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+def traceparents(sandbox: Sandbox) -> set[str | None]:
+    return {request.headers.get("traceparent") for request in sandbox.requests}
+
+
+def test_requests_of_every_thread_belong_to_the_trace_that_is_recorded(sandbox: Sandbox) -> None:
+    tracer = TracerProvider().get_tracer("test")
+    with tracer.start_as_current_span("task") as span, NexthinkHook() as hook:
+        result = hook.delete_devices(devices_of(sandbox, 200), batch_size=10, max_concurrency=4)
+        hook.run_nql("#stale_devices")
+    trace_id = format(span.get_span_context().trace_id, "032x")
+    assert {row["trace_id"] for row in result.table} == {trace_id}
+    to_the_api = [request for request in sandbox.requests if "token" not in request.path]
+    assert {request.headers["traceparent"].split("-")[1] for request in to_the_api} == {trace_id}
+    assert {request.headers.get("traceparent") for request in sandbox.requests if "token" in request.path} == {None}
+
+
+def test_a_trace_that_is_not_recorded_goes_nowhere(sandbox: Sandbox) -> None:
+    """As it is in a task where ``[traces] otel_on`` is off: there is a context, made up for each Dag run."""
+    context = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    with trace.use_span(NonRecordingSpan(context)), NexthinkHook() as hook:
+        hook.delete_devices(devices_of(sandbox, 20))
+    assert traceparents(sandbox) == {None}
+
+
+def test_without_any_trace_nothing_is_sent(sandbox: Sandbox) -> None:
+    with NexthinkHook() as hook:
+        hook.delete_devices(devices_of(sandbox, 20))
+    assert traceparents(sandbox) == {None}
+
+
+def test_opentelemetry_is_not_imported_for_it() -> None:
+    code = (
+        "import sys; from airflow_provider_nexthink import observability as it\n"
+        "for name in [name for name in sys.modules if name.startswith('opentelemetry')]: del sys.modules[name]\n"
+        "it.request_tracer(); print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+class _Statistics:
+    """A backend of Airflow's statistics.
+
+    :param error: what it raises.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def incr(self, *_: object, **__: object) -> None:
+        if self.error:
+            raise self.error
+
+    timing = incr
+
+
+@pytest.fixture
+def broken_statistics() -> Iterator[None]:
+    error = ConnectionError("no way to the collector")
+    stats.initialize(factory=lambda: _Statistics(error), export_legacy_names=False)  # type: ignore[arg-type, return-value]
+    yield
+    stats.initialize(factory=_Statistics, export_legacy_names=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("broken_statistics")
+def test_statistics_that_fail_cost_no_outcome(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), NexthinkHook() as hook:
+        result = hook.delete_devices(devices_of(sandbox, 20))
+    assert result.counts["SCHEDULED"] == 20
+    assert "could not be told: ConnectionError: no way to the collector" in caplog.text
