@@ -58,9 +58,12 @@ class RunStats:
 
     def tell_requests(self) -> None:
         """Tell Airflow how long the requests took that have ended since."""
+        if not self._seconds:
+            return
         with _harmless():
+            timing = stats().timing
             while self._seconds:
-                stats().timing("nexthink.request", timedelta(seconds=self._seconds.popleft()), tags=self._tags)
+                timing("nexthink.request", timedelta(seconds=self._seconds.popleft()), tags=self._tags)
 
     def tell_outcome(self, result: DeletionResult) -> None:
         """Tell Airflow what became of the devices, and what it took.
