@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class RunStats:
 
     def __init__(self, instance: str) -> None:
         self._seconds: deque[float] = deque()
+        self._told_before: Counter[str] = Counter()
         self._tags = {"instance": instance, **_task_tags()}
 
     def note_request(self, seconds: float) -> None:
@@ -55,6 +56,13 @@ class RunStats:
         :param seconds: from the moment its thread took it on, signing in included.
         """
         self._seconds.append(seconds)
+
+    def leave_out(self, statuses: Iterable[str]) -> None:
+        """Do not count these: an earlier try of the task has.
+
+        :param statuses: of the rows that it has settled.
+        """
+        self._told_before.update(statuses)
 
     def tell_requests(self) -> None:
         """Tell Airflow how long the requests took that have ended since."""
@@ -71,7 +79,8 @@ class RunStats:
         :param result: of the run.
         """
         self.tell_requests()
-        counters = {f"devices.{status.lower()}": count for status, count in result.counts.items()}
+        counts = Counter(result.counts) - self._told_before
+        counters = {f"devices.{status.lower()}": count for status, count in counts.items()}
         counters |= {"requests": result.tally.requests, "retries": result.tally.retries}
         with _harmless():
             for counter, count in counters.items():

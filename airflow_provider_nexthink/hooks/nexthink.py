@@ -246,10 +246,12 @@ class NexthinkHook(BaseHook):
             checkpoint = Checkpoint(state_store, fingerprint(plan, self.tenant), outcomes, transport.clock)
             last_batch = checkpoint.restore()
             to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
-            if settled := len(plan.to_send) - len(to_send):
+            settled = [status for at in plan.to_send if (status := outcomes.status[at]) is not Status.NOT_SENT]
+            stats.leave_out(settled)
+            if settled:
                 self.log.info(
                     "An earlier try of this task has settled %d of the %d devices: they are not sent again.",
-                    settled,
+                    len(settled),
                     len(plan.to_send),
                 )
         run = DeletionRun(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 from airflow.sdk.observability import stats
@@ -14,7 +15,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.unit.deletion.test_checkpoint import Store
 
 
 def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
@@ -61,33 +64,59 @@ def test_opentelemetry_is_not_imported_for_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
-class _Statistics:
-    """A backend of Airflow's statistics.
+class Statistics:
+    """A backend of Airflow's statistics, that takes counters down.
 
-    :param error: what it raises.
+    :param error: what it raises instead.
     """
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
+        self.counters: Counter[str] = Counter()
 
-    def incr(self, *_: object, **__: object) -> None:
+    def incr(self, name: str, count: int = 1, **_: object) -> None:
+        if self.error:
+            raise self.error
+        self.counters[name] += count
+
+    def timing(self, *_: object, **__: object) -> None:
         if self.error:
             raise self.error
 
-    timing = incr
-
 
 @pytest.fixture
-def broken_statistics() -> Iterator[None]:
-    error = ConnectionError("no way to the collector")
-    stats.initialize(factory=lambda: _Statistics(error), export_legacy_names=False)  # type: ignore[arg-type, return-value]
-    yield
-    stats.initialize(factory=_Statistics, export_legacy_names=False)  # type: ignore[arg-type]
+def backend() -> Iterator[Callable[[Statistics], None]]:
+    """Return what has Airflow send its statistics there."""
+
+    def use(statistics: Statistics) -> None:
+        stats.initialize(factory=lambda: statistics, export_legacy_names=False)  # type: ignore[arg-type, return-value]
+
+    yield use
+    use(Statistics())
 
 
-@pytest.mark.usefixtures("broken_statistics")
-def test_statistics_that_fail_cost_no_outcome(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_statistics_that_fail_cost_no_outcome(
+    sandbox: Sandbox, backend: Callable[[Statistics], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    backend(Statistics(ConnectionError("no way to the collector")))
     with caplog.at_level(logging.WARNING), NexthinkHook() as hook:
         result = hook.delete_devices(devices_of(sandbox, 20))
     assert result.counts["SCHEDULED"] == 20
     assert "could not be told: ConnectionError: no way to the collector" in caplog.text
+
+
+def test_a_retry_does_not_count_again_what_an_earlier_try_has_counted(
+    sandbox: Sandbox, backend: Callable[[Statistics], None]
+) -> None:
+    statistics, store = Statistics(), Store()
+    backend(statistics)
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=404, skip=1, times=1))
+    devices = devices_of(sandbox, 25)
+    for _ in range(2):
+        with NexthinkHook() as hook:
+            hook.delete_devices(devices, batch_size=10, max_concurrency=1, state_store=store)
+    assert statistics.counters == {
+        "nexthink.devices.scheduled": 25,
+        "nexthink.devices.not_sent": 15,
+        "nexthink.requests": 4,
+    }
