@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# The tests of a file stay together: they share what is dear to start.
+SPREAD = --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test bench test-services test-browser lint format types docs build clean
 
@@ -21,7 +23,7 @@ demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest -m 'not service and not browser'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser'
 
 bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 15 minutes).
 	$(BIN)/python -m tests.benchmarks
