@@ -15,6 +15,7 @@ from airflow_provider_nexthink.client import data_management, nql
 from airflow_provider_nexthink.client.async_transport import AsyncTransport
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.compat import form_widgets
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, fingerprint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
@@ -72,6 +73,16 @@ class NexthinkHook(BaseHook):
         self._stop = threading.Event()
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
+
+    @staticmethod
+    def get_connection_form_widgets() -> dict[str, Any]:
+        """Return the fields of the form that are extras. Only Airflow 3.1 asks: later ones read the description."""
+        return form_widgets(_form()["conn-fields"])
+
+    @staticmethod
+    def get_ui_field_behaviour() -> dict[str, Any]:
+        """Return how the form shows the other fields. Only Airflow 3.1 asks: later ones read the description."""
+        return {key.replace("-", "_"): value for key, value in _form()["ui-field-behaviour"].items()}
 
     def __enter__(self) -> Self:
         return self
@@ -454,6 +465,13 @@ class NexthinkHook(BaseHook):
             result.tally.retries,
             counts or "  no devices",
         )
+
+
+def _form() -> dict[str, Any]:
+    """Return what the provider's description says of the connection form."""
+    info: dict[str, Any] = get_provider_info()
+    (connection_type,) = info["connection-types"]
+    return dict(connection_type)
 
 
 def _permission(transport: Transport, path: str, body: dict[str, Any], name: str) -> str:
