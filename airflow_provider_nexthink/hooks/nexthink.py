@@ -74,16 +74,6 @@ class NexthinkHook(BaseHook):
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
 
-    @staticmethod
-    def get_connection_form_widgets() -> dict[str, Any]:
-        """Return the fields of the form that are extras. Only Airflow 3.1 asks: later ones read the description."""
-        return form_widgets(_form()["conn-fields"])
-
-    @staticmethod
-    def get_ui_field_behaviour() -> dict[str, Any]:
-        """Return how the form shows the other fields. Only Airflow 3.1 asks: later ones read the description."""
-        return {key.replace("-", "_"): value for key, value in _form()["ui-field-behaviour"].items()}
-
     def __enter__(self) -> Self:
         return self
 
@@ -390,6 +380,13 @@ class NexthinkHook(BaseHook):
         )
 
     @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the extras of the connection form for Airflow 3.1; later ones read them in ``get_provider_info``."""
+        info: dict[str, Any] = get_provider_info()
+        (connection,) = info["connection-types"]
+        return form_widgets(connection["conn-fields"])
+
+    @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the labels of the connection form for Airflow 3.1; later ones read them in ``get_provider_info``."""
         info: dict[str, Any] = get_provider_info()
@@ -465,13 +462,6 @@ class NexthinkHook(BaseHook):
             result.tally.retries,
             counts or "  no devices",
         )
-
-
-def _form() -> dict[str, Any]:
-    """Return what the provider's description says of the connection form."""
-    info: dict[str, Any] = get_provider_info()
-    (connection_type,) = info["connection-types"]
-    return dict(connection_type)
 
 
 def _permission(transport: Transport, path: str, body: dict[str, Any], name: str) -> str:

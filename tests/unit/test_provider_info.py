@@ -143,7 +143,7 @@ print(form.model_dump_json())
     for field, title in behaviour["relabeling"].items():
         assert form["standard_fields"][field]["title"] == title
         assert form["standard_fields"][field]["placeholder"] == behaviour["placeholders"].get(field)
-    assert form["standard_fields"]["port"]["hidden"]
+    assert form["standard_fields"]["url_schema"]["hidden"]
     assert list(form["extra_fields"]) == list(described["conn-fields"])
     for name, field in described["conn-fields"].items():
         shown = form["extra_fields"][name]
