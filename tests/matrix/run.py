@@ -21,6 +21,7 @@ from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".matrix"
+SHOWN = ("apache-airflow", "python", "pandas", "pydantic", "sqlalchemy")
 WHEEL = "airflow-provider-nexthink[dataframe,zstd]"
 TOOLS = ("apache-airflow-providers-sqlite", "hypothesis", "jsonschema", "polars", "pytest", "pytest-timeout")
 
@@ -116,9 +117,10 @@ def main() -> int:
     for cell in cells:
         results.append(run_cell(cell, wheel))
         print(in_one_line(results[-1]), flush=True)
-    failed = [result for result in results if result.problem and (result.ran or "CI" in os.environ)]
+    failed = [result for result in results if result.problem and (result.ran or os.environ.get("CI"))]
     if cells == list(CELLS) and not failed:
-        write_tables(results)
+        write_between_markers(ROOT / "README.md", short_table(results))
+        write_between_markers(ROOT / "docs" / "versions.md", full_table(results))
     passed = sum(not result.problem for result in results)
     print(f"{passed} passed, {len(failed)} failed, {len(results) - passed - len(failed)} skipped")
     return 1 if failed or not passed else 0
@@ -138,9 +140,9 @@ def run_cell(cell: Cell, wheel: Path) -> Result:
         versions = look_at(cell)
         installed = time.monotonic()
         passed, skipped = run_tests(cell)
+        print(f"  environment {installed - start:.0f} s, tests {time.monotonic() - installed:.0f} s", flush=True)
     except CellError as error:
         return Result(cell, versions, problem=f"{error}, see {cell.home.relative_to(ROOT)}/log.txt")
-    print(f"  environment {installed - start:.0f} s, tests {time.monotonic() - installed:.0f} s", flush=True)
     return Result(cell, versions, passed, skipped)
 
 
@@ -162,7 +164,7 @@ def build_wheel() -> Path:
     out = HOME / "dist"
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out), str(ROOT)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (wheel,) = out.glob("*.whl")
     return wheel
 
@@ -233,30 +235,32 @@ def in_one_line(result: Result) -> str:
     """Return the outcome of a cell as it is printed."""
     if result.problem:
         return f"{result.cell}: {'FAILED' if result.ran else 'not run'}: {result.problem}"
-    shown = {name: result.versions[name] for name in ("apache-airflow", "python", "pandas", "pydantic", "sqlalchemy")}
-    versions = ", ".join(f"{name} {version}" for name, version in shown.items())
+    versions = ", ".join(f"{name} {result.versions[name]}" for name in SHOWN)
     return f"{result.cell}: ok, {result.passed} tests passed, {result.skipped} skipped ({versions})"
 
 
-def write_tables(results: Sequence[Result]) -> None:
-    """Write what ran into the README and the documentation."""
-    pythons = sorted({cell.python for cell in CELLS})
-    short = [f"| | {' | '.join(f'Python {python}' for python in pythons)} |", "|---|" + "---|" * len(pythons)]
-    for airflow in sorted({cell.airflow for cell in CELLS}):
+def short_table(results: Sequence[Result]) -> list[str]:
+    """Return the table of the README: a row for each Airflow, a column for each Python."""
+    pythons = sorted({result.cell.python for result in results})
+    lines = [f"| | {' | '.join(f'Python {python}' for python in pythons)} |", "|" + "---|" * (len(pythons) + 1)]
+    for airflow in sorted({result.cell.airflow for result in results}):
         row = [result for result in results if result.cell.airflow == airflow]
         newest = next((result.versions["apache-airflow"] for result in row if result.ran), airflow)
         cells = [f"pandas {result.versions['pandas']}" if result.ran else "not run" for result in row]
-        short.append(f"| Airflow {newest} | {' | '.join(cells)} |")
-    full = ["| Airflow | Python | pandas | pydantic | SQLAlchemy | tests passed | skipped |", "|" + "---|" * 7]
+        lines.append(f"| Airflow {newest} | {' | '.join(cells)} |")
+    return lines
+
+
+def full_table(results: Sequence[Result]) -> list[str]:
+    """Return the table of the documentation: a row for each cell."""
+    lines = ["| Airflow | Python | pandas | pydantic | SQLAlchemy | tests passed | skipped |", "|" + "---|" * 7]
     for result in results:
-        if not result.ran:
-            full.append(f"| {result.cell.airflow} | {result.cell.python} | | | | not run: {result.problem} | |")
-            continue
-        names = ("apache-airflow", "python", "pandas", "pydantic", "sqlalchemy")
-        versions = [result.versions[name] for name in names]
-        full.append(f"| {' | '.join([*versions, str(result.passed), str(result.skipped)])} |")
-    write_between_markers(ROOT / "README.md", short)
-    write_between_markers(ROOT / "docs" / "versions.md", full)
+        if result.ran:
+            versions = [result.versions[name] for name in SHOWN]
+            lines.append(f"| {' | '.join([*versions, str(result.passed), str(result.skipped)])} |")
+        else:
+            lines.append(f"| {result.cell.airflow} | {result.cell.python} | | | | not run: {result.problem} | |")
+    return lines
 
 
 def write_between_markers(path: Path, lines: Sequence[str]) -> None:
