@@ -5,7 +5,7 @@ READY = $(VENV)/.ready
 # The tests of a file stay together: they share what is dear to start.
 SPREAD = --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo test bench test-services test-browser lint format types docs build clean
+.PHONY: help demo test bench test-services test-browser matrix matrix-ci lint format types docs build clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -34,6 +34,12 @@ test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis
 test-browser: $(READY) ## Run the tests that use Airflow's pages in Chromium.
 	$(BIN)/python -m pytest -m browser
 
+matrix: $(READY) ## Run the main job on Airflow 3.1 to 3.3 and Python 3.11 to 3.13; write the tables of versions.
+	@$(BIN)/python tests/matrix/run.py
+
+matrix-ci: $(READY) ## Run the oldest and the newest of these versions only.
+	@$(BIN)/python tests/matrix/run.py --ci
+
 lint: $(READY) ## Check style, formatting, types and the import rules.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -51,4 +57,4 @@ build: $(READY) ## Build the wheel and the source distribution into dist/.
 	$(BIN)/python -m build
 
 clean: ## Remove everything that the other commands made.
-	rm -rf $(VENV) .demo build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .matrix build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

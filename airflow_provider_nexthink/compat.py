@@ -25,12 +25,19 @@ try:
 except ImportError:  # Airflow 3.1
     from airflow.configuration import conf
 
+try:
+    from airflow.sdk.bases.decorator import determine_kwargs
+except ImportError:  # Airflow 3.1
+    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
+
 __all__ = [
     "AirflowException",
     "AirflowFailException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
     "default_deferrable",
+    "determine_kwargs",
+    "form_widgets",
     "has_xcom_backend",
     "hook_lineage_collector",
     "max_map_length",
@@ -77,3 +84,29 @@ def hook_lineage_collector() -> Any:
             get_hook_lineage_collector,
         )
     return get_hook_lineage_collector()
+
+
+def form_widgets(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a connection form as Airflow 3.1 reads them from a hook.
+
+    Its API server puts something of its own in the place of wtforms, which need not be there.
+
+    :param fields: the ``conn-fields`` of the provider's description, which Airflow reads itself from 3.2 on.
+    """
+    from wtforms import IntegerField, PasswordField, StringField
+    from wtforms.validators import Optional, any_of
+
+    widgets = {}
+    for name, field in fields.items():
+        schema = field["schema"]
+        kind = IntegerField if "number" in schema["type"] else StringField
+        if schema.get("format") == "password":
+            kind = PasswordField
+        choice = [any_of([value for value in schema["enum"] if value])] if "enum" in schema else []
+        widgets[name] = kind(
+            field["label"],
+            validators=[Optional(), *choice],
+            description=field["description"],
+            default=schema.get("default"),
+        )
+    return widgets

@@ -82,7 +82,7 @@ def get_provider_info() -> dict[str, object]:
                         "password": "shown once, when the API credential is made",
                         # Their Test button refuses a connection without a port (apache/airflow#73298).
                         "port": "443; needed only for the Test button of Airflow 3.3.1 and 3.3.2",
-                        "extra": '{"region": "eu"}',  # Airflow 3.1 shows this field, and not those below
+                        "extra": '{"region": "eu"}',  # Airflow 3.1 shows this field too
                     },
                 },
                 "conn-fields": {

@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
 
 from airflow.sdk import XComArg
-from airflow.sdk.bases.decorator import DecoratedOperator, determine_kwargs, task_decorator_factory
+from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
+from airflow_provider_nexthink.compat import determine_kwargs
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import DeviceInput, is_template
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator

@@ -15,6 +15,7 @@ from airflow_provider_nexthink.client import data_management, nql
 from airflow_provider_nexthink.client.async_transport import AsyncTransport
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.compat import form_widgets
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, fingerprint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
@@ -400,6 +401,13 @@ class NexthinkHook(BaseHook):
             f"Sign-in: works ({transport.settings.instance}). NQL API: {nql_api}. "
             f"Data management (deletions): {deletions}. Nothing was deleted."
         )
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the extras of the connection form for Airflow 3.1; later ones read them in ``get_provider_info``."""
+        info: dict[str, Any] = get_provider_info()
+        (connection,) = info["connection-types"]
+        return form_widgets(connection["conn-fields"])
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

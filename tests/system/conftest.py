@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow import sdk
 from airflow.sdk import DAG
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -26,7 +27,20 @@ try:
 except ImportError:  # Airflow 3.1
     from airflow.serialization.serde import deserialize  # type: ignore[import-not-found, no-redef]
 
+try:
+    from airflow.serialization.serialized_objects import DagSerialization
+except ImportError:  # Airflow 3.1
+    from airflow.serialization.serialized_objects import (  # type: ignore[assignment, attr-defined]
+        SerializedDAG as DagSerialization,
+    )
+
+__all__ = ["DAGS", "KEEPS_TASK_STATE", "SINCE_AIRFLOW_3_3", "DagSerialization", "Run"]
+
 DAGS = Path(__file__).parents[2] / "dags"
+
+# Both came with Airflow 3.3.
+KEEPS_TASK_STATE = hasattr(sdk, "ExceptionRetryPolicy")
+SINCE_AIRFLOW_3_3 = pytest.mark.skipif(not KEEPS_TASK_STATE, reason="Airflow before 3.3 has no retry policies")
 
 
 @dataclass

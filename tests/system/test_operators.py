@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, RetryRule, task
+from airflow.sdk import DAG, task
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from airflow_provider_nexthink.deletion.words import COLUMNS
@@ -19,7 +19,7 @@ from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDe
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import Run
+from tests.system.conftest import SINCE_AIRFLOW_3_3, Run
 
 RunDag = Callable[..., Run]
 
@@ -196,7 +196,10 @@ def test_what_is_accepted_is_remembered_until_the_outcome_is_in_xcom(
     assert {row["status"] for row in run.xcom("delete")} == {"SCHEDULED"}
 
 
+@SINCE_AIRFLOW_3_3
 def test_a_retry_policy_can_tell_the_errors_apart(sandbox: Sandbox, run_dag: RunDag) -> None:
+    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
     rules = [RetryRule(exception=NexthinkRateLimitError, action=RetryAction.FAIL)]
     sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}))
     run = delete(run_dag, devices_of(sandbox, 1), retry_policy=ExceptionRetryPolicy(rules=rules))

@@ -9,13 +9,13 @@ import pytest
 from airflow.sdk import DAG, literal, task
 from airflow.sdk.definitions.context import Context
 from airflow.serialization.helpers import serialize_template_field
-from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_provider_nexthink.compat import has_xcom_backend
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from tests.system.conftest import DagSerialization
 
 ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
 

@@ -126,6 +126,33 @@ def test_an_empty_field_of_the_form_is_no_error() -> None:
             jsonschema.validate(None, field["schema"])
 
 
+def test_the_api_server_gives_the_form_as_described_and_warns_of_nothing() -> None:
+    # In a process of its own: Airflow 3.1 puts mocks into sys.modules for this.
+    code = """
+import json, warnings
+from airflow.exceptions import AirflowProviderDeprecationWarning
+warnings.simplefilter("error", AirflowProviderDeprecationWarning)
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+(form,) = [hook for hook in HookMetaService.hook_meta_data() if hook.connection_type == "nexthink"]
+print(form.model_dump_json())
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    form = json.loads(output.splitlines()[-1])
+    (described,) = INFO["connection-types"]
+    behaviour = described["ui-field-behaviour"]
+    for field, title in behaviour["relabeling"].items():
+        assert form["standard_fields"][field]["title"] == title
+        assert form["standard_fields"][field]["placeholder"] == behaviour["placeholders"].get(field)
+    assert form["standard_fields"]["url_schema"]["hidden"]
+    assert list(form["extra_fields"]) == list(described["conn-fields"])
+    for name, field in described["conn-fields"].items():
+        shown = form["extra_fields"][name]
+        assert shown["schema"]["title"] == field["label"]
+        assert shown["value"] == field["schema"].get("default")
+        assert shown["schema"].get("format") == field["schema"].get("format") or name in ("base_url", "token_url")
+    assert set(form["extra_fields"]["region"]["schema"]["enum"]) - {None} == {"us", "eu", "pac", "meta"}
+
+
 def modules_after(code: str) -> set[str]:
     program = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout

@@ -99,7 +99,9 @@ def test_a_row_without_a_key_keeps_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "devices", [[], (), pd.DataFrame(), pd.DataFrame({"uid": [], "name": []}), "[]", iter([])], ids=lambda it: type(it).__name__
+    "devices",
+    [[], (), pd.DataFrame(), pd.DataFrame({"uid": [], "name": []}), "[]", iter([])],
+    ids=lambda it: type(it).__name__,
 )
 def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
     assert read_devices(devices) == DeviceRows([], [])

@@ -1,0 +1,275 @@
+"""The main job on every version that the provider promises: ``make matrix``, or ``make matrix-ci`` for two of them.
+
+Each cell is an environment of its own in ``.matrix/``, made anew: the newest release of one Airflow, one Python, one
+pandas, and the built wheel. In it the demo runs, and a selection of the tests, copied away from this checkout. What
+ran is written into ``README.md`` and ``docs/versions.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / ".matrix"
+SHOWN = ("apache-airflow", "python", "pandas", "pydantic", "sqlalchemy")
+WHEEL = "airflow-provider-nexthink[dataframe,zstd]"
+TOOLS = ("apache-airflow-providers-sqlite", "hypothesis", "jsonschema", "polars", "pytest", "pytest-timeout")
+
+# What leans on the version of Airflow, Python or pandas. On 3.1 each task of a `dag.test()` takes seconds: few of them.
+TESTS = (
+    "tests/unit/test_operators.py",
+    "tests/unit/test_provider_info.py",
+    "tests/unit/test_triggers.py",
+    "tests/unit/test_filters.py",
+    "tests/unit/deletion/test_rows.py",
+    "tests/unit/deletion/test_shapes.py",
+    "tests/system/test_demo.py",
+    "tests/system/test_decorator.py::test_without_parentheses_and_with_arguments_and_context",
+    "tests/system/test_sql.py::test_what_the_query_finds_is_deleted",
+)
+# API server, scheduler, Dag processor and triggerer: once for each Airflow.
+RUNNING = ("tests/system/test_running_airflow.py",)
+NOT_THESE = "not duckdb and not postgres and not mariadb and not triggerer_that_is_lost"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A combination of versions: minor versions of Airflow and Python, the major one of pandas.
+
+    :param running: whether it also tries a running Airflow, with all its processes.
+    :param in_ci: whether CI runs it.
+    """
+
+    airflow: str
+    python: str
+    pandas: str
+    running: bool = False
+    in_ci: bool = False
+
+    def __str__(self) -> str:
+        return f"Airflow {self.airflow}, Python {self.python}, pandas {self.pandas}"
+
+    @property
+    def home(self) -> Path:
+        return HOME / f"airflow-{self.airflow}-python-{self.python}"
+
+
+CELLS = (
+    Cell("3.1", "3.11", "2", running=True, in_ci=True),
+    Cell("3.1", "3.12", "3"),
+    Cell("3.1", "3.13", "2"),
+    Cell("3.2", "3.11", "3", running=True),
+    Cell("3.2", "3.12", "2"),
+    Cell("3.2", "3.13", "3"),
+    Cell("3.3", "3.11", "2"),
+    Cell("3.3", "3.12", "3"),
+    Cell("3.3", "3.13", "3", running=True, in_ci=True),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a cell.
+
+    :param cell: the cell.
+    :param versions: what was installed, by distribution; and ``python``.
+    :param passed: how many tests passed; None where the cell did not get as far.
+    :param skipped: how many tests do not apply to its versions.
+    :param problem: why it did not run, or failed; empty where all is well.
+    :param ran: whether it ran at all.
+    """
+
+    cell: Cell
+    versions: dict[str, str]
+    passed: int | None = None
+    skipped: int = 0
+    problem: str = ""
+    ran: bool = True
+
+
+class CellError(Exception):
+    """A step of a cell has failed."""
+
+
+def main() -> int:
+    """Run the cells one after the other; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ci", action="store_true", help="the oldest and the newest only; writes no table")
+    parser.add_argument("--only", metavar="AIRFLOW/PYTHON", help="one cell, such as 3.1/3.11; writes no table")
+    options = parser.parse_args()
+    cells = [
+        cell
+        for cell in CELLS
+        if (cell.in_ci or not options.ci) and options.only in (None, f"{cell.airflow}/{cell.python}")
+    ]
+    wheel = build_wheel()
+    results = []
+    for cell in cells:
+        results.append(run_cell(cell, wheel))
+        print(in_one_line(results[-1]), flush=True)
+    failed = [result for result in results if result.problem and (result.ran or os.environ.get("CI"))]
+    if cells == list(CELLS) and not failed:
+        write_between_markers(ROOT / "README.md", short_table(results))
+        write_between_markers(ROOT / "docs" / "versions.md", full_table(results))
+    passed = sum(not result.problem for result in results)
+    print(f"{passed} passed, {len(failed)} failed, {len(results) - passed - len(failed)} skipped")
+    return 1 if failed or not passed else 0
+
+
+def run_cell(cell: Cell, wheel: Path) -> Result:
+    """Make the environment of a cell and run everything in it."""
+    python = find_python(cell.python)
+    if python is None:
+        return Result(cell, {}, problem=f"no python{cell.python} on this machine", ran=False)
+    shutil.rmtree(cell.home, ignore_errors=True)
+    cell.home.mkdir(parents=True)
+    versions: dict[str, str] = {}
+    start = time.monotonic()
+    try:
+        install(cell, python, wheel)
+        versions = look_at(cell)
+        installed = time.monotonic()
+        passed, skipped = run_tests(cell)
+        print(f"  environment {installed - start:.0f} s, tests {time.monotonic() - installed:.0f} s", flush=True)
+    except CellError as error:
+        return Result(cell, versions, problem=f"{error}, see {cell.home.relative_to(ROOT)}/log.txt")
+    return Result(cell, versions, passed, skipped)
+
+
+def find_python(version: str) -> str | None:
+    """Return the interpreter of a version: the first on PATH, or of pyenv, that starts."""
+    folders = [Path(folder) for folder in os.get_exec_path()]
+    folders += sorted(Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob(f"versions/{version}.*/bin"))
+    for folder in folders:
+        command = [str(folder / f"python{version}"), "-c", "import sys; print(sys.executable)"]
+        try:
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):  # not there; or pyenv's shim of a version that is not chosen
+            continue
+    return None
+
+
+def build_wheel() -> Path:
+    """Build the wheel; return its path."""
+    out = HOME / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+def install(cell: Cell, python: str, wheel: Path) -> None:
+    """Make the environment: the newest release of this Airflow, whatever else there is."""
+    env = str(cell.home / "env")
+    uv = str(Path(sys.executable).with_name("uv"))
+    step(cell, [uv, "venv", "--no-python-downloads", "--python", python, env])
+    pip_install = [uv, "pip", "install", "--python", env]
+    step(cell, [*pip_install, "--no-deps", f"apache-airflow=={cell.airflow}.*"])
+    airflow = look_at(cell)["apache-airflow"]
+    held_back = ROOT / "tests" / "matrix" / f"airflow-{cell.airflow}.txt"
+    constraints = ["--constraint", str(held_back)] if held_back.exists() else []
+    wanted = [f"apache-airflow=={airflow}", f"pandas=={cell.pandas}.*", f"{WHEEL} @ {wheel.as_uri()}", *TOOLS]
+    step(cell, [*pip_install, *constraints, *wanted])
+
+
+def look_at(cell: Cell) -> dict[str, str]:
+    """Return the versions of what is in the environment."""
+    code = (
+        "import json, platform, importlib.metadata as m\n"
+        "print(json.dumps({d.name.lower(): d.version for d in m.distributions()} | "
+        "{'python': platform.python_version()}))"
+    )
+    return dict(json.loads(step(cell, [str(cell.home / "env" / "bin" / "python"), "-c", code])))
+
+
+def run_tests(cell: Cell) -> tuple[int, int]:
+    """Run the tests away from the checkout, so that they meet the wheel; return how many passed and were skipped."""
+    work = cell.home / "work"
+    for folder in ("tests", "dags"):
+        shutil.copytree(ROOT / folder, work / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", work)
+    python = str(cell.home / "env" / "bin" / "python")
+    where = step(cell, [python, "-c", "import airflow_provider_nexthink as it; print(it.__file__)"], cwd=work)
+    if not where.startswith(str(cell.home / "env")):
+        raise CellError(f"what is imported is not the wheel but {where.strip()}")
+    if "airflow-provider-nexthink" not in step(cell, [python, "-m", "airflow", "providers", "list"], cwd=work):
+        raise CellError("airflow providers list does not show it")
+    report = cell.home / "junit.xml"
+    tests = TESTS + RUNNING * cell.running
+    options = ["-q", "--hypothesis-profile=ci", f"--junitxml={report}", "-k", NOT_THESE]
+    step(cell, [python, "-m", "pytest", *options, *tests], cwd=work)
+    counts = next(ET.parse(report).getroot().iter("testsuite")).attrib
+    skipped = int(counts["skipped"])
+    return int(counts["tests"]) - skipped, skipped
+
+
+def step(cell: Cell, command: Sequence[str], cwd: Path = ROOT) -> str:
+    """Run a command for a cell; return what it printed.
+
+    :raises CellError: if it fails.
+    """
+    home = cell.home / "airflow"
+    env = {**os.environ, "AIRFLOW_HOME": str(home), "COLUMNS": "400", "VIRTUAL_ENV": ""}
+    with (cell.home / "log.txt").open("a") as log:
+        log.write(f"$ {' '.join(command)}\n")
+        log.flush()
+        ran = subprocess.run(command, cwd=cwd, env=env, check=False, stdout=subprocess.PIPE, stderr=log, text=True)
+        log.write(ran.stdout)
+    if ran.returncode:
+        raise CellError(f"{' '.join(Path(part).name for part in command[:4])} ended with {ran.returncode}")
+    return ran.stdout
+
+
+def in_one_line(result: Result) -> str:
+    """Return the outcome of a cell as it is printed."""
+    if result.problem:
+        return f"{result.cell}: {'FAILED' if result.ran else 'not run'}: {result.problem}"
+    versions = ", ".join(f"{name} {result.versions[name]}" for name in SHOWN)
+    return f"{result.cell}: ok, {result.passed} tests passed, {result.skipped} skipped ({versions})"
+
+
+def short_table(results: Sequence[Result]) -> list[str]:
+    """Return the table of the README: a row for each Airflow, a column for each Python."""
+    pythons = sorted({result.cell.python for result in results})
+    lines = [f"| | {' | '.join(f'Python {python}' for python in pythons)} |", "|" + "---|" * (len(pythons) + 1)]
+    for airflow in sorted({result.cell.airflow for result in results}):
+        row = [result for result in results if result.cell.airflow == airflow]
+        newest = next((result.versions["apache-airflow"] for result in row if result.ran), airflow)
+        cells = [f"pandas {result.versions['pandas']}" if result.ran else "not run" for result in row]
+        lines.append(f"| Airflow {newest} | {' | '.join(cells)} |")
+    return lines
+
+
+def full_table(results: Sequence[Result]) -> list[str]:
+    """Return the table of the documentation: a row for each cell."""
+    lines = ["| Airflow | Python | pandas | pydantic | SQLAlchemy | tests passed | skipped |", "|" + "---|" * 7]
+    for result in results:
+        if result.ran:
+            versions = [result.versions[name] for name in SHOWN]
+            lines.append(f"| {' | '.join([*versions, str(result.passed), str(result.skipped)])} |")
+        else:
+            lines.append(f"| {result.cell.airflow} | {result.cell.python} | | | | not run: {result.problem} | |")
+    return lines
+
+
+def write_between_markers(path: Path, lines: Sequence[str]) -> None:
+    """Replace what stands between the markers of a page."""
+    begin, end = "<!-- written by make matrix -->\n", "<!-- to here -->\n"
+    before, _, rest = path.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text(before + begin + "\n" + "\n".join(lines) + "\n\n" + end + after)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
