@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -63,6 +63,10 @@ class Cell:
     def home(self) -> Path:
         return HOME / f"airflow-{self.airflow}-python-{self.python}"
 
+    @property
+    def record(self) -> Path:
+        return HOME / f"{self.home.name}.json"
+
 
 CELLS = (
     Cell("3.1", "3.11", "2", running=True, in_ci=True),
@@ -104,11 +108,13 @@ class CellError(Exception):
 def main() -> int:
     """Run the cells one after the other; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ci", action="store_true", help="the oldest and the newest only; writes no table")
-    parser.add_argument("--only", metavar="AIRFLOW/PYTHON", help="one cell, such as 3.1/3.11; writes no table")
+    parser.add_argument("--ci", action="store_true", help="the oldest and the newest only, without a running Airflow")
+    parser.add_argument(
+        "--only", metavar="AIRFLOW/PYTHON", help="one cell, such as 3.1/3.11, and its row of the tables"
+    )
     options = parser.parse_args()
     cells = [
-        cell
+        replace(cell, running=cell.running and not options.ci)
         for cell in CELLS
         if (cell.in_ci or not options.ci) and options.only in (None, f"{cell.airflow}/{cell.python}")
     ]
@@ -118,12 +124,29 @@ def main() -> int:
         results.append(run_cell(cell, wheel))
         print(in_one_line(results[-1]), flush=True)
     failed = [result for result in results if result.problem and (result.ran or os.environ.get("CI"))]
-    if cells == list(CELLS) and not failed:
-        write_between_markers(ROOT / "README.md", short_table(results))
-        write_between_markers(ROOT / "docs" / "versions.md", full_table(results))
+    if not failed and not options.ci:
+        for result in results:
+            keep(result)
+        known = [kept(cell) for cell in CELLS]
+        write_between_markers(ROOT / "README.md", short_table(known))
+        write_between_markers(ROOT / "docs" / "versions.md", full_table(known))
     passed = sum(not result.problem for result in results)
     print(f"{passed} passed, {len(failed)} failed, {len(results) - passed - len(failed)} skipped")
     return 1 if failed or not passed else 0
+
+
+def keep(result: Result) -> None:
+    """Keep what became of a cell: a run of another one writes its row again."""
+    result.cell.record.write_text(json.dumps(asdict(result)))
+
+
+def kept(cell: Cell) -> Result:
+    """Return what became of a cell in its last run here that went well."""
+    try:
+        told = json.loads(cell.record.read_text())
+    except FileNotFoundError:
+        return Result(cell, {}, problem="not on this machine", ran=False)
+    return Result(**{**told, "cell": cell})
 
 
 def run_cell(cell: Cell, wheel: Path) -> Result:

@@ -451,7 +451,7 @@ def test_an_expired_address_is_asked_for_anew(
     ("answers", "message"),
     [
         ([completed, lambda: httpx.Response(403)], "store.example answered 403"),
-        ([completed, lambda: stored(gzip.compress(b"a\r\n1\r\n")[:-4])], "cannot be read"),
+        ([completed, lambda: stored(gzip.compress(b"a\r\n1\r\n", mtime=0)[:-4])], "cannot be read"),
         ([lambda: status("COMPLETED")], "The export e-1 names no file"),
         ([lambda: status("COMPLETED", resultsFileUrl=None)], "The export e-1 names no file"),
     ],
@@ -469,7 +469,7 @@ def test_a_file_is_given_up_after_three_tries(
 
 
 def test_a_file_that_its_store_calls_gzip_is_read(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [completed(), stored(gzip.compress(b"a\r\n1\r\n"), **{"content-encoding": "gzip"})]
+    nexthink.answers = [completed(), stored(gzip.compress(b"a\r\n1\r\n", mtime=0), **{"content-encoding": "gzip"})]
 
     assert fetch_export(transport, "e-1") == [{"a": "1"}]
 
@@ -617,9 +617,9 @@ def test_an_empty_value_of_the_only_column_is_a_row() -> None:
         (b"a,b\r\n1,\xe9\r\n", "cannot be read: UnicodeDecodeError"),
         (b"a,b\r\n1,\xc3", "cannot be read: UnicodeDecodeError"),
         (b"\x1f\x8b but no gzip", "it is damaged"),
-        (gzip.compress(b"a\r\n1\r\n")[:-8] + b"\x00" * 8, "it is damaged"),
-        (gzip.compress(b"a\r\n1\r\n") + b"trailing", "it is damaged"),
-        (last_bit_flipped(gzip.compress(b"a\r\n1\r\n")), "it is damaged"),
+        (gzip.compress(b"a\r\n1\r\n", mtime=0)[:-8] + b"\x00" * 8, "it is damaged"),
+        (gzip.compress(b"a\r\n1\r\n", mtime=0) + b"trailing", "it is damaged"),
+        (last_bit_flipped(gzip.compress(b"a\r\n1\r\n", mtime=0)), "it is damaged"),
         (last_bit_flipped(zstd(b"a,b\r\n" + b"1,2\r\n" * 1000)), "it is damaged"),
         (zstd(b"a\r\n1\r\n") + b"trailing", "it is damaged"),
         (b"\x28\xb5\x2f\xfd but no zstd", "it is damaged"),
