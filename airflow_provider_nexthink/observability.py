@@ -9,7 +9,7 @@ import logging
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class RunStats:
 
     def __init__(self, instance: str) -> None:
         self._seconds: deque[float] = deque()
+        self._is_broken = False
         self._told_before: Counter[str] = Counter()
         self._tags = {"instance": instance, **_task_tags()}
 
@@ -66,12 +67,14 @@ class RunStats:
 
     def tell_requests(self) -> None:
         """Tell Airflow how long the requests took that have ended since."""
-        if not self._seconds:
+        if self._is_broken or not self._seconds:
             return
+        self._is_broken = True  # one warning is enough
         with _harmless():
             timing = stats().timing
             while self._seconds:
                 timing("nexthink.request", timedelta(seconds=self._seconds.popleft()), tags=self._tags)
+            self._is_broken = False
 
     def tell_outcome(self, result: DeletionResult) -> None:
         """Tell Airflow what became of the devices, and what it took.
@@ -115,34 +118,50 @@ def request_tracer() -> Callable[[httpx.Request], AbstractContextManager[object]
         return untraced
     tracer = trace.get_tracer("airflow_provider_nexthink")
 
+    def start(request: httpx.Request, stack: ExitStack) -> trace.Span:
+        here = trace.get_current_span()
+        span: trace.Span = stack.enter_context(
+            tracer.start_as_current_span(
+                f"{request.method} {request.url.path}",
+                context=trace.set_span_in_context(here if here.is_recording() else task_span),
+                kind=trace.SpanKind.CLIENT,
+                attributes={
+                    "http.request.method": request.method,
+                    "server.address": request.url.host,
+                    "url.path": request.url.path,
+                    "nexthink.request_id": request.headers["x-request-id"],
+                },
+                record_exception=False,  # it is in the log, where secrets are masked
+                set_status_on_exception=False,
+            )
+        )
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier)
+        request.headers["traceparent"] = carrier["traceparent"]
+        return span
+
+    def note(span: trace.Span, error: BaseException) -> None:
+        span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+        span.set_attribute("error.type", type(error).__name__)
+        if status := getattr(error, "status", None):
+            span.set_attribute("http.response.status_code", status)
+
     @contextmanager
     def traced(request: httpx.Request) -> Iterator[None]:
-        here = trace.get_current_span()
-        attributes = {
-            "http.request.method": request.method,
-            "server.address": request.url.host,
-            "url.path": request.url.path,
-            "nexthink.request_id": request.headers["x-request-id"],
-        }
-        with tracer.start_as_current_span(
-            f"{request.method} {request.url.path}",
-            context=trace.set_span_in_context(here if here.is_recording() else task_span),
-            kind=trace.SpanKind.CLIENT,
-            attributes=attributes,
-            record_exception=False,  # it is in the log, where secrets are masked
-            set_status_on_exception=False,
-        ) as span:
-            carrier: dict[str, str] = {}
-            TraceContextTextMapPropagator().inject(carrier)
-            request.headers["traceparent"] = carrier["traceparent"]
-            try:
-                yield
-            except BaseException as error:
-                span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-                span.set_attribute("error.type", type(error).__name__)
-                if status := getattr(error, "status", None):
-                    span.set_attribute("http.response.status_code", status)
-                raise
+        # Only what the request itself raises may come out of here: a trace that fails must not make it look unanswered.
+        stack, span = ExitStack(), None
+        with _harmless():
+            span = start(request, stack)
+        try:
+            yield
+        except BaseException as error:
+            if span is not None:
+                with _harmless():
+                    note(span, error)
+            raise
+        finally:
+            with _harmless():
+                stack.close()
 
     return traced
 

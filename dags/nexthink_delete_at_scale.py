@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import pendulum
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Param, dag, task
 
 from airflow_provider_nexthink.chunks import join_tables, split_plan
@@ -62,7 +62,9 @@ def nexthink_delete_at_scale() -> None:
     @task(show_return_value_in_logs=False)
     def split(params: Any = None, ti: Any = None) -> list[dict[str, list[str]]]:
         """Cut what is planned into chunks, no more of them than Airflow maps a task over."""
-        return split_plan(ti.xcom_pull(task_ids="plan"), params["chunk_size"])
+        chunks = split_plan(ti.xcom_pull(task_ids="plan"), params["chunk_size"])
+        ti.xcom_push(key="count", value=len(chunks))
+        return chunks
 
     chunks: Any = split()
     delete = NexthinkDeleteDevicesOperator.partial(
@@ -75,19 +77,23 @@ def nexthink_delete_at_scale() -> None:
     ).expand(devices=chunks)
 
     @task(show_return_value_in_logs=False)
-    def join(tables: Iterable[dict[str, list[Any]]], ti: Any = None) -> dict[str, list[Any]] | None:
+    def join(ti: Any = None) -> dict[str, list[Any]] | None:
         """Return one table with a row for every row of the list, in its order."""
         plan = ti.xcom_pull(task_ids="plan")
         if plan is None:
             log.error("Nothing was deleted: the plan was not made. See the log of its task.")
             return None
-        table = join_tables(plan, tables)
+        # By their numbers: of a longer list that these tasks had before they were cleared, more tables may be left.
+        count = ti.xcom_pull(task_ids="split", key="count") or 0
+        tables = (ti.xcom_pull(task_ids="delete_devices", map_indexes=number) for number in range(count))
+        table = join_tables(plan, (each for each in tables if each is not None))
         log.info("%d rows: %s", len(table["uid"]), dict(Counter(table["status"])))
         return table
 
     plan >> chunks
-    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
-    join(delete.output).as_teardown()
+    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed: to the
+    # deletions, and to the one behind it, which fails with it.
+    delete >> join().as_teardown() >> EmptyOperator(task_id="joined")
 
 
 nexthink_delete_at_scale()

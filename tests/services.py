@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import URL
@@ -74,8 +75,6 @@ def postgres_database() -> Iterator[URL]:
 @contextmanager
 def mariadb_connection() -> Iterator[str]:
     """Give the Airflow connection to a database of its own, which is gone afterwards."""
-    from urllib.parse import urlsplit
-
     import mysql.connector
 
     name, where = _name(), urlsplit(MARIADB)
@@ -127,7 +126,8 @@ def _name() -> str:
 
 
 def _missing(service: str, variable: str, address: str, error: Exception) -> None:
-    reason = f"{service} is not there at {address} (set {variable}): {error}"
+    where = urlsplit(address)
+    reason = f"{service} is not there at {where.hostname}:{where.port} (set {variable}): {type(error).__name__}"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -380,7 +380,7 @@ class _Carriers:
     def _way(self, url: httpx.URL) -> _Way:
         if url.scheme == "http":
             return "plain"
-        if self._proxy is None or (self._honours_exceptions and proxy_bypass(url.host)):
+        if self._proxy is None or (self._honours_exceptions and proxy_bypass(url.netloc.decode("ascii"))):
             return "direct"
         return "proxied"
 

@@ -135,9 +135,12 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
 
 def _wrapped(argument: Any) -> Any:
     """Keep a table away from Jinja and out of the rendered view; every other argument is left as it is."""
-    if isinstance(argument, str | bytes | Mapping | DeviceInput) or is_template(argument):
+    if isinstance(argument, str | bytes | DeviceInput) or is_template(argument):
         return argument
-    if isinstance(argument, list | tuple):  # a list with something to be resolved is resolved first
+    if isinstance(argument, Mapping):  # of columns, not of options
+        is_table = bool(argument) and all(isinstance(cells, list) for cells in argument.values())
+        is_table = is_table and not any(XComArg.iter_xcom_references(argument))
+    elif isinstance(argument, list | tuple):  # a list with something to be resolved is resolved first
         is_table = any(isinstance(row, Mapping | list | tuple) for row in argument[:1])
         is_table = is_table and not any(XComArg.iter_xcom_references(argument[:1]))
     else:  # a DataFrame, the XComs of a mapped task; but not a number or another object

@@ -137,7 +137,8 @@ class DeletionRun:
     :param send: sends one batch; called from several threads.
     :param batch_size: devices in one request.
     :param max_concurrency: requests under way at once.
-    :param prepare: called in the calling thread before the first batch; if it raises, none is sent.
+    :param prepare: called in the calling thread before each batch, such as for a token, so that no thread waits for
+        one and all of them leave at once afterwards; if it raises, no other batch is sent.
     :param stop: once set, no other batch is sent.
     :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
     :param checkpoint: keeps what is settled for a retry; called in the calling thread.
@@ -239,9 +240,11 @@ class DeletionRun:
         for batch in [batch for batch in self._waiting if batch.not_before <= now]:
             if not self._may_start():
                 return
+            self.prepare()
             self._submit(pool, batch)
             self._waiting.remove(batch)
         while self._has_room() and self._may_start():
+            self.prepare()
             self._submit(pool, self._next_batch())
 
     def _may_start(self) -> bool:

@@ -27,6 +27,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkStoppedError,
 )
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.storage import open_file
@@ -238,21 +239,26 @@ class NexthinkHook(BaseHook):
         def send(devices: Sequence[Mapping[str, str]], request_id: str) -> data_management.DeletionAnswer:
             start = transport.clock.monotonic()
             try:
-                return data_management.delete_devices(transport, devices, request_id, goes_on=run.goes_on)
-            finally:
+                answer = data_management.delete_devices(transport, devices, request_id, goes_on=run.goes_on)
+            except NexthinkStoppedError:  # it never left
+                raise
+            except BaseException:
                 stats.note_request(transport.clock.monotonic() - start)
+                raise
+            stats.note_request(transport.clock.monotonic() - start)
+            return answer
 
         checkpoint, last_batch, to_send = None, 0, plan.to_send
         if state_store is not None:
             checkpoint = Checkpoint(state_store, fingerprint(plan, self.tenant), outcomes, transport.clock)
             last_batch = checkpoint.restore()
             to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
-            settled = [status for at in plan.to_send if (status := outcomes.status[at]) is not Status.NOT_SENT]
-            stats.leave_out(settled)
-            if settled:
+            if settled := len(plan.to_send) - len(to_send):
+                # What the plan decides was the same then, and was counted then too.
+                stats.leave_out(status for status in outcomes.status if status is not Status.NOT_SENT)
                 self.log.info(
                     "An earlier try of this task has settled %d of the %d devices: they are not sent again.",
-                    len(settled),
+                    settled,
                     len(plan.to_send),
                 )
         run = DeletionRun(
@@ -379,7 +385,7 @@ class NexthinkHook(BaseHook):
 
         :param method: the HTTP method.
         :param path: the path on the API host, such as ``/api/v1/act/execute``.
-        :param parts: ``json``, ``params``, ``headers`` and so on, as ``httpx.Client.request`` takes them.
+        :param parts: ``json``, ``params``, ``headers`` and so on, as ``httpx.Request`` takes them.
         :return: the answer, a success (2xx).
         :raises NexthinkError: for every other answer, and for none.
         """

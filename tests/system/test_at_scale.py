@@ -104,3 +104,15 @@ def test_what_a_chunk_without_a_table_had_is_not_known(
     assert run.state == "failed"
     assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "UNKNOWN": 30, "EXCLUDED": 10, "DUPLICATE": 20}
     assert "left no table" in str(run.xcom("join")["reason"])
+
+
+def test_without_the_one_table_the_run_is_red(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join: Any = dag.get_task("join")
+    join.retries = 0
+    join.pre_execute = lambda context: 1 / 0
+    run = run_dag(dag, **options)
+    assert len(sandbox.tenant.queued) == 90
+    assert run.states["join"] == "failed"
+    assert run.state == "failed"

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -63,6 +64,37 @@ def test_opentelemetry_is_not_imported_for_it() -> None:
     assert done.stdout.strip() == "[]"
 
 
+class FailsAt(SpanProcessor):
+    """A backend of traces that fails.
+
+    :param moment: when.
+    """
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+
+    def on_start(self, span: object, parent_context: object = None) -> None:
+        self.fail("start", span)
+
+    def on_end(self, span: object) -> None:
+        self.fail("end", span)
+
+    def fail(self, moment: str, span: object) -> None:
+        if moment == self.moment and getattr(span, "name", "") != "task":
+            raise RuntimeError("the collector is away")
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_a_trace_that_fails_costs_no_device(sandbox: Sandbox, moment: str) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(FailsAt(moment))
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=503, skip=1))
+    with provider.get_tracer("test").start_as_current_span("task"), NexthinkHook() as hook:
+        result = hook.delete_devices(devices_of(sandbox, 200), batch_size=20)
+    assert {row["status"] for row in result.table} == {"SCHEDULED"}
+    assert len(sandbox.tenant.queued) == 200
+
+
 class Statistics:
     """A backend of Airflow's statistics, that takes counters down.
 
@@ -95,7 +127,8 @@ def backend() -> Iterator[Callable[[Statistics], None]]:
         stats.initialize(factory=lambda: statistics, export_legacy_names=False)
 
     yield use
-    use(Statistics())
+    nothing = import_module("airflow.sdk._shared.observability.metrics.base_stats_logger").NoStatsLogger
+    stats.initialize(factory=nothing, export_legacy_names=False)
 
 
 def test_statistics_that_fail_cost_no_outcome(

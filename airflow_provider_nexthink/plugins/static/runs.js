@@ -23,7 +23,7 @@ export async function showRuns(page, query) {
     body.replaceChildren(loading("Looking for runs"));
     try {
       const { entries, total } = await findEntries(dag, days, control.signal);
-      const runs = await readSummaries(entries.slice(0, MOST_RUNS), body, control.signal);
+      const runs = await readSummaries(entries, body, control.signal);
       body.replaceChildren(...overview(runs, { entries, total, dag }));
     } catch (error) {
       if (error.name !== "AbortError") body.replaceChildren(failure(error, load));
@@ -56,7 +56,8 @@ async function findEntries(dag, days, signal) {
   const entries = [];
   let total = 0;
   for (let page = 0; page < MOST_PAGES; page += 1) {
-    const answer = await get(path, { xcom_key: "summary", run_after_gte: since, limit: PAGE, offset: page * PAGE }, signal);
+    const asked = { xcom_key: "summary", run_after_gte: since, order_by: "-timestamp", limit: PAGE, offset: page * PAGE };
+    const answer = await get(path, asked, signal); // Airflow 3.1 knows no order here
     entries.push(...answer.xcom_entries);
     total = answer.total_entries;
     if (entries.length >= total || answer.xcom_entries.length === 0) break;
@@ -65,7 +66,7 @@ async function findEntries(dag, days, signal) {
   return { entries, total };
 }
 
-// Read the summaries, some at once, newest first. What cannot be read is counted, not hidden.
+// Read the summaries, some at once, newest first, until there are enough. What cannot be read is counted, not hidden.
 async function readSummaries(entries, body, signal) {
   const runs = [];
   runs.unreadable = 0;
@@ -73,12 +74,13 @@ async function readSummaries(entries, body, signal) {
   const status = loading(`Reading ${plural(entries.length, "run")}`);
   body.replaceChildren(status);
   const read = async () => {
-    while (next < entries.length) {
+    while (next < entries.length && runs.length < MOST_RUNS) {
       const entry = entries[next];
       next += 1;
       try {
         const summary = await xcom(entry, "summary", signal);
         if (isSummary(summary)) runs.push({ ...entry, summary });
+        else if (typeof summary === "string") runs.unreadable += 1; // a path: an XCom backend keeps it elsewhere
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
         runs.unreadable += 1;
@@ -87,14 +89,15 @@ async function readSummaries(entries, body, signal) {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, read));
   runs.sort((one, other) => other.timestamp.localeCompare(one.timestamp));
+  runs.isAll = next >= entries.length;
   return runs;
 }
 
 function overview(runs, { entries, total, dag }) {
   const notices = [];
   if (entries.length < total) notices.push(`More than ${number(entries.length)} runs: choose a shorter period to see all of them.`);
-  else if (entries.length > MOST_RUNS) notices.push(`Only the newest ${number(MOST_RUNS)} of ${number(entries.length)} runs are shown: choose a shorter period.`);
-  if (runs.unreadable) notices.push(`${plural(runs.unreadable, "run")} could not be read.`);
+  else if (!runs.isAll) notices.push(`Only the newest ${number(runs.length)} runs are shown: choose a shorter period.`);
+  if (runs.unreadable) notices.push(`${plural(runs.unreadable, "run")} could not be read: not permitted, or kept outside Airflow's database by an XCom backend.`);
   const shown = notices.map((text) => element("p", { class: "notice" }, text));
   if (runs.length === 0) {
     return [

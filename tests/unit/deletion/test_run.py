@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,7 @@ def run(
     concurrency: int = 1,
     stop: threading.Event | None = None,
     requests_per_second: float | None = None,
+    prepare: Callable[[FakeTime], object] = lambda _: None,
 ) -> Ran:
     plan = make_plan(device_rows(rows) if isinstance(rows, int) else rows)
     outcomes = Outcomes(plan)
@@ -146,6 +148,7 @@ def run(
         concurrency,
         stop=stop or threading.Event(),
         requests_per_second=requests_per_second,
+        prepare=lambda: prepare(time),
         clock=clock,
     )
     started_at = clock.now()
@@ -363,6 +366,32 @@ def test_no_more_requests_start_in_a_second_than_asked_for(rate: float, concurre
     ran = run(Tenant(), 1000, concurrency=concurrency, requests_per_second=rate)
     assert ran.counts == {"SCHEDULED": 1000}
     assert starts(ran) == pytest.approx([number / rate for number in range(10)], abs=0.002)
+
+
+def test_a_token_that_takes_its_time_lets_no_requests_pile_up() -> None:
+    calls = iter(range(100))
+
+    def renew(time: FakeTime) -> None:
+        if next(calls) == 4:
+            time.sleep(30.0)
+
+    ran = run(Tenant(), 1000, concurrency=4, requests_per_second=2.0, prepare=renew)
+    assert ran.counts == {"SCHEDULED": 1000}
+    left = starts(ran)
+    assert max(left) > 30.0
+    assert min(later - earlier for earlier, later in pairwise(left)) >= 0.498
+
+
+def test_without_a_token_no_other_batch_is_sent() -> None:
+    calls = iter(range(100))
+
+    def refuse(_: FakeTime) -> None:
+        if next(calls) >= 3:
+            raise NexthinkSignInError("no token just now")
+
+    ran = run(Tenant(), 1000, prepare=refuse)
+    assert ran.counts == {"SCHEDULED": 200, "NOT_SENT": 800}
+    assert isinstance(ran.result.error, NexthinkSignInError)
 
 
 def test_the_re_sends_count_as_requests_too() -> None:
