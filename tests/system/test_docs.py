@@ -1,0 +1,36 @@
+"""The documentation: every Python snippet runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_nexthink.sandbox.server import Sandbox
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets() -> list[object]:
+    """Return every Python snippet with where it stands; those that show a whole file are tested as that file."""
+    found: list[object] = []
+    for page in PAGES:
+        for match in re.finditer(r"^( *)```python\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE):
+            if "--8<--" in match[2]:
+                continue
+            line = page.read_text()[: match.start()].count("\n") + 1
+            code = re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE)
+            found.append(pytest.param(code, id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+@pytest.mark.parametrize("code", snippets())
+def test_a_snippet_runs(code: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEXTHINK_CLIENT_ID", sandbox.client_id)
+    monkeypatch.setenv("NEXTHINK_CLIENT_SECRET", sandbox.client_secret)
+    # The one thing that is changed: the tenant of the snippets is not there.
+    code = code.replace('region="eu",', f'base_url="{sandbox.url}", token_url="{sandbox.token_url}",')
+    exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
