@@ -29,10 +29,10 @@ bench: $(READY) ## Measure speed, processor time and memory, and write docs/spee
 	$(BIN)/python -m tests.benchmarks
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis.
-	$(BIN)/python -m pytest -m service
+	$(BIN)/python -m pytest $(SPREAD) -m service
 
 test-browser: $(READY) ## Run the tests that use Airflow's pages in Chromium.
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest $(SPREAD) -m browser
 
 matrix: $(READY) ## Run the main job on Airflow 3.1 to 3.3 and Python 3.11 to 3.13; write the tables of versions.
 	@$(BIN)/python tests/matrix/run.py
