@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -120,9 +121,11 @@ def main() -> int:
     ]
     wheel = build_wheel()
     results = []
-    for cell in cells:
-        results.append(run_cell(cell, wheel))
-        print(in_one_line(results[-1]), flush=True)
+    # One after the other where some start a running Airflow: two of them would ask for the same ports.
+    with ThreadPoolExecutor(len(cells) if options.ci else 1) as pool:
+        for result in pool.map(lambda cell: run_cell(cell, wheel), cells):
+            results.append(result)
+            print(in_one_line(result), flush=True)
     failed = [result for result in results if result.problem and (result.ran or os.environ.get("CI"))]
     if not failed and not options.ci:
         for result in results:
