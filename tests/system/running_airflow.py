@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,6 +115,15 @@ def select_nothing(seconds: float) -> None:
     signal.sigtimedwait([], seconds)
 
 
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on: several Airflows may run at once."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def processes_of(session: int) -> list[int]:
     """Return the processes of a session that still live; a component and all that it starts are one session."""
     found = []
@@ -146,9 +155,7 @@ def running_airflow(
     :param environment: its settings and connections; without any it is on SQLite, with the LocalExecutor.
     :param workers: the names of the Celery workers to start besides.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, worker_logs, trigger_logs = free_ports(3)
     url = f"http://127.0.0.1:{port}"
     settings = {
         "AIRFLOW_HOME": str(home),
@@ -159,6 +166,8 @@ def running_airflow(
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_logs),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__SECRET_KEY": "made-up-for-the-tests",
         "AIRFLOW__API_AUTH__JWT_SECRET": "made-up-for-the-tests-and-long-enough-to-sign",

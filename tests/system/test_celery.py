@@ -127,6 +127,7 @@ def test_the_guard_looks_at_the_whole_before_it_is_cut(airflow: RunningAirflow, 
         "split": "upstream_failed",
         "delete_devices": "upstream_failed",
         "join": "success",
+        "joined": "success",
     }
     assert f"The list would delete {PLANNED} devices, more than max_devices={PLANNED - 1}" in airflow.log(
         DAG_ID, run_id, "plan", try_number=1

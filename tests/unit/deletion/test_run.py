@@ -371,9 +371,9 @@ def test_no_more_requests_start_in_a_second_than_asked_for(rate: float, concurre
 def test_a_token_that_takes_its_time_lets_no_requests_pile_up() -> None:
     calls = iter(range(100))
 
-    def renew(time: FakeTime) -> None:
+    def renew(fake: FakeTime) -> None:
         if next(calls) == 4:
-            time.sleep(30.0)
+            fake.sleep(30.0)
 
     ran = run(Tenant(), 1000, concurrency=4, requests_per_second=2.0, prepare=renew)
     assert ran.counts == {"SCHEDULED": 1000}
