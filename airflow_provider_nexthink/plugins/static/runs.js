@@ -89,7 +89,8 @@ async function readSummaries(entries, body, signal) {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, read));
   runs.sort((one, other) => other.timestamp.localeCompare(one.timestamp));
-  runs.isAll = next >= entries.length;
+  runs.isAll = next >= entries.length && runs.length <= MOST_RUNS;
+  runs.splice(MOST_RUNS); // those that were read at once with the last one
   return runs;
 }
 
