@@ -40,16 +40,26 @@ SECONDS_FOR_EACH = 5.0
 
 @dataclass(frozen=True)
 class Sending:
-    """One thing that is measured: a client, a latency in seconds, a concurrency."""
+    """One thing that is measured: a client, a latency in seconds, a concurrency, and on how many cores."""
 
     client: str
     latency: float
     concurrency: int
+    on_one_core: bool
+
+
+def at(client: str, latency: float, concurrency: int) -> Sending:
+    """Return what the table shows: where nothing waits, processor time is that of one core."""
+    return Sending(client, latency, concurrency, on_one_core=latency == 0)
 
 
 SENDINGS = [
-    *(Sending(client, latency, 1) for latency in LATENCIES for client in ("peer", "bare loop")),
-    *(Sending("ours", latency, concurrency) for latency in LATENCIES for concurrency in CONCURRENCIES),
+    *(at(client, latency, 1) for latency in LATENCIES for client in ("peer", "bare loop")),
+    *(at("ours", latency, concurrency) for latency in LATENCIES for concurrency in CONCURRENCIES),
+]
+ON_ALL_CORES = [
+    Sending("bare loop", 0.0, 1, on_one_core=False),
+    *(Sending("ours", 0.0, concurrency, on_one_core=False) for concurrency in CONCURRENCIES),
 ]
 
 
@@ -114,38 +124,46 @@ def sending_part(bench: Bench, devices: int, docs: Path) -> str:
         address = dict(zip(LATENCIES, urls, strict=True))
 
         def call(one: Sending) -> Callable[[], Cost]:
-            return partial(measure.sending, one.client, devices, address[one.latency], one.concurrency)
+            url = address[one.latency]
+            return partial(measure.sending, one.client, devices, url, one.concurrency, on_one_core=one.on_one_core)
 
         def floor(one: Sending) -> float:
             return devices / 100 * one.latency / one.concurrency
 
-        for expected in sorted({floor(one) for one in SENDINGS}):
-            group = [one for one in SENDINGS if floor(one) == expected]
+        everything = SENDINGS + ON_ALL_CORES
+        for expected in sorted({floor(one) for one in everything}):
+            group = [one for one in everything if floor(one) == expected]
             at_once = max(1, int(expected / SECONDS_FOR_EACH))
             say(f"Sending {devices:,} devices: {len(group)} cases of {expected:.1f} s or more, {at_once} at a time")
             costs = bench.run([call(one) for one in group], at_once)
             found |= dict(zip(group, map(middle, costs), strict=True))
-        lone = Sending("ours", 0.2, 8)
+        lone = at("ours", 0.2, 8)
         say("Once more, alone")
         alone = Bench(repeats=1).run([call(lone)])[0][0]
     (docs / "speed.svg").write_text(sending_chart(devices, found, floor))
     head = ["client", *(f"{latency * 1000:.0f} ms: seconds | CPU s" for latency in LATENCIES), "MB at 0 ms"]
     rows = []
     for client, concurrency in [("peer", 1), ("bare loop", 1), *(("ours", at_once) for at_once in CONCURRENCIES)]:
-        of_it = [found[Sending(client, latency, concurrency)] for latency in LATENCIES]
+        of_it = [found[at(client, latency, concurrency)] for latency in LATENCIES]
         cells = [cell for cost in of_it for cell in (seconds(cost.seconds), f"{cost.cpu:.2f}")]
         rows.append([label(client, concurrency), *cells, f"{of_it[0].memory / 1e6:.0f}"])
-    ours, peer, bare = found[lone], found[Sending("peer", 0.2, 1)], found[Sending("bare loop", 0.0, 1)]
-    ratios = [found[Sending("ours", 0.0, concurrency)].cpu / bare.cpu for concurrency in CONCURRENCIES]
+    ours, peer = found[lone], found[at("peer", 0.2, 1)]
     verdict = (
         f"At 200 ms and 8 at once it takes {ours.seconds / floor(lone):.2f} times the floor of "
         f"{seconds(floor(lone))} s and is {peer.seconds / ours.seconds:.1f} times as fast as the peer. Alone on the "
         f"machine it took {seconds(alone.seconds)} s, beside others {seconds(ours.seconds)} s. At 0 ms it uses "
-        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} times the CPU of the bare loop, with "
-        f"{', '.join(map(str, CONCURRENCIES))} at once."
+        f"{_times_the_bare_loop(found, on_one_core=True)} times the CPU of the bare loop on one core, with "
+        f"{', '.join(map(str, CONCURRENCIES))} at once; {_times_the_bare_loop(found, on_one_core=False)} times on all "
+        "cores, between which its threads then hand over all the time."
     )
     image = f"![Seconds for {devices:,} devices](speed.svg)"
     return "\n\n".join([f"### Sending {devices:,} devices", image, table(" | ".join(head).split(" | "), rows), verdict])
+
+
+def _times_the_bare_loop(found: dict[Sending, Cost], *, on_one_core: bool) -> str:
+    bare = found[Sending("bare loop", 0.0, 1, on_one_core)].cpu
+    ours = [found[Sending("ours", 0.0, concurrency, on_one_core)].cpu for concurrency in CONCURRENCIES]
+    return ", ".join(f"{cpu / bare:.2f}" for cpu in ours)
 
 
 def label(client: str, concurrency: int) -> str:
