@@ -1,7 +1,8 @@
 """The run: batches go out, answers come in, until every row is settled or something stops it.
 
-One thread decides; the others only send. What follows from an answer is decided in ``next_step``,
-which is pure; the loop around it only sends and waits.
+One thread decides; the others only send. As long as all goes well there is nothing to decide: then a thread that has
+its answer goes on with the next batch, and the deciding one looks in from time to time. What follows from an answer
+that is no clear one is decided in ``next_step``, which is pure; the loop around it only sends and waits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -137,8 +138,8 @@ class DeletionRun:
     :param send: sends one batch; called from several threads.
     :param batch_size: devices in one request.
     :param max_concurrency: requests under way at once.
-    :param prepare: called in the calling thread before each batch, such as for a token, so that no thread waits for
-        one and all of them leave at once afterwards; if it raises, no other batch is sent.
+    :param prepare: called in the calling thread before the first batch and then several times a second while batches go
+        out, such as for a token, so that no thread waits for one; if it raises, no other batch is sent.
     :param stop: once set, no other batch is sent.
     :param on_progress: called in the calling thread after each answer, with the rows settled and the rows in all.
     :param checkpoint: keeps what is settled for a retry; called in the calling thread.
@@ -165,9 +166,12 @@ class DeletionRun:
         self.error: BaseException | None = None
         self._queue: deque[Sequence[int]] = deque()
         self._waiting: list[Batch] = []
-        self._under_way: dict[Future[Answer], Batch] = {}
-        self._answered: SimpleQueue[Future[Answer]] = SimpleQueue()
-        self._submitting: Batch | None = None
+        # A batch goes from the queue to those under way to the answered ones, each step under the lock.
+        self._lock = threading.Lock()
+        self._under_way: set[Batch] = set()
+        self._answered: deque[tuple[Batch, Answer | BaseException]] = deque()
+        self._unclear = 0  # how many of these are no clear answers
+        self._wake: SimpleQueue[None] = SimpleQueue()  # the deciding thread, for there is something to do
         self._failed: list[int] = []
         self._failed_rounds = 0
         self._settled = 0
@@ -181,7 +185,7 @@ class DeletionRun:
 
     def goes_on(self) -> bool:
         """Tell whether requests may still be sent. Safe to ask from any thread."""
-        return not (self.stop.is_set() or self._ended.is_set())
+        return self.error is None and not (self.stop.is_set() or self._ended.is_set())
 
     def run(self) -> BaseException | None:
         """Send everything, in as many requests as it takes.
@@ -191,7 +195,6 @@ class DeletionRun:
         self._enqueue(self.to_send)
         pool = ThreadPoolExecutor(self.max_concurrency, thread_name_prefix="nexthink")
         try:
-            self.prepare()
             while self.error is None and (self._has_work() or self._send_failed_again()):
                 if self.stop.is_set():
                     raise NexthinkStoppedError("The run was stopped from outside; no other batch was sent.")
@@ -212,7 +215,8 @@ class DeletionRun:
         return self.error
 
     def _has_work(self) -> bool:
-        return bool(self._queue or self._waiting or self._under_way)
+        # In the order in which a batch goes through them: it is not missed on its way.
+        return bool(self._queue or self._waiting or self._under_way or self._answered)
 
     def _enqueue(self, positions: Sequence[int]) -> None:
         for start in range(0, len(positions), self.batch_size):
@@ -236,20 +240,29 @@ class DeletionRun:
     # Sending
 
     def _send_what_is_due(self, pool: ThreadPoolExecutor) -> None:
-        now = self.clock.monotonic()
-        for batch in [batch for batch in self._waiting if batch.not_before <= now]:
+        due = [batch for batch in self._waiting if batch.not_before <= self.clock.monotonic()]
+        if not (due or self._queue) or not self._may_start():
+            return
+        self.prepare()
+        for batch in due:
             if not self._may_start():
                 return
-            self.prepare()
-            self._submit(pool, batch)
+            with self._lock:
+                self._begin(batch)
+            pool.submit(self._send_on, batch)
             self._waiting.remove(batch)
-        while self._has_room() and self._may_start():
-            self.prepare()
-            self._submit(pool, self._next_batch())
+        while following := self._begin_next():
+            pool.submit(self._send_on, following)
+
+    def _begin_next(self) -> Batch | None:
+        """Begin the next batch of the queue, if one may go out now."""
+        with self._lock:
+            return self._begin(self._next_batch()) if self._has_room() and self._may_start() else None
 
     def _may_start(self) -> bool:
-        """Tell whether a request may go out now, as the tenant and ``requests_per_second`` have it."""
-        return self.clock.monotonic() >= max(self._paused_until, self._next_start)
+        """Tell whether a request may go out now: nothing has ended or holds up the run, and the pace allows it."""
+        is_time = self.clock.monotonic() >= max(self._paused_until, self._next_start)
+        return is_time and not self._unclear and self.goes_on()
 
     def _has_room(self) -> bool:
         """Tell whether a batch of the queue may join those under way and those that wait for their next go."""
@@ -266,17 +279,40 @@ class DeletionRun:
         before = [self.outcomes.attempts[at] for at in positions]
         return Batch(positions, devices, self.last_batch + self.tally.batches, str(uuid.uuid4()), before)
 
-    def _submit(self, pool: ThreadPoolExecutor, batch: Batch) -> None:
+    def _begin(self, batch: Batch) -> Batch:
+        """Note that a batch goes out now."""
+        self._next_start = next_start(self.clock.monotonic(), self.requests_per_second)
+        batch.submitted_at = self.clock.now().isoformat(timespec="milliseconds")
         self.tally.requests += 1
         self.tally.retries += batch.attempts > 0
         batch.attempts += 1
-        self._next_start = next_start(self.clock.monotonic(), self.requests_per_second)
-        batch.submitted_at = self.clock.now().isoformat(timespec="milliseconds")
-        self._submitting = batch  # an interruption may come at any point
-        future = pool.submit(self.send, batch.devices, batch.request_id)
-        self._under_way[future] = batch
-        self._submitting = None
-        future.add_done_callback(self._answered.put)
+        self._under_way.add(batch)
+        return batch
+
+    # In the threads that send
+
+    def _send_on(self, batch: Batch | None) -> None:
+        """Send a batch, and then the next ones of the queue, as long as there is nothing to decide."""
+        try:
+            while batch:
+                batch = self._next_after(batch, self._answer_to(batch))
+        except BaseException as error:  # noqa: BLE001 - nobody else would see it
+            self.error = self.error or error
+        self._wake.put(None)
+
+    def _answer_to(self, batch: Batch) -> Answer | BaseException:
+        try:
+            return self.send(batch.devices, batch.request_id)
+        except BaseException as error:  # noqa: BLE001 - the deciding thread sees to it
+            return error
+
+    def _next_after(self, batch: Batch, answer: Answer | BaseException) -> Batch | None:
+        """Hand an answer over, and return the batch that may go out at once, if one may."""
+        with self._lock:
+            self._unclear += isinstance(answer, BaseException)
+            self._answered.append((batch, answer))
+            self._under_way.remove(batch)
+        return self._begin_next()
 
     # Answers
 
@@ -286,25 +322,26 @@ class DeletionRun:
         if not self._has_room():
             due = max(due, min((batch.not_before for batch in self._waiting), default=0.0))
         pause = min(max(due - now, 0.0), _LOOK_AROUND_SECONDS)  # never so long that a stop goes unnoticed
-        if not self._under_way:
+        if not (self._under_way or self._answered):
             if pause:
                 self.clock.sleep(pause)
             return
         self._take_answers(timeout=pause or _LOOK_AROUND_SECONDS)
 
     def _take_answers(self, timeout: float) -> None:
-        # The queue only wakes this thread: ``wait`` of concurrent.futures does too, at many times the cost.
         with suppress(Empty):
-            self._answered.get(timeout=timeout)
+            self._wake.get(timeout=timeout)
             while True:
-                self._answered.get_nowait()
-        for future, batch in [(future, batch) for future, batch in self._under_way.items() if future.done()]:
-            error = future.exception()
-            if error is None:
-                self._accept(batch, future.result())
+                self._wake.get_nowait()
+        for _ in range(len(self._answered)):  # of this thread's other duties none must wait for those that still come
+            batch, answer = self._answered[0]  # where it stays until it is noted: an interruption may come at any point
+            if isinstance(answer, BaseException):
+                self._follow(batch, answer)
             else:
-                self._follow(batch, error)
-            del self._under_way[future]
+                self._accept(batch, answer)
+            with self._lock:
+                self._unclear -= isinstance(answer, BaseException)
+                self._answered.popleft()
             if self.checkpoint:
                 self.checkpoint.note(batch.positions)
             self.on_progress(self._settled, len(self.to_send))
@@ -425,9 +462,8 @@ class DeletionRun:
             return
         by_an_answer = isinstance(self.error, NexthinkError) and not isinstance(self.error, NexthinkStoppedError)
         self._await_answers(STOP_GRACE_SECONDS if by_an_answer else KILL_GRACE_SECONDS)
-        unanswered = list(self._under_way.values())
-        if self._submitting and self._submitting not in unanswered:
-            unanswered.append(self._submitting)
+        with self._lock:
+            unanswered = [*self._under_way, *(batch for batch, _ in self._answered)]
         for batch in unanswered:
             self._mark(batch, Status.UNKNOWN, "sent, but the run was stopped before the answer came")
         for batch in [*unanswered, *self._waiting]:
@@ -440,6 +476,7 @@ class DeletionRun:
             if self.stop.is_set():  # now it must end soon, whatever ended it
                 end = min(end, self.clock.monotonic() + KILL_GRACE_SECONDS) if left > KILL_GRACE_SECONDS else end
             self._take_answers(min(left, _LOOK_AROUND_SECONDS))
+        self._take_answers(0)
 
 
 _ANSWERED: dict[str, tuple[Status, str | None]] = {

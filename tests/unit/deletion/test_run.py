@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -62,7 +64,7 @@ class Tenant:
     sent: list[tuple[list[Device], str]] = field(default_factory=list)
     queued: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    hook: Callable[[], None] = lambda: None
+    hook: Callable[[], object] = lambda: None
 
     def send(self, devices: Sequence[Device], request_id: str) -> Answer:
         with self.lock:
@@ -85,6 +87,28 @@ class Tenant:
             return "FAILED"
         self.queued[device["uid"]] += 1
         return "SCHEDULED"
+
+
+class FirstLine(logging.Handler):
+    """Tells that something was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = threading.Event()
+
+    def emit(self, _: logging.LogRecord) -> None:
+        self.seen.set()
+
+
+@contextmanager
+def first_line() -> Iterator[FirstLine]:
+    """Watch for the first line that a run logs."""
+    logger, handler = logging.getLogger("airflow_provider_nexthink.deletion.run"), FirstLine()
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
 
 
 class FakeTime:
@@ -302,10 +326,10 @@ def test_a_tenant_that_refuses_everything_is_not_asked_about_every_device(accept
 )
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_a_refusal_stops_the_run_and_what_was_answered_stays(error: NexthinkError, concurrency: int) -> None:
-    tenant = Tenant([None, error])
+    tenant = Tenant([None, *[error] * 100])
     ran = run(tenant, 10_000, concurrency=concurrency)
     assert ran.result.error is error
-    assert len(tenant.sent) <= 2 + concurrency * 2
+    assert len(tenant.sent) <= 1 + concurrency
     assert ran.counts["SCHEDULED"] == len(tenant.queued)
     assert ran.counts["SCHEDULED"] + ran.counts["NOT_SENT"] == 10_000
     with pytest.raises(type(error)):
@@ -320,15 +344,55 @@ def test_a_429_lets_the_whole_run_wait() -> None:
     assert len(tenant.sent) == 5
 
 
-def test_a_429_holds_back_the_other_batches_too() -> None:
+def test_a_429_holds_back_the_other_batches_too(caplog: pytest.LogCaptureFixture) -> None:
     time_of: list[float] = []
     tenant = Tenant([None, None, limited(60.0)])
     plan = make_plan(device_rows(1000))
     time = FakeTime()
-    tenant.hook = lambda: time_of.append(time.seconds)
-    DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, 2, clock=time.clock()).run()
+
+    def send(devices: Sequence[Device], request_id: str) -> Answer:
+        time_of.append(time.seconds)
+        if len(time_of) == 4:  # is out while the third is answered, and is answered after that has sunk in
+            assert told.seen.wait(5)
+        return tenant.send(devices, request_id)
+
+    with caplog.at_level("INFO"), first_line() as told:
+        DeletionRun(Outcomes(plan), plan.to_send, send, 100, 2, clock=time.clock()).run()
+    assert "No request goes out for 60 s" in caplog.text
     assert len([moment for moment in time_of if moment < 60.0]) <= 4
     assert len(time_of) == 11
+
+
+def test_while_all_goes_well_the_batches_wait_for_nobody() -> None:
+    tenant, all_out = Tenant(), threading.Event()
+    tenant.hook = lambda: all_out.set() if len(tenant.sent) == 10 else None
+    plan = make_plan(device_rows(1000))
+    waits = []
+
+    def progress(settled: int, planned: int) -> None:
+        waits.append(all_out.wait(5))
+
+    DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, 2, on_progress=progress, clock=FakeTime().clock()).run()
+    assert waits == [True] * 10
+    assert set(tenant.queued.values()) == {1}
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 5])
+def test_a_defect_in_any_thread_ends_the_run_and_keeps_the_table(fails_at: int) -> None:
+    plan, tenant, time = make_plan(device_rows(1000)), Tenant(), FakeTime()
+    clock, calls = time.clock(), itertools.count(1)
+
+    def broken() -> datetime:
+        if next(calls) == fails_at:
+            raise RuntimeError("a defect")
+        return datetime(2026, 11, 23, tzinfo=UTC)
+
+    outcomes = Outcomes(plan)
+    error = DeletionRun(outcomes, plan.to_send, tenant.send, 100, 1, clock=replace(clock, now=broken)).run()
+    assert isinstance(error, RuntimeError)
+    counts = Counter(outcomes.status)
+    assert counts[Status.SCHEDULED] == len(tenant.queued) < 1000
+    assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 1000
 
 
 def test_a_429_beyond_the_cap_ends_the_run_retryably_at_once() -> None:
@@ -386,12 +450,30 @@ def test_without_a_token_no_other_batch_is_sent() -> None:
     calls = iter(range(100))
 
     def refuse(_: FakeTime) -> None:
-        if next(calls) >= 3:
+        if next(calls) >= 2:
             raise NexthinkSignInError("no token just now")
 
-    ran = run(Tenant(), 1000, prepare=refuse)
+    ran = run(Tenant(), 1000, prepare=refuse, requests_per_second=1.0)
     assert ran.counts == {"SCHEDULED": 200, "NOT_SENT": 800}
     assert isinstance(ran.result.error, NexthinkSignInError)
+
+
+def test_without_a_token_those_that_go_on_by_themselves_stop_too() -> None:
+    refused = threading.Event()
+    calls = iter(range(100))
+
+    def refuse(_: FakeTime) -> None:
+        if next(calls) >= 1:
+            refused.set()
+            raise NexthinkSignInError("no token just now")
+
+    tenant = Tenant()
+    tenant.hook = lambda: len(tenant.sent) != 3 or refused.wait(5)
+    ran = run(tenant, 10_000, prepare=refuse)
+    assert refused.is_set()
+    assert isinstance(ran.result.error, NexthinkSignInError)
+    assert ran.counts["SCHEDULED"] == len(tenant.queued)
+    assert 300 <= ran.counts["SCHEDULED"] < 10_000
 
 
 def test_the_re_sends_count_as_requests_too() -> None:
@@ -436,20 +518,25 @@ def test_an_interruption_of_the_task_keeps_the_table() -> None:
     class TaskTimeout(BaseException):
         """As Airflow's own timeout is one."""
 
-    plan = make_plan(device_rows(1000))
-    tenant = Tenant()
+    plan = make_plan(device_rows(10_000))
+    tenant, interrupted = Tenant(), threading.Event()
+    tenant.hook = lambda: len(tenant.sent) != 4 or interrupted.wait(5)
     progress: list[tuple[int, int]] = []
 
     def interrupt(settled: int, planned: int) -> None:
         progress.append((settled, planned))
         if settled == 300:
+            interrupted.set()
             raise TaskTimeout
 
     outcomes = Outcomes(plan)
     deletion = DeletionRun(outcomes, plan.to_send, tenant.send, 100, 1, on_progress=interrupt, clock=FakeTime().clock())
     assert isinstance(deletion.run(), TaskTimeout)
-    assert Counter(outcomes.status) == {Status.SCHEDULED: 300, Status.NOT_SENT: 700}
-    assert progress == [(100, 1000), (200, 1000), (300, 1000)]
+    counts = Counter(outcomes.status)
+    assert counts[Status.SCHEDULED] == len(tenant.queued)  # the fourth was under way, and its answer was waited for
+    assert 400 <= counts[Status.SCHEDULED] < 10_000
+    assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 10_000
+    assert progress[:4] == [(100, 10_000), (200, 10_000), (300, 10_000), (400, 10_000)]
 
 
 def test_an_interruption_while_the_last_answers_come_keeps_the_table_too() -> None:
@@ -477,9 +564,19 @@ def test_an_interruption_while_the_last_answers_come_keeps_the_table_too() -> No
 def test_once_it_has_ended_nothing_may_be_sent() -> None:
     plan = make_plan(device_rows(10))
     tenant = Tenant([NexthinkPermissionError("no", status=403)])
-    deletion = DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, 1, clock=FakeTime().clock())
+    answers: list[bool] = []
+    deletion = DeletionRun(
+        Outcomes(plan),
+        plan.to_send,
+        tenant.send,
+        100,
+        1,
+        on_progress=lambda *_: answers.append(deletion.goes_on()),
+        clock=FakeTime().clock(),
+    )
     assert deletion.goes_on()
     deletion.run()
+    assert answers == [False]
     assert not deletion.goes_on()
 
 
@@ -643,38 +740,26 @@ def test_the_log_tells_what_is_refused_what_failed_and_what_nobody_knows(caplog:
     assert re.search(rf"4 devices, try {MAX_ATTEMPTS} .*No answer. -> not sent again", caplog.text)
 
 
-class _FirstLine(logging.Handler):
-    """Tells that something was logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = threading.Event()
-
-    def emit(self, _: logging.LogRecord) -> None:
-        self.seen.set()
-
-
 class _Refusing(Tenant):
     """Refuses the first batch for good, and then leaves the second one without an answer."""
 
-    refusal = _FirstLine()
+    def __init__(self, told: FirstLine) -> None:
+        super().__init__()
+        self.told = told
+        self.second_is_out = threading.Event()
 
     def send(self, devices: Sequence[Device], request_id: str) -> Answer:
         if devices[0]["name"] == "PC-0":
+            assert self.second_is_out.wait(5)
             raise NexthinkPermissionError("No.")
-        assert self.refusal.seen.wait(5)
+        self.second_is_out.set()
+        assert self.told.seen.wait(5)
         raise NexthinkUnavailableError("No answer.")
 
 
 def test_the_log_promises_nothing_once_the_run_has_ended(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("airflow_provider_nexthink.deletion.run")
-    tenant = _Refusing()
-    logger.addHandler(tenant.refusal)
-    try:
-        with caplog.at_level("INFO"):
-            run(tenant, 20, batch_size=10, concurrency=2)
-    finally:
-        logger.removeHandler(tenant.refusal)
+    with caplog.at_level("INFO"), first_line() as told:
+        run(_Refusing(told), 20, batch_size=10, concurrency=2)
     assert caplog.text.count("no other batch is sent") == 2
     assert "sent again" not in caplog.text
 
