@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import expect
 
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -184,7 +185,7 @@ def test_a_device_is_found_in_the_outcome(
     search = frame.get_by_role("searchbox")
     search.fill(device.upper())
     frame.get_by_text("1 of 42 rows").wait_for()
-    assert frame.get_by_role("cell", name=device).is_visible()
+    expect(frame.get_by_role("cell", name=device)).to_be_visible()
     search.fill("laptop-retired")
     frame.get_by_role("cell", name="INVALID").wait_for()
     search.fill("")
@@ -229,9 +230,9 @@ def test_the_runs_are_shown_in_a_chart(
     page.get_by_role("menuitem", name="Nexthink deletions").click()
     frame = frame_of(page)
     bars = frame.get_by_role("group", name="Devices of each run, by status").get_by_role("link")
-    bars.first.wait_for()
-    assert frame.locator("tbody tr").count() == bars.count() == 9  # and the plan, and what was approved
-    assert frame.locator(".legend").get_by_text("Invalid").inner_text() == "Invalid 7"
+    expect(bars).to_have_count(9)  # with the plan, and what was approved
+    expect(frame.locator("tbody tr")).to_have_count(9)
+    expect(frame.locator(".legend").get_by_text("Invalid")).to_have_text("Invalid 7")
     picture("deletions")
 
 
@@ -239,9 +240,7 @@ def test_the_tabs_that_the_documentation_shows(page: Page, airflow: RunningAirfl
     run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
     page.goto(f"/dags/{ON_DEMAND}")
     page.get_by_role("link", name="Deletions").click()
-    rows = page.frame_locator("iframe[title='Deletions']").locator("tbody tr")
-    rows.first.wait_for()
-    assert rows.count() == 7  # of this Dag only
+    expect(page.frame_locator("iframe[title='Deletions']").locator("tbody tr")).to_have_count(7)  # of this Dag only
     page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices")
     page.get_by_role("link", name="Outcome").click()
     page.frame_locator("iframe[title='Outcome']").get_by_text(run_id).wait_for()
