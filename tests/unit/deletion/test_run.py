@@ -365,15 +365,31 @@ def test_a_429_holds_back_the_other_batches_too(caplog: pytest.LogCaptureFixture
 
 def test_while_all_goes_well_the_batches_wait_for_nobody() -> None:
     tenant, all_out = Tenant(), threading.Event()
-    tenant.hook = lambda: all_out.set() if len(tenant.sent) == 10 else None
-    plan = make_plan(device_rows(1000))
+    tenant.hook = lambda: all_out.set() if len(tenant.sent) == 6 else None
+    plan = make_plan(device_rows(600))
     waits = []
 
     def progress(settled: int, planned: int) -> None:
         waits.append(all_out.wait(5))
 
     DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, 2, on_progress=progress, clock=FakeTime().clock()).run()
-    assert waits == [True] * 10
+    assert waits == [True] * 6
+    assert set(tenant.queued.values()) == {1}
+
+
+def test_no_more_answers_wait_to_be_saved_than_a_few() -> None:
+    tenant, plan, concurrency = Tenant(), make_plan(device_rows(100_000)), 2
+    all_out = threading.Event()
+    tenant.hook = lambda: all_out.set() if len(tenant.sent) == concurrency + 4 else None
+    waiting: list[int] = []
+
+    def progress(settled: int, planned: int) -> None:
+        assert all_out.wait(5)
+        waiting.append(len(tenant.sent) - settled // 100)
+
+    clock = FakeTime().clock()
+    DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, concurrency, on_progress=progress, clock=clock).run()
+    assert max(waiting) <= 2 * concurrency + 4
     assert set(tenant.queued.values()) == {1}
 
 
