@@ -14,6 +14,7 @@ import pytest
 from airflow import sdk
 from airflow.sdk import DAG
 
+from airflow_provider_nexthink.client import nql
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.services import mariadb_connection, postgres_connection
 
@@ -70,6 +71,12 @@ class Run:
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         instance = self.dag_run.get_task_instance(task_id, map_index=map_index)
         return deserialize(instance.xcom_pull(task_ids=task_id, key=key, map_indexes=map_index))
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sensor look at an export at once, where it has no option for it."""
+    monkeypatch.setattr(nql, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")
