@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# The tests of a file stay together: they share what is dear to start.
-SPREAD = --numprocesses auto --maxprocesses 4 --dist loadfile
+# The tests of a file stay together: they share what is dear to start. Many only wait, for an Airflow or a browser.
+SPREAD = --numprocesses 3 --dist loadfile
 
 .PHONY: help demo test bench test-services test-browser matrix matrix-ci lint format types docs build clean
 

@@ -176,7 +176,7 @@ def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox
     again = {uid for uid, times in queued.items() if times > 1}
     assert max(queued.values()) <= 2
     assert again <= {uid for index in lost for uid in chunks[index]["uid"]}
-    assert len(again) <= len(lost) * (2 * CONCURRENCY + 8) * BATCH
+    assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
     # The retry goes on: what was accepted and saved is not sent again, and stands in the table with its first request.
     request_of = dict(zip(table["uid"], table["request_id"], strict=True))
     settled = [settled_before(airflow.log(DAG_ID, run_id, "delete_devices", 2, index)) for index in lost]
