@@ -251,9 +251,9 @@ class DeletionRun:
             return
         self.prepare()
         for batch in due:
-            if not self._may_start():
-                return
-            with self._lock:
+            with self._lock:  # another thread may begin a batch, or have an answer, just before
+                if not self._may_start():
+                    return
                 self._begin(batch)
             pool.submit(self._send_on, batch)
             self._waiting.remove(batch)
