@@ -8,6 +8,7 @@ that is no clear one is decided in ``next_step``, which is pure; the loop around
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import uuid
@@ -57,9 +58,13 @@ not ended 5 seconds after it was asked to, and the table is still to be pushed."
 
 _LOOK_AROUND_SECONDS = 0.25
 
-_ANSWERS_AT_A_LOOK = 4
-"""With so many answers to take, or ``max_concurrency``, the deciding thread is called; with twice as many, nothing goes
-out before it came. It saves them: a process that is lost loses few."""
+_QUICK_ANSWERS, _QUICK_SECONDS = 10, 0.05
+"""A tenant that gives so many answers in so many seconds is sent one request after the other. More at once would be no
+quicker, for Python runs one thread at a time, and would cost half as much again of the processor."""
+
+_ANSWERS_TO_SAVE = 4
+"""With so many answers to save, or ``max_concurrency``, the deciding thread is called; with twice as many, nothing goes
+out before it came. A process that is lost loses few."""
 
 _TOLD_PAUSE_SECONDS = 5.0
 
@@ -175,7 +180,8 @@ class DeletionRun:
         self._lock = threading.Lock()
         self._under_way: set[Batch] = set()
         self._answered: deque[tuple[Batch, Answer | BaseException]] = deque()
-        self._answers_at_a_look = max(self.max_concurrency, _ANSWERS_AT_A_LOOK)
+        self._answers_to_save = max(self.max_concurrency, _ANSWERS_TO_SAVE) if self.checkpoint else math.inf
+        self._at_once = 1  # requests, until the tenant has shown that it pays to send more
         self._unclear = 0  # how many of these are no clear answers
         self._wake: SimpleQueue[None] = SimpleQueue()  # the deciding thread, for there is something to do
         self._failed: list[int] = []
@@ -268,12 +274,12 @@ class DeletionRun:
     def _may_start(self) -> bool:
         """Tell whether a request may go out now: nothing has ended or holds up the run, and the pace allows it."""
         is_time = self.clock.monotonic() >= max(self._paused_until, self._next_start)
-        is_kept_up_with = len(self._answered) < 2 * self._answers_at_a_look
+        is_kept_up_with = len(self._answered) < 2 * self._answers_to_save
         return is_time and is_kept_up_with and not self._unclear and self.goes_on()
 
     def _has_room(self) -> bool:
         """Tell whether a batch of the queue may join those under way and those that wait for their next go."""
-        return bool(self._queue) and len(self._under_way) + len(self._waiting) < self.max_concurrency
+        return bool(self._queue) and len(self._under_way) + len(self._waiting) < self._at_once
 
     def _next_batch(self) -> Batch:
         positions = self._queue.popleft()
@@ -319,7 +325,7 @@ class DeletionRun:
             self._unclear += isinstance(answer, BaseException)
             self._answered.append((batch, answer))
             self._under_way.remove(batch)
-            if len(self._answered) == self._answers_at_a_look:
+            if len(self._answered) == self._answers_to_save:
                 self._wake.put(None)
         return self._begin_next()
 
@@ -335,13 +341,12 @@ class DeletionRun:
             if pause:
                 self.clock.sleep(pause)
             return
-        self._take_answers(timeout=pause or _LOOK_AROUND_SECONDS)
+        is_quick = self._at_once < self.max_concurrency
+        self._take_answers(timeout=pause or (_QUICK_SECONDS if is_quick else _LOOK_AROUND_SECONDS))
 
     def _take_answers(self, timeout: float) -> None:
-        with suppress(Empty):
-            self._wake.get(timeout=timeout)
-            while True:
-                self._wake.get_nowait()
+        if not self._is_called(timeout) and len(self._answered) < _QUICK_ANSWERS:
+            self._at_once = self.max_concurrency
         for _ in range(len(self._answered)):  # of this thread's other duties none must wait for those that still come
             batch, answer = self._answered[0]  # where it stays until it is noted: an interruption may come at any point
             if isinstance(answer, BaseException):
@@ -354,6 +359,15 @@ class DeletionRun:
             if self.checkpoint:
                 self.checkpoint.note(batch.positions)
             self.on_progress(self._settled, len(self.to_send))
+
+    def _is_called(self, seconds: float) -> bool:
+        """Wait until a thread calls, but not for longer than this; tell whether one has."""
+        with suppress(Empty):
+            self._wake.get(timeout=seconds)
+            while not self._wake.empty():
+                self._wake.get_nowait()
+            return True
+        return False
 
     def _accept(self, batch: Batch, answer: Answer) -> None:
         self._accepted = True
@@ -373,6 +387,7 @@ class DeletionRun:
 
     def _follow(self, batch: Batch, error: BaseException) -> None:
         """Do what follows from an answer that settles nothing."""
+        self._at_once = self.max_concurrency  # the others need not wait for this one
         unavailable = isinstance(error, NexthinkUnavailableError)
         batch.unclear += unavailable
         batch.limited += isinstance(error, NexthinkRateLimitError)
