@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from airflow_provider_nexthink.backoff import (
     RETRY_AFTER_CAP_SECONDS,
@@ -67,6 +67,8 @@ _ANSWERS_TO_SAVE = 4
 out before it came. A process that is lost loses few."""
 
 _TOLD_PAUSE_SECONDS = 5.0
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +234,7 @@ class DeletionRun:
 
     def _enqueue(self, positions: Sequence[int]) -> None:
         for start in range(0, len(positions), self.batch_size):
-            self._queue.append(positions[start : start + self.batch_size])
+            self._queue.append(_as_range(positions[start : start + self.batch_size]))
 
     def _send_failed_again(self) -> bool:
         """Put the rows that were answered FAILED back, a few times; tell whether there were any."""
@@ -287,9 +289,9 @@ class DeletionRun:
             self._queue.appendleft(positions[self.batch_size :])
             positions = positions[: self.batch_size]
         self.tally.batches += 1
-        uids, names = self.outcomes.uid, self.outcomes.name
-        devices = [{"uid": uids[at] or "", "name": names[at] or ""} for at in positions]
-        before = [self.outcomes.attempts[at] for at in positions]
+        uids, names = _cells(self.outcomes.uid, positions), _cells(self.outcomes.name, positions)
+        devices = [{"uid": uid or "", "name": name or ""} for uid, name in zip(uids, names, strict=True)]
+        before = _cells(self.outcomes.attempts, positions)
         return Batch(positions, devices, self.last_batch + self.tally.batches, str(uuid.uuid4()), before)
 
     def _begin(self, batch: Batch) -> Batch:
@@ -376,12 +378,10 @@ class DeletionRun:
         self._paused_in_a_row = 0.0
         self._note(batch, answer.trace_id)
         log.debug(_ANSWER_LINE, batch.number, len(batch.positions), batch.request_id, answer.trace_id)
-        status_of, reason_of = self.outcomes.status, self.outcomes.reason
-        failed = []
-        for position, word in zip(batch.positions, answer.statuses, strict=True):
-            status_of[position], reason_of[position] = _ANSWERED[word]
-            if word == "FAILED":
-                failed.append(position)
+        words = answer.statuses
+        _fill(self.outcomes.status, batch.positions, [_STATUS_OF[word] for word in words])
+        _fill(self.outcomes.reason, batch.positions, [_REASON_OF[word] for word in words])
+        failed = [at for at, word in zip(batch.positions, words, strict=True) if word == "FAILED"]
         self._failed += failed
         self._settled += len(batch.positions) - len(failed)
 
@@ -456,9 +456,8 @@ class DeletionRun:
 
     def _note(self, batch: Batch, trace_id: str | None) -> None:
         """Write down for each row of a batch with which request it went out."""
-        outcomes = self.outcomes
-        for position, before in zip(batch.positions, batch.attempts_before, strict=True):
-            outcomes.attempts[position] = before + batch.attempts
+        outcomes, positions = self.outcomes, batch.positions
+        _fill(outcomes.attempts, positions, [before + batch.attempts for before in batch.attempts_before])
         columns: tuple[tuple[list[Any], Any], ...] = (
             (outcomes.batch, batch.number),
             (outcomes.request_id, batch.request_id),
@@ -466,8 +465,7 @@ class DeletionRun:
             (outcomes.submitted_at, batch.submitted_at),
         )
         for column, value in columns:
-            for position in batch.positions:
-                column[position] = value
+            _fill(column, positions, [value] * len(positions))
 
     def _mark(self, batch: Batch, status: Status, reason: str) -> None:
         for position in batch.positions:
@@ -503,11 +501,34 @@ class DeletionRun:
         self._take_answers(0)
 
 
-_ANSWERED: dict[str, tuple[Status, str | None]] = {
-    "SCHEDULED": (Status.SCHEDULED, None),
-    "INVALID": (Status.INVALID, "Nexthink says the uid is malformed"),
-    "FAILED": (Status.FAILED, "Nexthink could not schedule it"),
+_STATUS_OF = {"SCHEDULED": Status.SCHEDULED, "INVALID": Status.INVALID, "FAILED": Status.FAILED}
+_REASON_OF = {
+    "SCHEDULED": None,
+    "INVALID": "Nexthink says the uid is malformed",
+    "FAILED": "Nexthink could not schedule it",
 }
+
+
+def _as_range(positions: Sequence[int]) -> Sequence[int]:
+    """Return positions without a gap, as those of most batches, as a range: a column gives and takes them at once."""
+    span = range(positions[0], positions[-1] + 1)
+    return span if list(span) == positions else positions
+
+
+def _cells(column: list[T], positions: Sequence[int]) -> list[T]:
+    """Return the cells of a column at these positions."""
+    if isinstance(positions, range):
+        return column[positions.start : positions.stop]
+    return [column[at] for at in positions]
+
+
+def _fill(column: list[T], positions: Sequence[int], cells: list[T]) -> None:
+    """Write cells into a column, at these positions."""
+    if isinstance(positions, range):
+        column[positions.start : positions.stop] = cells
+        return
+    for at, cell in zip(positions, cells, strict=True):
+        column[at] = cell
 
 
 def _brief(error: BaseException) -> str:
