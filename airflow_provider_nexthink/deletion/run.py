@@ -58,7 +58,8 @@ not ended 5 seconds after it was asked to, and the table is still to be pushed."
 
 _LOOK_AROUND_SECONDS = 0.25
 
-_QUICK_ANSWERS, _QUICK_SECONDS = 10, 0.05
+FIRST_AT_ONCE = 1
+QUICK_ANSWERS, QUICK_SECONDS = 10, 0.05
 """A tenant that gives so many answers in so many seconds is sent one request after the other. More at once would be no
 quicker, for Python runs one thread at a time, and would cost half as much again of the processor."""
 
@@ -149,7 +150,7 @@ class DeletionRun:
     :param to_send: the positions of the rows to send, in order.
     :param send: sends one batch; called from several threads.
     :param batch_size: devices in one request.
-    :param max_concurrency: requests under way at once.
+    :param max_concurrency: requests under way at once, at the most: a tenant that answers at once gets one by one.
     :param prepare: called in the calling thread before the first batch and then several times a second while batches go
         out, such as for a token, so that no thread waits for one; if it raises, no other batch is sent.
     :param stop: once set, no other batch is sent.
@@ -183,7 +184,7 @@ class DeletionRun:
         self._under_way: set[Batch] = set()
         self._answered: deque[tuple[Batch, Answer | BaseException]] = deque()
         self._answers_to_save = max(self.max_concurrency, _ANSWERS_TO_SAVE) if self.checkpoint else math.inf
-        self._at_once = 1  # requests, until the tenant has shown that it pays to send more
+        self._at_once = min(FIRST_AT_ONCE, self.max_concurrency)  # until it shows that more would be quicker
         self._unclear = 0  # how many of these are no clear answers
         self._wake: SimpleQueue[None] = SimpleQueue()  # the deciding thread, for there is something to do
         self._failed: list[int] = []
@@ -343,11 +344,11 @@ class DeletionRun:
             if pause:
                 self.clock.sleep(pause)
             return
-        is_quick = self._at_once < self.max_concurrency
-        self._take_answers(timeout=pause or (_QUICK_SECONDS if is_quick else _LOOK_AROUND_SECONDS))
+        until_the_next_look = _LOOK_AROUND_SECONDS if self._at_once == self.max_concurrency else QUICK_SECONDS
+        self._take_answers(timeout=pause or until_the_next_look)
 
     def _take_answers(self, timeout: float) -> None:
-        if not self._is_called(timeout) and len(self._answered) < _QUICK_ANSWERS:
+        if not self._is_called(timeout) and len(self._answered) < QUICK_ANSWERS:
             self._at_once = self.max_concurrency
         for _ in range(len(self._answered)):  # of this thread's other duties none must wait for those that still come
             batch, answer = self._answered[0]  # where it stays until it is noted: an interruption may come at any point
@@ -379,11 +380,11 @@ class DeletionRun:
         self._note(batch, answer.trace_id)
         log.debug(_ANSWER_LINE, batch.number, len(batch.positions), batch.request_id, answer.trace_id)
         words = answer.statuses
+        failed = [position for position, word in zip(batch.positions, words, strict=True) if word == "FAILED"]
         _fill(self.outcomes.status, batch.positions, [_STATUS_OF[word] for word in words])
         _fill(self.outcomes.reason, batch.positions, [_REASON_OF[word] for word in words])
-        failed = [at for at, word in zip(batch.positions, words, strict=True) if word == "FAILED"]
         self._failed += failed
-        self._settled += len(batch.positions) - len(failed)
+        self._settled += len(words) - len(failed)
 
     def _follow(self, batch: Batch, error: BaseException) -> None:
         """Do what follows from an answer that settles nothing."""
@@ -512,7 +513,7 @@ _REASON_OF = {
 def _as_range(positions: Sequence[int]) -> Sequence[int]:
     """Return positions without a gap, as those of most batches, as a range: a column gives and takes them at once."""
     span = range(positions[0], positions[-1] + 1)
-    return span if list(span) == positions else positions
+    return span if len(span) == len(positions) and list(span) == positions else positions
 
 
 def _cells(column: list[T], positions: Sequence[int]) -> list[T]:

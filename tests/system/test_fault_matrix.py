@@ -27,6 +27,7 @@ from airflow_provider_nexthink.client import data_management
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion import run as run_module
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
@@ -288,6 +289,14 @@ def assert_invariants(ran: Ran, *, unclear: bool) -> None:
     assert sum(ran.result.counts.values()) == len(ran.rows)
     if ran.error is None:  # else some may have got no further than to the sign-in
         assert ran.result.tally.requests <= len(ran.sent)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _all_at_once() -> Iterator[None]:
+    """Let runs send as many requests at once as they may from the first one on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "FIRST_AT_ONCE", 8)
+        yield
 
 
 @pytest.fixture(scope="module")

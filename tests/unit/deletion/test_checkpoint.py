@@ -18,31 +18,7 @@ from airflow_provider_nexthink.deletion.plan import Plan, make_plan
 from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError
-from tests.unit.deletion.test_run import FakeTime, Tenant, device_rows, unavailable
-
-
-class Store(dict[str, str]):
-    """Keeps JSON, as Airflow's task state store does."""
-
-    broken = False
-    writes = 0
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.check()
-        return json.loads(self[key]) if key in self else default
-
-    def set(self, key: str, value: Any) -> None:
-        self.check()
-        self.writes += 1
-        self[key] = json.dumps(value)
-
-    def delete(self, key: str) -> None:
-        self.check()
-        del self[key]
-
-    def check(self) -> None:
-        if self.broken:
-            raise RuntimeError("the API server is away")
+from tests.unit.deletion.test_run import FakeTime, Store, Tenant, device_rows, unavailable
 
 
 def one_try(tenant: Tenant, store: Store, plan: Plan, concurrency: int = 1, batch_size: int = 100) -> Outcomes:

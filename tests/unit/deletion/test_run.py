@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import random
 import re
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
 from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion import run as run_module
+from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import DeviceRows
@@ -87,6 +91,30 @@ class Tenant:
             return "FAILED"
         self.queued[device["uid"]] += 1
         return "SCHEDULED"
+
+
+class Store(dict[str, str]):
+    """Keeps JSON, as Airflow's task state store does."""
+
+    broken = False
+    writes = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.check()
+        return json.loads(self[key]) if key in self else default
+
+    def set(self, key: str, value: Any) -> None:
+        self.check()
+        self.writes += 1
+        self[key] = json.dumps(value)
+
+    def delete(self, key: str) -> None:
+        self.check()
+        del self[key]
+
+    def check(self) -> None:
+        if self.broken:
+            raise RuntimeError("the API server is away")
 
 
 class FirstLine(logging.Handler):
@@ -200,6 +228,21 @@ def test_every_device_is_sent_once_in_batches(concurrency: int) -> None:
     assert set(tenant.queued.values()) == {1}
     assert len({request_id for _, request_id in tenant.sent}) == 3
     assert (ran.result.tally.batches, ran.result.tally.requests, ran.result.tally.retries) == (3, 3, 0)
+
+
+@pytest.mark.parametrize("to_send", [[3, 4, 5, 6], [3, 4, 6, 7], [5, 9, 3, 8], [7, 6, 5, 4], [2]])
+def test_each_answer_goes_to_its_row_wherever_that_stands(to_send: list[int]) -> None:
+    plan, tenant = make_plan(device_rows(10)), Tenant(failing=Counter({f"PC-{at}": 9 for at in to_send[1:2]}))
+    outcomes = Outcomes(plan)
+    assert DeletionRun(outcomes, to_send, tenant.send, 100, 1, clock=FakeTime().clock()).run() is None
+    assert [device["name"] for device in tenant.sent[0][0]] == [f"PC-{at}" for at in to_send]
+    request_ids = {device["name"]: request_id for devices, request_id in tenant.sent for device in devices}
+    for at, row in enumerate(outcomes.rows()):
+        failed, attempts = at in to_send[1:2], sum(row["name"] in str(devices) for devices, _ in tenant.sent)
+        assert row["status"] == ("FAILED" if failed else "SCHEDULED" if at in to_send else "NOT_SENT")
+        assert (row["reason"] is not None) == failed
+        assert (row["request_id"], row["attempts"]) == (request_ids.get(row["name"]), attempts)
+    assert len(outcomes.rows()) == 10
 
 
 def test_a_row_tells_with_which_request_it_went_out() -> None:
@@ -387,10 +430,65 @@ def test_no_more_answers_wait_to_be_saved_than_a_few() -> None:
         assert all_out.wait(5)
         waiting.append(len(tenant.sent) - settled // 100)
 
-    clock = FakeTime().clock()
-    DeletionRun(Outcomes(plan), plan.to_send, tenant.send, 100, concurrency, on_progress=progress, clock=clock).run()
+    outcomes, clock = Outcomes(plan), FakeTime().clock()
+    checkpoint = Checkpoint(Store(), "the plan", outcomes, clock)
+    DeletionRun(
+        outcomes, plan.to_send, tenant.send, 100, concurrency, on_progress=progress, checkpoint=checkpoint, clock=clock
+    ).run()
     assert max(waiting) <= concurrency + 2 * 4
     assert set(tenant.queued.values()) == {1}
+
+
+def test_a_tenant_that_answers_at_once_is_sent_one_request_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "FIRST_AT_ONCE", 1)
+    monkeypatch.setattr(run_module, "QUICK_SECONDS", 1.0)  # or a machine that stands still for a moment would count
+    tenant, plan = Tenant(), make_plan(device_rows(2000))
+    under_way, two_at_once, looked = Counter[str](), threading.Event(), threading.Event()
+
+    def send(devices: Sequence[Device], request_id: str) -> Answer:
+        under_way[request_id] = 1
+        if len(under_way) > 1:
+            two_at_once.set()
+        if len(tenant.sent) == 12:  # enough answers for the deciding thread to see that it is quick
+            assert looked.wait(5)
+            two_at_once.wait(0.05)
+        try:
+            return tenant.send(devices, request_id)
+        finally:
+            del under_way[request_id]
+
+    def progress(settled: int, planned: int) -> None:
+        if settled == 1200:
+            looked.set()
+
+    run = DeletionRun(Outcomes(plan), plan.to_send, send, 100, 8, on_progress=progress, clock=FakeTime().clock())
+    assert run.run() is None
+    assert not two_at_once.is_set()
+    assert set(tenant.queued.values()) == {1}
+
+
+def test_a_tenant_that_takes_its_time_is_sent_as_many_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "FIRST_AT_ONCE", 1)
+    all_under_way = threading.Barrier(4)
+
+    def send(devices: Sequence[Device], request_id: str) -> Answer:
+        all_under_way.wait(5)
+        return tenant.send(devices, request_id)
+
+    tenant, plan = Tenant(), make_plan(device_rows(800))
+    run = DeletionRun(Outcomes(plan), plan.to_send, send, 100, 4, clock=FakeTime().clock())
+    assert run.run() is None
+    assert set(tenant.queued.values()) == {1}
+
+
+def test_a_batch_that_waits_for_its_next_go_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "FIRST_AT_ONCE", 1)
+    monkeypatch.setattr(run_module, "QUICK_SECONDS", 30.0)
+    tenant = Tenant([unavailable(retry_after=60)])
+    assert run(tenant, 300, concurrency=2).counts == {"SCHEDULED": 300}
+    failed, *others = [request_id for _, request_id in tenant.sent]
+    assert others[-1] == failed
+    assert len(set(others)) == 3
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 5])
