@@ -38,7 +38,7 @@ class DeletionOptions:
     :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else.
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
-    :param max_concurrency: requests under way at once.
+    :param max_concurrency: requests under way at once, at the most.
     :param requests_per_second: how many requests may start in a second at the most; None for no limit.
     """
 

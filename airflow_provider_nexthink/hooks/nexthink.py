@@ -155,7 +155,7 @@ class NexthinkHook(BaseHook):
         :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else.
         :param dry_run: plan only, send nothing.
         :param batch_size: devices in one request, 1 to 100.
-        :param max_concurrency: requests under way at once, 1 to 32.
+        :param max_concurrency: requests under way at once, at the most; 1 to 32.
         :param requests_per_second: how many requests may start in a second at the most; None for no limit.
         :param state_store: where a later try of the same finds what this one has settled, and sends only the rest.
         :param on_plan: called with the plan before the first request; if it raises, nothing is sent.

@@ -71,7 +71,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else. (templated)
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
-    :param max_concurrency: requests under way at once, 1 to 32.
+    :param max_concurrency: requests under way at once, at the most; 1 to 32.
     :param requests_per_second: how many requests may start in a second at the most, such as 2 or 0.5; None for no
         limit. (templated)
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import re
 import resource
 import subprocess
@@ -75,17 +74,14 @@ def cost_of(work: Callable[[], object]) -> Cost:
     return Cost(seconds, cpu, (after.ru_maxrss - before.ru_maxrss) * 1024)
 
 
-def sending(client: str, count: int, url: str, concurrency: int, *, on_one_core: bool = False) -> Cost:
+def sending(client: str, count: int, url: str, concurrency: int) -> Cost:
     """Measure a client: from a DataFrame to what became of each device.
 
     :param client: which of ``CLIENTS``.
     :param count: how many devices.
     :param url: the tenant.
     :param concurrency: requests under way at once.
-    :param on_one_core: whether all its threads share a core; else the machine moves them about as it likes.
     """
-    if on_one_core:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     send = CLIENTS[client]
     send(made_devices(1), url, concurrency)  # what is loaded with the first request only counts for nobody
     devices = made_devices(count)
