@@ -38,7 +38,7 @@ SECONDS_FOR_EACH = 5.0
 """So many seconds of waiting for each measurement at the same time: together they use a quarter of a core."""
 
 MORE_REPEATS = 3
-"""So many times as often is measured what waits for nothing: it is short, and no machine is equally fast all the time."""
+"""What waits for nothing is measured so many times as often: it is short, and no machine is as fast all the time."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,8 @@ def machine_part(repeats: int, minutes: float) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"Medians of {repeats}, at 0 ms of {MORE_REPEATS * repeats}, measured in one run of {minutes:.0f} minutes on "
-        f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), Python {platform.python_version()}, {packages}."
+        f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), "
+        f"Python {platform.python_version()}, {packages}."
     )
 
 
