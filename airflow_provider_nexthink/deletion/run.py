@@ -185,6 +185,7 @@ class DeletionRun:
         self._answered: deque[tuple[Batch, Answer | BaseException]] = deque()
         self._answers_to_save = max(self.max_concurrency, _ANSWERS_TO_SAVE) if self.checkpoint else math.inf
         self._at_once = min(FIRST_AT_ONCE, self.max_concurrency)  # until it shows that more would be quicker
+        self._watched = self.clock.monotonic(), 0  # since when it is watched how many answers come
         self._unclear = 0  # how many of these are no clear answers
         self._wake: SimpleQueue[None] = SimpleQueue()  # the deciding thread, for there is something to do
         self._failed: list[int] = []
@@ -344,12 +345,23 @@ class DeletionRun:
             if pause:
                 self.clock.sleep(pause)
             return
-        until_the_next_look = _LOOK_AROUND_SECONDS if self._at_once == self.max_concurrency else QUICK_SECONDS
-        self._take_answers(timeout=pause or until_the_next_look)
+        self._take_answers(pause or (_LOOK_AROUND_SECONDS if self._at_once == self.max_concurrency else QUICK_SECONDS))
+        self._send_more_if_that_is_quicker()
+
+    def _send_more_if_that_is_quicker(self) -> None:
+        since, answered_before = self._watched
+        now, answered = self.clock.monotonic(), self.tally.requests - len(self._under_way)
+        if now - since < QUICK_SECONDS:
+            return
+        if (answered - answered_before) / (now - since) < QUICK_ANSWERS / QUICK_SECONDS:
+            self._at_once = self.max_concurrency
+        self._watched = now, answered
 
     def _take_answers(self, timeout: float) -> None:
-        if not self._is_called(timeout) and len(self._answered) < QUICK_ANSWERS:
-            self._at_once = self.max_concurrency
+        with suppress(Empty):
+            self._wake.get(timeout=timeout)
+            while True:
+                self._wake.get_nowait()
         for _ in range(len(self._answered)):  # of this thread's other duties none must wait for those that still come
             batch, answer = self._answered[0]  # where it stays until it is noted: an interruption may come at any point
             if isinstance(answer, BaseException):
@@ -362,15 +374,6 @@ class DeletionRun:
             if self.checkpoint:
                 self.checkpoint.note(batch.positions)
             self.on_progress(self._settled, len(self.to_send))
-
-    def _is_called(self, seconds: float) -> bool:
-        """Wait until a thread calls, but not for longer than this; tell whether one has."""
-        with suppress(Empty):
-            self._wake.get(timeout=seconds)
-            while not self._wake.empty():
-                self._wake.get_nowait()
-            return True
-        return False
 
     def _accept(self, batch: Batch, answer: Answer) -> None:
         self._accepted = True

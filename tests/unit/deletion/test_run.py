@@ -439,31 +439,39 @@ def test_no_more_answers_wait_to_be_saved_than_a_few() -> None:
     assert set(tenant.queued.values()) == {1}
 
 
-def test_a_tenant_that_answers_at_once_is_sent_one_request_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "then", "keeps_a_checkpoint", "more_at_once"),
+    [
+        (0.004, 0.004, False, False),
+        (0.006, 0.006, False, True),
+        (0.004, 0.004, True, False),
+        (0.006, 0.006, True, True),
+        (0.001, 0.006, True, True),
+    ],
+)
+def test_more_than_one_request_goes_out_at_once_where_that_is_quicker(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, then: float, keeps_a_checkpoint: bool, more_at_once: bool
+) -> None:
     monkeypatch.setattr(run_module, "FIRST_AT_ONCE", 1)
-    monkeypatch.setattr(run_module, "QUICK_SECONDS", 1.0)  # or a machine that stands still for a moment would count
-    tenant, plan = Tenant(), make_plan(device_rows(2000))
-    under_way, two_at_once, looked = Counter[str](), threading.Event(), threading.Event()
+    tenant, plan, time = Tenant(), make_plan(device_rows(10_000)), FakeTime()
+    under_way, two_at_once = set[str](), threading.Event()
 
     def send(devices: Sequence[Device], request_id: str) -> Answer:
-        under_way[request_id] = 1
+        time.seconds += seconds if len(tenant.sent) < 60 else then
+        under_way.add(request_id)
         if len(under_way) > 1:
             two_at_once.set()
-        if len(tenant.sent) == 12:  # enough answers for the deciding thread to see that it is quick
-            assert looked.wait(5)
-            two_at_once.wait(0.05)
+        if len(tenant.sent) == 90:  # enough to tell
+            two_at_once.wait(5 if more_at_once else 0.1)
         try:
             return tenant.send(devices, request_id)
         finally:
-            del under_way[request_id]
+            under_way.remove(request_id)
 
-    def progress(settled: int, planned: int) -> None:
-        if settled == 1200:
-            looked.set()
-
-    run = DeletionRun(Outcomes(plan), plan.to_send, send, 100, 8, on_progress=progress, clock=FakeTime().clock())
-    assert run.run() is None
-    assert not two_at_once.is_set()
+    outcomes, clock = Outcomes(plan), time.clock()
+    checkpoint = Checkpoint(Store(), "the plan", outcomes, clock) if keeps_a_checkpoint else None
+    assert DeletionRun(outcomes, plan.to_send, send, 100, 8, checkpoint=checkpoint, clock=clock).run() is None
+    assert two_at_once.is_set() == more_at_once
     assert set(tenant.queued.values()) == {1}
 
 
@@ -476,7 +484,7 @@ def test_a_tenant_that_takes_its_time_is_sent_as_many_as_allowed(monkeypatch: py
         return tenant.send(devices, request_id)
 
     tenant, plan = Tenant(), make_plan(device_rows(800))
-    run = DeletionRun(Outcomes(plan), plan.to_send, send, 100, 4, clock=FakeTime().clock())
+    run = DeletionRun(Outcomes(plan), plan.to_send, send, 100, 4)
     assert run.run() is None
     assert set(tenant.queued.values()) == {1}
 
