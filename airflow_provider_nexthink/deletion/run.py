@@ -8,7 +8,6 @@ that is no clear one is decided in ``next_step``, which is pure; the loop around
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import uuid
@@ -59,13 +58,17 @@ not ended 5 seconds after it was asked to, and the table is still to be pushed."
 _LOOK_AROUND_SECONDS = 0.25
 
 FIRST_AT_ONCE = 1
+"""So many requests are under way at first, up to ``max_concurrency`` once the tenant has shown that it is not quick."""
+
 QUICK_ANSWERS, QUICK_SECONDS = 10, 0.05
-"""A tenant that gives so many answers in so many seconds is sent one request after the other. More at once would be no
-quicker, for Python runs one thread at a time, and would cost half as much again of the processor."""
+"""A tenant is quick if it gives so many answers in so many seconds. Python runs one thread at a time: several that have
+little to wait for get in each other's way, and cost half as much again of the processor."""
+
+_ANSWERS_AT_A_LOOK = 100
+"""With so many answers to take the deciding thread is called; with twice as many, nothing goes out before it came."""
 
 _ANSWERS_TO_SAVE = 4
-"""With so many answers to save, or ``max_concurrency``, the deciding thread is called; with twice as many, nothing goes
-out before it came. A process that is lost loses few."""
+"""The same where a checkpoint saves them, or ``max_concurrency``: a process that is lost loses few."""
 
 _TOLD_PAUSE_SECONDS = 5.0
 
@@ -150,7 +153,7 @@ class DeletionRun:
     :param to_send: the positions of the rows to send, in order.
     :param send: sends one batch; called from several threads.
     :param batch_size: devices in one request.
-    :param max_concurrency: requests under way at once, at the most: a tenant that answers at once gets one by one.
+    :param max_concurrency: requests under way at once, at the most: a quick tenant gets one after the other.
     :param prepare: called in the calling thread before the first batch and then several times a second while batches go
         out, such as for a token, so that no thread waits for one; if it raises, no other batch is sent.
     :param stop: once set, no other batch is sent.
@@ -183,10 +186,10 @@ class DeletionRun:
         self._lock = threading.Lock()
         self._under_way: set[Batch] = set()
         self._answered: deque[tuple[Batch, Answer | BaseException]] = deque()
-        self._answers_to_save = max(self.max_concurrency, _ANSWERS_TO_SAVE) if self.checkpoint else math.inf
-        self._at_once = min(FIRST_AT_ONCE, self.max_concurrency)  # until it shows that more would be quicker
-        self._watched = self.clock.monotonic(), 0  # since when it is watched how many answers come
-        self._unclear = 0  # how many of these are no clear answers
+        self._unclear = 0  # how many of the answered ones have no clear answer
+        self._answers_at_a_look = max(self.max_concurrency, _ANSWERS_TO_SAVE) if self.checkpoint else _ANSWERS_AT_A_LOOK
+        self._at_once = min(FIRST_AT_ONCE, self.max_concurrency)
+        self._watched = self.clock.monotonic(), 0  # a moment, and how many answers had come by then
         self._wake: SimpleQueue[None] = SimpleQueue()  # the deciding thread, for there is something to do
         self._failed: list[int] = []
         self._failed_rounds = 0
@@ -231,12 +234,12 @@ class DeletionRun:
         return self.error
 
     def _has_work(self) -> bool:
-        # In the order in which a batch goes through them: it is not missed on its way.
-        return bool(self._queue or self._waiting or self._under_way or self._answered)
+        with self._lock:  # or a batch might be missed on its way from one to the next
+            return bool(self._queue or self._waiting or self._under_way or self._answered)
 
     def _enqueue(self, positions: Sequence[int]) -> None:
         for start in range(0, len(positions), self.batch_size):
-            self._queue.append(_as_range(positions[start : start + self.batch_size]))
+            self._queue.append(_as_range(list(positions[start : start + self.batch_size])))
 
     def _send_failed_again(self) -> bool:
         """Put the rows that were answered FAILED back, a few times; tell whether there were any."""
@@ -278,12 +281,13 @@ class DeletionRun:
     def _may_start(self) -> bool:
         """Tell whether a request may go out now: nothing has ended or holds up the run, and the pace allows it."""
         is_time = self.clock.monotonic() >= max(self._paused_until, self._next_start)
-        is_kept_up_with = len(self._answered) < 2 * self._answers_to_save
+        is_kept_up_with = len(self._answered) < 2 * self._answers_at_a_look
         return is_time and is_kept_up_with and not self._unclear and self.goes_on()
 
     def _has_room(self) -> bool:
         """Tell whether a batch of the queue may join those under way and those that wait for their next go."""
-        return bool(self._queue) and len(self._under_way) + len(self._waiting) < self._at_once
+        under_way = len(self._under_way)
+        return bool(self._queue) and under_way < self._at_once and under_way + len(self._waiting) < self.max_concurrency
 
     def _next_batch(self) -> Batch:
         positions = self._queue.popleft()
@@ -329,7 +333,7 @@ class DeletionRun:
             self._unclear += isinstance(answer, BaseException)
             self._answered.append((batch, answer))
             self._under_way.remove(batch)
-            if len(self._answered) == self._answers_to_save:
+            if len(self._answered) == self._answers_at_a_look:
                 self._wake.put(None)
         return self._begin_next()
 
@@ -344,6 +348,7 @@ class DeletionRun:
         if not (self._under_way or self._answered):
             if pause:
                 self.clock.sleep(pause)
+                self._watched = self.clock.monotonic(), self.tally.requests
             return
         self._take_answers(pause or (_LOOK_AROUND_SECONDS if self._at_once == self.max_concurrency else QUICK_SECONDS))
         self._send_more_if_that_is_quicker()
@@ -391,7 +396,6 @@ class DeletionRun:
 
     def _follow(self, batch: Batch, error: BaseException) -> None:
         """Do what follows from an answer that settles nothing."""
-        self._at_once = self.max_concurrency  # the others need not wait for this one
         unavailable = isinstance(error, NexthinkUnavailableError)
         batch.unclear += unavailable
         batch.limited += isinstance(error, NexthinkRateLimitError)
@@ -487,14 +491,16 @@ class DeletionRun:
         if self.error is None:
             return
         by_an_answer = isinstance(self.error, NexthinkError) and not isinstance(self.error, NexthinkStoppedError)
-        self._await_answers(STOP_GRACE_SECONDS if by_an_answer else KILL_GRACE_SECONDS)
-        with self._lock:
-            unanswered = [*self._under_way, *(batch for batch, _ in self._answered)]
-        for batch in unanswered:
-            self._mark(batch, Status.UNKNOWN, "sent, but the run was stopped before the answer came")
-        for batch in [*unanswered, *self._waiting]:
-            self._note(batch, None)
-        self._mark_unsent(self.to_send, f"the run stopped before its turn: {_brief(self.error)}")
+        try:
+            self._await_answers(STOP_GRACE_SECONDS if by_an_answer else KILL_GRACE_SECONDS)
+        finally:  # whatever comes in between: what was sent must not look as if it was not
+            with self._lock:
+                unanswered = [*self._under_way, *(batch for batch, _ in self._answered)]
+            for batch in unanswered:
+                self._mark(batch, Status.UNKNOWN, "sent, but the run was stopped before the answer came")
+            for batch in [*unanswered, *self._waiting]:
+                self._note(batch, None)
+            self._mark_unsent(self.to_send, f"the run stopped before its turn: {_brief(self.error)}")
 
     def _await_answers(self, seconds: float) -> None:
         end = self.clock.monotonic() + seconds
@@ -513,8 +519,8 @@ _REASON_OF = {
 }
 
 
-def _as_range(positions: Sequence[int]) -> Sequence[int]:
-    """Return positions without a gap, as those of most batches, as a range: a column gives and takes them at once."""
+def _as_range(positions: list[int]) -> Sequence[int]:
+    """Return positions without a gap, as those of most batches, as a range: a column gives and takes them in one go."""
     span = range(positions[0], positions[-1] + 1)
     return span if len(span) == len(positions) and list(span) == positions else positions
 

@@ -230,8 +230,11 @@ def test_every_device_is_sent_once_in_batches(concurrency: int) -> None:
     assert (ran.result.tally.batches, ran.result.tally.requests, ran.result.tally.retries) == (3, 3, 0)
 
 
-@pytest.mark.parametrize("to_send", [[3, 4, 5, 6], [3, 4, 6, 7], [5, 9, 3, 8], [7, 6, 5, 4], [2]])
-def test_each_answer_goes_to_its_row_wherever_that_stands(to_send: list[int]) -> None:
+@pytest.mark.parametrize(
+    "to_send",
+    [[3, 4, 5, 6], [3, 4, 6, 7], [5, 9, 3, 8], [7, 6, 5, 4], [2], range(3, 7), range(1, 9, 2), range(9, 4, -1)],
+)
+def test_each_answer_goes_to_its_row_wherever_that_stands(to_send: Sequence[int]) -> None:
     plan, tenant = make_plan(device_rows(10)), Tenant(failing=Counter({f"PC-{at}": 9 for at in to_send[1:2]}))
     outcomes = Outcomes(plan)
     assert DeletionRun(outcomes, to_send, tenant.send, 100, 1, clock=FakeTime().clock()).run() is None
@@ -420,10 +423,11 @@ def test_while_all_goes_well_the_batches_wait_for_nobody() -> None:
     assert set(tenant.queued.values()) == {1}
 
 
-def test_no_more_answers_wait_to_be_saved_than_a_few() -> None:
+@pytest.mark.parametrize(("keeps_a_checkpoint", "answers"), [(True, 4), (False, 100)])
+def test_no_more_answers_wait_than_a_few(keeps_a_checkpoint: bool, answers: int) -> None:
     tenant, plan, concurrency = Tenant(), make_plan(device_rows(100_000)), 2
     all_out = threading.Event()
-    tenant.hook = lambda: all_out.set() if len(tenant.sent) == 2 * 4 else None
+    tenant.hook = lambda: all_out.set() if len(tenant.sent) == 2 * answers else None
     waiting: list[int] = []
 
     def progress(settled: int, planned: int) -> None:
@@ -431,11 +435,11 @@ def test_no_more_answers_wait_to_be_saved_than_a_few() -> None:
         waiting.append(len(tenant.sent) - settled // 100)
 
     outcomes, clock = Outcomes(plan), FakeTime().clock()
-    checkpoint = Checkpoint(Store(), "the plan", outcomes, clock)
+    checkpoint = Checkpoint(Store(), "the plan", outcomes, clock) if keeps_a_checkpoint else None
     DeletionRun(
         outcomes, plan.to_send, tenant.send, 100, concurrency, on_progress=progress, checkpoint=checkpoint, clock=clock
     ).run()
-    assert max(waiting) <= concurrency + 2 * 4
+    assert max(waiting) <= concurrency + 2 * answers
     assert set(tenant.queued.values()) == {1}
 
 
@@ -453,7 +457,7 @@ def test_more_than_one_request_goes_out_at_once_where_that_is_quicker(
     monkeypatch: pytest.MonkeyPatch, seconds: float, then: float, keeps_a_checkpoint: bool, more_at_once: bool
 ) -> None:
     monkeypatch.setattr(run_module, "FIRST_AT_ONCE", 1)
-    tenant, plan, time = Tenant(), make_plan(device_rows(10_000)), FakeTime()
+    tenant, plan, time = Tenant([None] * 20 + [limited(2.0)]), make_plan(device_rows(10_000)), FakeTime()
     under_way, two_at_once = set[str](), threading.Event()
 
     def send(devices: Sequence[Device], request_id: str) -> Answer:
@@ -659,6 +663,20 @@ def test_an_interruption_of_the_task_keeps_the_table() -> None:
     assert 400 <= counts[Status.SCHEDULED] < 10_000
     assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 10_000
     assert progress[:4] == [(100, 10_000), (200, 10_000), (300, 10_000), (400, 10_000)]
+
+
+def test_what_was_sent_never_looks_as_if_it_was_not_whatever_goes_wrong() -> None:
+    def progress(settled: int, planned: int) -> None:
+        if settled > 300:
+            raise RuntimeError("no place left to log to")
+
+    tenant, plan = Tenant(), make_plan(device_rows(5000))
+    outcomes = Outcomes(plan)
+    run = DeletionRun(outcomes, plan.to_send, tenant.send, 100, 4, on_progress=progress, clock=FakeTime().clock())
+    assert isinstance(run.run(), RuntimeError)
+    sent = {device["uid"] for devices, _ in tenant.sent for device in devices}
+    assert {row["uid"] for row in outcomes.rows() if row["status"] in ("SCHEDULED", "UNKNOWN")} == sent
+    assert all(row["reason"] for row in outcomes.rows() if row["status"] != "SCHEDULED")
 
 
 def test_an_interruption_while_the_last_answers_come_keeps_the_table_too() -> None:
