@@ -329,6 +329,8 @@ class DeletionRun:
 
     def _next_after(self, batch: Batch, answer: Answer | BaseException) -> Batch | None:
         """Hand an answer over, and return the batch that may go out at once, if one may."""
+        if not isinstance(answer, BaseException):
+            batch.devices = []  # nobody needs them any more, and a hundred answers may wait
         with self._lock:
             self._unclear += isinstance(answer, BaseException)
             self._answered.append((batch, answer))
