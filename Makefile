@@ -25,7 +25,7 @@ demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox
 test: $(READY) ## Run all tests that need no outside service.
 	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser'
 
-bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 25 minutes).
+bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 20 minutes).
 	$(BIN)/python -m tests.benchmarks
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis.
