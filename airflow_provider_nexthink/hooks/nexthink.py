@@ -396,13 +396,15 @@ class NexthinkHook(BaseHook):
 
         :return: whether the sign-in works and at least one API is permitted; and the three answers, in words.
         """
-        try:
-            transport = self.get_conn()
-            transport.sign_in()
-        except NexthinkError as error:
-            return False, f"Sign-in: failed. {error} NQL API: not tried. Data management: not tried."
-        nql_api = _permission(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}, "NQL API")
-        deletions = _permission(transport, data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}, "Data management")
+        with self:  # Airflow, which calls this from its connection form, closes nothing
+            try:
+                transport = self.get_conn()
+                transport.sign_in()
+            except NexthinkError as error:
+                return False, f"Sign-in: failed. {error} NQL API: not tried. Data management: not tried."
+            nql_api = _permission(transport, nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}, "NQL API")
+            body = {"devices": [_IMPOSSIBLE_DEVICE]}
+            deletions = _permission(transport, data_management.PATH, body, "Data management")
         return "permitted" in (nql_api, deletions), (
             f"Sign-in: works ({transport.settings.instance}). NQL API: {nql_api}. "
             f"Data management (deletions): {deletions}. Nothing was deleted."

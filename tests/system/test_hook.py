@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -76,6 +78,22 @@ def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: p
     assert "client secret" in message
     assert message.endswith("NQL API: not tried. Data management: not tried.")
     assert sandbox.client_secret not in message
+
+
+def test_the_connection_test_leaves_no_connection_open(sandbox: Sandbox) -> None:
+    port = int(sandbox.url.rpartition(":")[2])
+    hook = NexthinkHook()
+    assert hook.test_connection()[0]
+    sockets = [thing for thing in gc.get_objects() if isinstance(thing, socket.socket) and thing.fileno() >= 0]
+    assert not [each for each in sockets if each.family == socket.AF_INET and _peer_port(each) == port]
+    assert hook.test_connection()[0], "it can be used again"
+
+
+def _peer_port(connection: socket.socket) -> int | None:
+    try:
+        return int(connection.getpeername()[1])
+    except OSError:  # one that listens
+        return None
 
 
 @pytest.mark.parametrize(("port", "warned"), [(443, False), (8443, True)])
