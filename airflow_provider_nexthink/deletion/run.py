@@ -68,7 +68,7 @@ _ANSWERS_AT_A_LOOK = 100
 """With so many answers to take the deciding thread is called; with twice as many, nothing goes out before it came."""
 
 _ANSWERS_TO_SAVE = 4
-"""The same where a checkpoint saves them, or ``max_concurrency``: a process that is lost loses few."""
+"""The same where a checkpoint saves them, or ``max_concurrency`` if that is more: a lost process loses few."""
 
 _TOLD_PAUSE_SECONDS = 5.0
 
@@ -536,7 +536,7 @@ def _cells(column: list[T], positions: Sequence[int]) -> list[T]:
 
 def _fill(column: list[T], positions: Sequence[int], cells: list[T]) -> None:
     """Write cells into a column, at these positions."""
-    if isinstance(positions, range):
+    if isinstance(positions, range) and len(cells) == len(positions):  # or the column would change its length
         column[positions.start : positions.stop] = cells
         return
     for at, cell in zip(positions, cells, strict=True):

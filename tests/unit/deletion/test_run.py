@@ -665,6 +665,16 @@ def test_an_interruption_of_the_task_keeps_the_table() -> None:
     assert progress[:4] == [(100, 10_000), (200, 10_000), (300, 10_000), (400, 10_000)]
 
 
+@pytest.mark.parametrize("told", [0, 9, 11])
+def test_an_answer_about_too_few_or_too_many_devices_leaves_every_row_in_its_place(told: int) -> None:
+    plan = make_plan(device_rows(30))
+    outcomes = Outcomes(plan)
+    answer = Answer(["SCHEDULED"] * told)
+    assert isinstance(DeletionRun(outcomes, plan.to_send, lambda _, __: answer, 10, 1).run(), ValueError)
+    assert {len(cells) for cells in outcomes.columns().values()} == {30}
+    assert {row["status"] for row in outcomes.rows() if row["attempts"]} == {"UNKNOWN"}
+
+
 def test_what_was_sent_never_looks_as_if_it_was_not_whatever_goes_wrong() -> None:
     def progress(settled: int, planned: int) -> None:
         if settled > 300:
