@@ -14,6 +14,9 @@ from __future__ import annotations
 class NexthinkError(Exception):
     """Base of all errors of this package."""
 
+    reason: str | None = None
+    """The cause in a few words, for the rows of a table; None where the message says it best."""
+
 
 class NexthinkInputError(NexthinkError, ValueError):
     """What was given is wrong: a list, an option, the connection. A retry changes nothing."""
@@ -47,6 +50,7 @@ class NexthinkApiError(NexthinkError):
     :param trace_id: the ``x-trace-id`` of the answer, where it had one.
     :param detail: Nexthink's own message, where the answer had one.
     :param retry_after: seconds to wait as the answer's ``Retry-After`` asks, None where it does not say.
+    :param reason: the cause in a few words, where there is no status: ``connection refused``.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class NexthinkApiError(NexthinkError):
         trace_id: str | None = None,
         detail: str | None = None,
         retry_after: float | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.status = status
         self.code = code
         self.request_id = request_id
@@ -123,6 +129,10 @@ class NexthinkRateLimitError(NexthinkApiError, NexthinkRetryableError):
 
 class NexthinkUnavailableError(NexthinkApiError, NexthinkRetryableError):
     """No answer, or one that leaves open whether the request was carried out (408, 5xx, connection)."""
+
+
+class NexthinkConnectError(NexthinkUnavailableError):
+    """The request never left: no connection (refused, no such host, no tunnel through the proxy)."""
 
 
 class NexthinkUnclearAnswerError(NexthinkUnavailableError):

@@ -16,6 +16,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkAuthenticationError,
     NexthinkBatchSizeError,
+    NexthinkConnectError,
     NexthinkError,
     NexthinkInvalidRequestError,
     NexthinkNotFoundError,
@@ -24,6 +25,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkRequestError,
     NexthinkSettingsError,
     NexthinkUnavailableError,
+    NexthinkUnclearAnswerError,
 )
 
 _BY_CODE: dict[str, type[NexthinkApiError]] = {
@@ -49,6 +51,8 @@ _CURES: dict[int, str] = {
     404: "Check the instance, the region and, where one is set, the base_url of the connection.",
     429: "Nexthink asks for fewer requests; try again later.",
 }
+
+_PROXY_REFUSALS = ("403", "407")
 
 _SHOWN_CHARACTERS = 300
 _TRACE_ID_CHARACTERS = 100
@@ -96,15 +100,22 @@ def trace_id_of(response: httpx.Response, scrub: Callable[[str], str] = str) -> 
 
 
 def no_answer(
-    error: httpx.RequestError, url: httpx.URL, request_id: str | None, *, scrub: Callable[[str], str] = str
+    error: httpx.RequestError,
+    request: httpx.Request,
+    *,
+    has_left: bool = True,
+    proxy: str | None = None,
+    scrub: Callable[[str], str] = str,
 ) -> NexthinkError:
-    """Return the error for a request that got no answer.
+    """Return the error for a request that got no response.
 
     :param error: what httpx says.
-    :param url: where the request went; its query, which may be signed, is not shown.
-    :param request_id: the ``x-request-id`` of the request.
+    :param request: the request; the query of its address, which may be signed, is not shown.
+    :param has_left: whether the request has left this machine.
+    :param proxy: the address of the proxy that it was to go through.
     :param scrub: takes secrets out of what the other side said.
     """
+    url, request_id = request.url, request.headers.get("x-request-id")
     host = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
         return NexthinkSettingsError(
@@ -113,8 +124,33 @@ def no_answer(
         )
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return NexthinkSettingsError(f"The request to {host} could not be made: {type(error).__name__}.")
+    reason = _reason(error, scrub)
+    if isinstance(error, httpx.ProxyError) and reason.startswith(_PROXY_REFUSALS):
+        return NexthinkSettingsError(
+            f"The proxy {proxy} refused the connection to {host}: {reason}. Check the user and the password of the "
+            "proxy, and whether it lets this machine through to Nexthink. Nothing was sent."
+        )
+    via = f" through the proxy {proxy}" if proxy else ""
+    if not has_left or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        return NexthinkConnectError(
+            f"No connection to {host}{via}: {reason}. The request was not sent.", request_id=request_id, reason=reason
+        )
     return NexthinkUnavailableError(
-        f"No answer from {host}{url.path}: {type(error).__name__}{_hint(error, scrub)}.", request_id=request_id
+        f"No response from {host}{url.path}{via}: {reason}.", request_id=request_id, reason=reason
+    )
+
+
+def ambiguous_response(problem: str, request: httpx.Request) -> NexthinkUnclearAnswerError:
+    """Return the error for a response that cannot be relied on, though the request has left.
+
+    :param problem: what is wrong with it.
+    :param request: the request.
+    """
+    url = request.url.copy_with(query=None, fragment=None)
+    return NexthinkUnclearAnswerError(
+        f"{request.method} {url} was sent, but {problem}.",
+        request_id=request.headers.get("x-request-id"),
+        reason=problem,
     )
 
 
@@ -170,6 +206,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _hint(error: httpx.RequestError, scrub: Callable[[str], str]) -> str:
-    """Say what httpx knows of the failure; of a broken protocol it may repeat what came."""
-    return f" ({scrub(str(error))[:_SHOWN_CHARACTERS]})" if str(error) else ""
+def _reason(error: httpx.RequestError, scrub: Callable[[str], str]) -> str:
+    """Return the cause of a failure, in a few words and without the secrets that the other side may repeat."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no connection within the timeout"
+    if isinstance(error, httpx.ReadTimeout):
+        return "no response within the timeout"
+    if isinstance(error, httpx.WriteTimeout):
+        return "the request could not be sent within the timeout"
+    system = next((cause for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror), None)
+    text = (system.strerror if system else None) or str(error) or type(error).__name__
+    return scrub(text)[:_SHOWN_CHARACTERS].rstrip(". ")

@@ -1,4 +1,4 @@
-"""OAuth2 client credentials: one token, fetched once, shared by all threads, renewed in good time.
+"""OAuth2 client credentials: one token, fetched once, shared by all threads, renewed early.
 
 Sign-in as Nexthink documents it ("Getting an authentication token"): HTTP Basic with the client id and
 secret, a form with the grant type and the scope; a token is good for 15 minutes.
@@ -6,9 +6,10 @@ secret, a form with the grant type and the scope; a token is good for 15 minutes
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import httpx
@@ -22,6 +23,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkFinalError,
     NexthinkRetryableError,
     NexthinkSignInError,
+    NexthinkStoppedError,
 )
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
@@ -30,26 +32,38 @@ LIFETIME_SECONDS = 900.0
 
 RENEW_SECONDS_BEFORE_END = 60.0
 
+END_SECONDS_BEFORE_END = 5.0
+"""A request needs its token to be good when it arrives."""
+
+RENEW_PAUSE_SECONDS = 5.0
+"""Between two attempts to renew a token early."""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Token:
     """A bearer token.
 
     :param value: the token.
-    :param renew_at: when to fetch another one, in seconds that only ever grow.
+    :param renew_at: when to fetch another one, in seconds of monotonic time.
+    :param ends_at: when it is not to be used any more.
     """
 
     value: SecretStr
     renew_at: float
+    ends_at: float
 
 
-class TokenProvider:
-    """Fetches a token when one is needed and keeps it until shortly before its end.
+class NexthinkAuth(httpx.Auth):
+    """Signs requests with a token that all threads share, fetched when one is first needed.
 
-    :param settings: where to sign in, and as whom.
-    :param fetch: sends the token request and returns the answer, with the re-sends of a transport.
-    :param on_secret: told every value that must not show in a log, as soon as it is known.
-    :param clock: seconds that only ever grow.
+    It is renewed early, in a thread of its own: no request waits while the old one is good.
+
+    :param settings: where to fetch it, and as whom.
+    :param fetch: sends the token request and returns the response, with the retries of a transport.
+    :param on_secret: called with every value that must not show in a log, as soon as it is known.
+    :param clock: monotonic time, in seconds.
     """
 
     def __init__(
@@ -64,40 +78,74 @@ class TokenProvider:
         self._fetch = fetch
         self._on_secret = on_secret
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of whoever fetches
         self._token: Token | None = None
         self._failures = 0
         self._failure: NexthinkError | None = None
+        self._renewal: threading.Thread | None = None
+        self._renew_after = 0.0
 
-    def token(self, *, rejected: SecretStr | None = None) -> SecretStr:
-        """Return a token that is good for some time to come.
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Sign a request, as httpx has it; after a 401 once more, with a new token.
 
-        Threads that ask at once wait for the one that fetches.
-
-        :param rejected: a token that was answered 401, and so is not to be used again.
-        :raises NexthinkAuthenticationError: if the credentials are refused.
-        :raises NexthinkRetryableError: if the token address does not answer.
+        :param request: to be signed.
         """
+        token = self.get_token()
+        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        response = yield request
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            token = self.get_token(expired=token)
+            request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+            yield request
+
+    def get_token(self, *, expired: SecretStr | None = None) -> SecretStr:
+        """Return a token that is good for now. Threads that need one at once wait for the one that fetches it.
+
+        :param expired: a token that was answered 401, and so is not to be used again.
+        :raises NexthinkAuthenticationError: if the credentials are refused.
+        :raises NexthinkRetryableError: if the token address does not respond.
+        """
+        token = self._token
+        if token is not None and token.value != expired and (now := self._clock()) < token.ends_at:
+            if now >= max(token.renew_at, self._renew_after):
+                self._renew_in_background(token)
+            return token.value
         failures = self._failures
         with self._lock:
             if self._failure is not None and self._failures != failures:
-                raise self._failure  # of the thread that this one has waited for: asking again would not help
+                raise self._failure  # of the thread that this one has waited for: another request would not help
             token = self._token
-            if token is None or token.value == rejected or self._clock() >= token.renew_at:
-                try:
-                    token = self._new_token()
-                except NexthinkError as error:
-                    self._failures, self._failure = self._failures + 1, error
-                    raise
-                self._token, self._failure = token, None
+            if token is None or token.value == expired or self._clock() >= token.ends_at:
+                token = self._new_token()
             return token.value
+
+    def _renew_in_background(self, token: Token) -> None:
+        if self._renewal is not None and self._renewal.is_alive():
+            return
+        self._renew_after = self._clock() + RENEW_PAUSE_SECONDS
+        self._renewal = threading.Thread(target=self._renew, args=(token,), name="nexthink-token", daemon=True)
+        self._renewal.start()
+
+    def _renew(self, token: Token) -> None:
+        with self._lock:
+            if self._token is not token:  # another thread was quicker
+                return
+            try:
+                self._new_token()
+            except NexthinkError as error:
+                log.info("The token could not be renewed early; the old one is still good. %s", error)
 
     def _new_token(self) -> Token:
         asked_at = self._clock()
         request = token_request(self._settings)
         self._on_secret(basic_value(request))
-        token = read_token(self._fetch(request), self._settings, asked_at)
+        try:
+            token = read_token(self._fetch(request), self._settings, asked_at)
+        except NexthinkError as error:
+            self._failures, self._failure = self._failures + 1, error
+            raise
         self._on_secret(token.value.get_secret_value())
+        self._token, self._failure = token, None
         return token
 
 
@@ -124,7 +172,7 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
 
     :param response: the answer, a success.
     :param settings: where was asked.
-    :param asked_at: when that was, in seconds that only ever grow.
+    :param asked_at: when that was, in seconds of monotonic time.
     :raises NexthinkAuthenticationError: if it holds no token.
     """
     try:
@@ -136,8 +184,12 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
             status=response.status_code,
         ) from None
     lifetime = _lifetime(answer.expires_in)
-    # A token with a very short life is used for half of it rather than never.
-    return Token(answer.access_token, asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2))
+    # A token with a very short life is used for a part of it rather than never.
+    return Token(
+        answer.access_token,
+        renew_at=asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2),
+        ends_at=asked_at + lifetime - min(END_SECONDS_BEFORE_END, lifetime / 10),
+    )
 
 
 def sign_in_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkError:
@@ -147,9 +199,14 @@ def sign_in_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkE
     :param settings: where was asked, and as whom.
     """
     status = getattr(error, "status", None)
+    if isinstance(error, NexthinkStoppedError):
+        return error
     if isinstance(error, NexthinkRetryableError):
         return NexthinkSignInError(
-            f"No token could be fetched. {error}", status=status, retry_after=getattr(error, "retry_after", None)
+            f"No token could be fetched. {error}",
+            status=status,
+            retry_after=getattr(error, "retry_after", None),
+            reason=f"no token could be fetched ({status or error.reason or 'no response'})",
         )
     if isinstance(error, NexthinkFinalError):
         return NexthinkAuthenticationError(

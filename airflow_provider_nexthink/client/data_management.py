@@ -41,15 +41,16 @@ def delete_devices(
     devices: Sequence[Mapping[str, str]],
     request_id: str,
     *,
-    goes_on: Callable[[], bool] = lambda: True,
+    depart: Callable[[], None] = lambda: None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> DeletionAnswer:
     """Ask for the deletion of these devices, once. There is no undo.
 
     :param transport: signed in to the tenant.
     :param devices: up to 100 of ``{"uid": ..., "name": ...}``.
     :param request_id: the ``x-request-id`` to send.
-    :param goes_on: asked just before the devices are sent; if it says no, they are not.
-    :raises NexthinkStoppedError: if ``goes_on`` said no.
+    :param depart: called at the moment at which the request leaves; it does not if this raises.
+    :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends.
     :raises NexthinkUnclearAnswerError: if the answer does not say what became of each of the devices.
     :raises NexthinkError: for any other answer than 202, and for none.
     """
@@ -60,7 +61,8 @@ def delete_devices(
         headers=_JSON,
         request_id=request_id,
         cures=_CURES,
-        goes_on=goes_on,
+        depart=depart,
+        is_cancelled=is_cancelled,
     )
     trace_id = trace_id_of(response, transport.scrub)
     try:
@@ -79,7 +81,8 @@ def delete_devices(
             raise ValueError("it contradicts itself")
     except ValueError as problem:
         raise NexthinkUnclearAnswerError(
-            f"The answer to the deletion request cannot be trusted: {problem}.",
+            f"The response to the deletion request cannot be trusted: {problem}.",
+            reason=f"the response cannot be trusted: {problem}",
             status=response.status_code,
             request_id=request_id,
             trace_id=trace_id,

@@ -22,6 +22,7 @@ from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes,
 from airflow_provider_nexthink.deletion.plan import check_guards, make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
+from airflow_provider_nexthink.deletion.scheduler import Scheduler
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
@@ -32,6 +33,7 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.storage import open_file
 from airflow_provider_nexthink.observability import RunStats, report_change, report_read, request_tracer
+from airflow_provider_nexthink.supervisor import supervisor_check
 
 if TYPE_CHECKING:
     import httpx
@@ -104,7 +106,9 @@ class NexthinkHook(BaseHook):
         """
         if self._transport is None:
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
-            self._transport = Transport(settings, on_secret=self._keep_secret, traced=request_tracer())
+            self._transport = Transport(
+                settings, on_secret=self._keep_secret, traced=request_tracer(), is_stopped=self._stop.is_set
+            )
         return self._transport
 
     @property
@@ -209,7 +213,7 @@ class NexthinkHook(BaseHook):
         result = DeletionResult(
             outcomes,
             error=run.error if run else None,
-            tally=run.tally if run else Tally(),
+            tally=run.scheduler.tally if run else Tally(),
             dry_run=options.dry_run,
             uid_column=rows.uid_column,
             name_column=rows.name_column,
@@ -236,17 +240,33 @@ class NexthinkHook(BaseHook):
         """Send what the plan says, without what an earlier try has settled."""
         transport = self.get_conn()
 
-        def send(devices: Sequence[Mapping[str, str]], request_id: str) -> data_management.DeletionAnswer:
-            start = transport.clock.monotonic()
+        is_supervised = supervisor_check()
+
+        def check() -> None:
+            if self._stop.is_set():
+                raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
+            if not is_supervised():
+                raise NexthinkStoppedError(
+                    "Airflow's supervisor of this task process is gone, and a retry may run beside it: no other batch "
+                    "is sent."
+                )
+
+        def send(
+            devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
+        ) -> data_management.DeletionAnswer:
+            departures: list[float] = []
+
+            def leave() -> None:
+                depart()
+                departures.append(transport.clock.monotonic())
+
             try:
-                answer = data_management.delete_devices(transport, devices, request_id, goes_on=run.goes_on)
-            except NexthinkStoppedError:  # it never left
-                raise
-            except BaseException:
-                stats.note_request(transport.clock.monotonic() - start)
-                raise
-            stats.note_request(transport.clock.monotonic() - start)
-            return answer
+                return data_management.delete_devices(
+                    transport, devices, request_id, depart=leave, is_cancelled=lambda: run.has_ended
+                )
+            finally:
+                if departures:
+                    stats.note_request(transport.clock.monotonic() - departures[0])
 
         checkpoint, last_batch, to_send = None, 0, plan.to_send
         if state_store is not None:
@@ -261,24 +281,29 @@ class NexthinkHook(BaseHook):
                     settled,
                     len(plan.to_send),
                 )
-        run = DeletionRun(
+        scheduler = Scheduler(
             outcomes,
             to_send,
-            send,
-            options.batch_size,
-            options.max_concurrency,
-            prepare=transport.sign_in,
-            stop=self._stop,
-            on_progress=self._progress(transport.clock, stats),
-            checkpoint=checkpoint,
+            batch_size=options.batch_size,
+            max_concurrency=options.max_concurrency,
+            rng=transport.clock.rng,
             last_batch=last_batch,
             requests_per_second=options.requests_per_second,
+        )
+        run = DeletionRun(
+            scheduler,
+            send,
+            options.max_concurrency,
+            prepare=transport.sign_in,
+            check=check,
+            on_progress=self._progress(len(to_send), transport.clock, stats),
+            checkpoint=checkpoint,
             clock=transport.clock,
         )
         if to_send:
             run.run()
             self._mask_pending()
-        if run.error and not run.tally.requests and len(to_send) == len(plan.to_send):
+        if run.error and not run.scheduler.tally.requests and len(to_send) == len(plan.to_send):
             raise run.error  # there is nothing to tell but this: nothing was sent, now or before
         return run
 
@@ -461,11 +486,11 @@ class NexthinkHook(BaseHook):
         while self._unmasked:
             mask_secret(self._unmasked.popleft())
 
-    def _progress(self, clock: Clock, stats: RunStats) -> Callable[[int, int], None]:
-        """Return what is called after each answer of a run."""
+    def _progress(self, planned: int, clock: Clock, stats: RunStats) -> Callable[[int], None]:
+        """Return what is called a few times a second while a run goes on."""
         start = last = clock.monotonic()
 
-        def progress(settled: int, planned: int) -> None:
+        def progress(settled: int) -> None:
             nonlocal last
             self._mask_pending()
             stats.tell_requests()
@@ -486,7 +511,7 @@ class NexthinkHook(BaseHook):
     def _log_outcome(self, result: DeletionResult) -> None:
         counts = "\n".join(f"  {status:<10} {count:>9,}" for status, count in result.counts.items() if count)
         self.log.info(
-            "%s, %d rows in %.1f s with %d requests (%d of them re-sends):\n%s",
+            "%s, %d rows in %.1f s with %d requests and %d retries:\n%s",
             "Dry run" if result.dry_run else "Outcome",
             len(result.outcomes),
             result.duration_seconds,

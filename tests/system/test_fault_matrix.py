@@ -12,10 +12,9 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ from airflow_provider_nexthink.client import data_management
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
-from airflow_provider_nexthink.deletion import run as run_module
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
+from airflow_provider_nexthink.deletion.scheduler import Response, Scheduler
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 
@@ -185,7 +184,8 @@ class SkippingTime:
         return Clock(
             monotonic=lambda: time.monotonic() + self.skipped,
             now=lambda: datetime.now(UTC) + timedelta(seconds=self.skipped),
-            sleep=self.sleep,
+            sleep=lambda seconds, _: self.sleep(seconds),
+            wait=lambda _, seconds: self.sleep(seconds),
             rng=random.Random(1),
         )
 
@@ -257,12 +257,16 @@ def run_with(sandbox: Sandbox, faults: tuple[Fault, ...], *, skip: int, concurre
     with Transport(tenant, clock=clock) as transport:
         plan = make_plan(read_devices(rows))
         outcomes = Outcomes(plan)
-        send = partial(data_management.delete_devices, transport)
-        run = DeletionRun(outcomes, plan.to_send, send, BATCH, concurrency, clock=clock)
+        scheduler = Scheduler(outcomes, plan.to_send, batch_size=BATCH, max_concurrency=concurrency, rng=clock.rng)
+
+        def send(devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]) -> Response:
+            return data_management.delete_devices(transport, devices, request_id, depart=depart)
+
+        run = DeletionRun(scheduler, send, concurrency, prepare=transport.sign_in, clock=clock)
         transport.sign_in()
         started_at = clock.now()
         error = run.run()
-    result = DeletionResult(outcomes, error, run.tally, False, "uid", "name", "sandbox", started_at, clock.now())
+    result = DeletionResult(outcomes, error, scheduler.tally, False, "uid", "name", "sandbox", started_at, clock.now())
     sent = [json.loads(r.body)["devices"] for r in sandbox.requests if "deletions" in r.path]
     return Ran(rows, result, Counter(sandbox.tenant.queued), sent, refused)
 
@@ -287,16 +291,7 @@ def assert_invariants(ran: Ran, *, unclear: bool) -> None:
     statuses = Counter(row["status"] for row in table)
     assert {status: ran.result.summary[status] for status in statuses} == statuses
     assert sum(ran.result.counts.values()) == len(ran.rows)
-    if ran.error is None:  # else some may have got no further than to the sign-in
-        assert ran.result.tally.requests <= len(ran.sent)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _all_at_once() -> Iterator[None]:
-    """Let runs send as many requests at once as they may from the first one on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "FIRST_AT_ONCE", 8)
-        yield
+    assert ran.result.tally.requests == len(ran.sent)
 
 
 @pytest.fixture(scope="module")

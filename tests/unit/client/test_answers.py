@@ -19,6 +19,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkAuthenticationError,
     NexthinkBatchSizeError,
+    NexthinkConnectError,
     NexthinkError,
     NexthinkFinalError,
     NexthinkInvalidRequestError,
@@ -265,23 +266,50 @@ def chained(failure: httpx.RequestError, cause: BaseException, *, by_cause: bool
 
 
 def told(failure: httpx.RequestError, url: str = f"{URL}?signature=hush") -> NexthinkError:
-    return no_answer(failure, httpx.URL(url), "sent-id")
+    return no_answer(failure, httpx.Request("POST", url, headers={"x-request-id": "sent-id"}))
 
 
 @pytest.mark.parametrize(
-    "kind", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.DecodingError]
+    ("failure", "reason"),
+    [
+        (httpx.ReadTimeout("it broke"), "no response within the timeout"),
+        (httpx.WriteTimeout("it broke"), "the request could not be sent within the timeout"),
+        (httpx.RemoteProtocolError("Server disconnected."), "Server disconnected"),
+        (httpx.ReadError("[Errno 104] Connection reset by peer"), "[Errno 104] Connection reset by peer"),
+        (httpx.PoolTimeout(""), "PoolTimeout"),
+    ],
 )
-def test_no_answer_may_be_tried_again(kind: type[httpx.RequestError]) -> None:
-    found = told(kind("it broke"))
+def test_no_answer_names_the_cause_and_may_be_retried(failure: httpx.RequestError, reason: str) -> None:
+    found = told(failure)
 
     assert type(found) is NexthinkUnavailableError
-    assert (found.status, found.request_id) == (None, "sent-id")
-    assert f"No answer from {URL}: {kind.__name__} (it broke)." in str(found)
+    assert (found.status, found.request_id, found.reason) == (None, "sent-id", reason)
+    assert f"No response from {URL}: {reason}." in str(found)
     assert "hush" not in str(found)
 
 
-def test_a_failure_without_words_is_named_all_the_same() -> None:
-    assert f"No answer from {URL}: PoolTimeout." in str(told(httpx.PoolTimeout("")))
+def test_no_answer_system_error_says_what_the_system_says() -> None:
+    failure = httpx.ConnectError("[Errno 111] ...")
+    failure.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    found = told(failure)
+    assert type(found) is NexthinkConnectError
+    assert found.reason == "Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (httpx.ReadTimeout(""), NexthinkConnectError),  # of the answer to CONNECT
+        (httpx.ProxyError("502 Bad Gateway"), NexthinkConnectError),
+        (httpx.ProxyError("403 Forbidden"), NexthinkSettingsError),
+        (httpx.ProxyError("407 Proxy Authentication Required"), NexthinkSettingsError),
+    ],
+)
+def test_no_answer_never_left_names_the_proxy(failure: httpx.RequestError, kind: type[NexthinkError]) -> None:
+    found = no_answer(failure, httpx.Request("POST", URL), has_left=False, proxy="http://proxy.example:3128")
+    assert type(found) is kind
+    assert "http://proxy.example:3128" in str(found)
+    assert "secret" not in str(found).lower()
 
 
 def test_a_password_in_the_address_is_not_shown() -> None:
@@ -301,7 +329,7 @@ def test_an_unknown_certificate_names_the_ca_bundle(by_cause: bool) -> None:
 def test_another_tls_failure_may_be_tried_again() -> None:
     found = told(chained(httpx.ConnectError("x"), ssl.SSLEOFError(8, "cut off"), by_cause=True))
 
-    assert type(found) is NexthinkUnavailableError
+    assert type(found) is NexthinkConnectError
 
 
 @pytest.mark.parametrize("kind", [httpx.UnsupportedProtocol, httpx.LocalProtocolError])

@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
-from airflow_provider_nexthink.client.auth import TokenProvider
+from airflow_provider_nexthink.client.auth import NexthinkAuth
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
@@ -79,14 +79,18 @@ class Tenant:
         self.sleeps.append(seconds)
         self.seconds += seconds
 
-    def transport(self) -> Transport:
-        clock = Clock(
+    def clock(self) -> Clock:
+        return Clock(
             monotonic=lambda: self.seconds,
             now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
-            sleep=self.sleep,
+            sleep=lambda seconds, _: self.sleep(seconds),
             rng=random.Random(0),
         )
-        return Transport(SETTINGS, on_secret=self.secrets.append, clock=clock, http_transport=httpx.MockTransport(self))
+
+    def transport(self) -> Transport:
+        return Transport(
+            SETTINGS, on_secret=self.secrets.append, clock=self.clock(), http_transport=httpx.MockTransport(self)
+        )
 
 
 @pytest.fixture
@@ -106,6 +110,13 @@ def shown_by(error: BaseException) -> str:
     ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
     assert ours
     return f"{error} {error!r} {vars(error)} {ours}"
+
+
+def renewed() -> None:
+    """Wait until no token is being renewed in the background."""
+    for thread in threading.enumerate():
+        if thread.name == "nexthink-token":
+            thread.join(30)
 
 
 def refusal(transport: Transport) -> NexthinkError:
@@ -162,7 +173,7 @@ def test_threads_that_need_a_token_at_once_fetch_one() -> None:
 
     def is_asking(worker: threading.Thread) -> bool:
         frame = sys._current_frames().get(worker.ident or 0)
-        return any(each.f_code is TokenProvider.token.__code__ for each, _ in traceback.walk_stack(frame))
+        return any(each.f_code is NexthinkAuth.get_token.__code__ for each, _ in traceback.walk_stack(frame))
 
     def fetch(request: httpx.Request) -> httpx.Response:
         fetched.append(request)
@@ -171,12 +182,12 @@ def test_threads_that_need_a_token_at_once_fetch_one() -> None:
             pass
         return httpx.Response(200, json={"access_token": "made-up-token"})
 
-    provider = TokenProvider(SETTINGS, fetch, clock=lambda: 0.0)
+    provider = NexthinkAuth(SETTINGS, fetch, clock=lambda: 0.0)
     ready = threading.Barrier(THREADS)
 
     def ask() -> None:
         ready.wait(60)
-        tokens.append(provider.token())
+        tokens.append(provider.get_token())
 
     workers += [threading.Thread(target=ask) for _ in range(THREADS)]
     for worker in workers:
@@ -189,18 +200,49 @@ def test_threads_that_need_a_token_at_once_fetch_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "good_until"), [(900, 840), (3600, 3540), (120, 60), (100, 50), (60, 30), (10, 5), (0.5, 0.25)]
+    ("lifetime", "renewed_at"), [(900, 840), (3600, 3540), (120, 60), (100, 50), (60, 30), (10, 5), (0.5, 0.25)]
 )
-def test_a_token_is_renewed_shortly_before_its_end_and_no_sooner(
-    tenant: Tenant, transport: Transport, lifetime: float, good_until: float
+def test_token_is_renewed_early_in_the_background(
+    tenant: Tenant, transport: Transport, lifetime: float, renewed_at: float
 ) -> None:
     tenant.lifetime = lifetime
-    for seconds in (0, good_until - 0.01, good_until, good_until + good_until - 0.01):
+    for seconds, requests in ((0, 1), (renewed_at - 0.01, 1), (renewed_at, 2), (renewed_at, 2)):
         tenant.seconds = seconds
         transport.send_once("GET", "/x")
+        renewed()
+        assert len(tenant.token_requests) == requests
 
-    assert tenant.bearers == ["made-up-token-1", "made-up-token-1", "made-up-token-2", "made-up-token-2"]
-    assert len(tenant.token_requests) == 2
+    assert tenant.bearers[-1] == "made-up-token-2"
+
+
+def test_token_being_renewed_blocks_no_request(tenant: Tenant) -> None:
+    may_answer = threading.Event()
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        if request.url == TOKEN_URL and tenant.token_requests:
+            assert may_answer.wait(30)
+        return tenant(request)
+
+    with Transport(SETTINGS, clock=tenant.clock(), http_transport=httpx.MockTransport(slow)) as transport:
+        for seconds in (0.0, 841.0, 880.0):
+            tenant.seconds = seconds
+            transport.send_once("GET", "/x")
+        may_answer.set()
+        renewed()
+        transport.send_once("GET", "/x")
+    assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-2"]
+
+
+def test_token_renewal_fails_old_one_is_used_until_its_end(tenant: Tenant, transport: Transport) -> None:
+    transport.send_once("GET", "/x")
+    tenant.seconds, tenant.sign_ins = 850.0, [httpx.Response(401)]
+    transport.send_once("GET", "/x")
+    renewed()
+    transport.send_once("GET", "/x")
+    assert len(tenant.token_requests) == 2  # and not again for some seconds
+    tenant.seconds = 896.0  # the end: now it is waited for
+    transport.send_once("GET", "/x")
+    assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-3"]
 
 
 def test_the_life_of_a_token_counts_from_the_question() -> None:
@@ -211,12 +253,13 @@ def test_the_life_of_a_token_counts_from_the_question() -> None:
         seconds += 100
         return httpx.Response(200, json={"access_token": f"made-up-{seconds:.0f}", "expires_in": 900})
 
-    provider = TokenProvider(SETTINGS, slow, clock=lambda: seconds)
-    first = provider.token()
-    seconds = 839.0
-    assert provider.token() == first
-    seconds = 840.0
-    assert provider.token() != first
+    provider = NexthinkAuth(SETTINGS, slow, clock=lambda: seconds)
+    first = provider.get_token()
+    seconds = 894.0
+    assert provider.get_token() == first
+    seconds = 895.0
+    renewed()
+    assert provider.get_token() != first
 
 
 @pytest.mark.parametrize("lifetime", [{}, {"expires_in": None}])
@@ -224,7 +267,7 @@ def test_a_token_without_a_lifetime_is_good_for_15_minutes(
     tenant: Tenant, transport: Transport, lifetime: dict[str, None]
 ) -> None:
     tenant.sign_ins = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
-    for seconds in (0.0, 839.0, 840.0):
+    for seconds in (0.0, 839.0, 896.0):
         tenant.seconds = seconds
         transport.send_once("GET", "/x")
 
@@ -306,7 +349,7 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
     error = refusal(transport)
     assert type(error) is NexthinkSignInError
     assert isinstance(error, NexthinkRetryableError)
-    assert TOKEN_URL in str(error)
+    assert TOKEN_URL.partition("/oauth2")[0] in str(error)
     assert len(tenant.token_requests) == 2 * MAX_ATTEMPTS
 
 
@@ -376,7 +419,7 @@ def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
 ) -> None:
     tenant.sign_ins = [httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')]
     transport.sign_in()
-    for seconds, same in ((839, True), (841, False)):
+    for seconds, same in ((839, True), (896, False)):
         tenant.seconds = seconds
         assert (transport.sign_in().get_secret_value() == "made-up-token-0") == same
 
@@ -392,16 +435,16 @@ def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
         raise refused
 
     def waiting_lines() -> list[str]:
-        frames = [frame for frame in sys._current_frames().values() if frame.f_code.co_name == "token"]
+        frames = [frame for frame in sys._current_frames().values() if frame.f_code.co_name == "get_token"]
         return [linecache.getline(frame.f_code.co_filename, frame.f_lineno) for frame in frames]
 
-    tokens = TokenProvider(SETTINGS, refuse)
+    tokens = NexthinkAuth(SETTINGS, refuse)
     with ThreadPoolExecutor(THREADS) as pool:
-        errors = [future.exception() for future in [pool.submit(tokens.token) for _ in range(THREADS)]]
+        errors = [future.exception() for future in [pool.submit(tokens.get_token) for _ in range(THREADS)]]
     assert errors == [refused] * THREADS
     assert len(asked) == 1
     with pytest.raises(NexthinkAuthenticationError):
-        tokens.token()
+        tokens.get_token()
     assert len(asked) == 2
 
 
@@ -419,7 +462,7 @@ def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest
     transport.send_once("GET", "/x")
     logged = json.dumps([[record.getMessage(), repr(record.args)] for record in caplog.records], ensure_ascii=False)
 
-    assert logged.count("Trying again in") >= 2
+    assert logged.count("Retry in") >= 2
     assert TOKEN_URL in logged
     for secret in (BASIC, SECRET, "made-up-token"):
         assert secret not in logged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import logging
 import random
 import re
@@ -34,6 +35,7 @@ from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
+    NexthinkConnectError,
     NexthinkError,
     NexthinkExportError,
     NexthinkFinalError,
@@ -46,6 +48,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkSignInError,
     NexthinkStoppedError,
     NexthinkUnavailableError,
+    NexthinkUnclearAnswerError,
 )
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -79,7 +82,7 @@ class Net:
         return Clock(
             monotonic=lambda: sum(self.sleeps),
             now=lambda: START + timedelta(seconds=sum(self.sleeps)),
-            sleep=self.sleeps.append,
+            sleep=lambda seconds, _: self.sleeps.append(seconds),
             rng=random.Random(0),
         )
 
@@ -240,7 +243,7 @@ def test_an_unclear_failure_is_sent_again_with_growing_pauses(
     net.answers = [httpx.Response(failure) if isinstance(failure, int) else failure for _ in range(MAX_ATTEMPTS)]
     error = failed(transport)
 
-    assert type(error) is NexthinkUnavailableError
+    assert isinstance(error, NexthinkUnavailableError)
     assert error.status == (failure if isinstance(failure, int) else None)
     assert error.request_id == net.received[0].headers["x-request-id"]
     assert len(net.received) == MAX_ATTEMPTS
@@ -249,7 +252,7 @@ def test_an_unclear_failure_is_sent_again_with_growing_pauses(
     assert len(set(net.sleeps)) == len(net.sleeps)
 
 
-@pytest.mark.parametrize("failure", [408, 500, 503, httpx.ReadTimeout("x"), httpx.ConnectError("x")])
+@pytest.mark.parametrize("failure", [408, 500, 503, httpx.ReadTimeout("x"), httpx.WriteError("x")])
 def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure: int | Exception) -> None:
     headers = {"retry-after": "1"}
     net.answers = [httpx.Response(failure, headers=headers) if isinstance(failure, int) else failure]
@@ -258,6 +261,18 @@ def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure
     assert isinstance(error, NexthinkUnavailableError)
     assert len(net.received) == 1
     assert net.sleeps == []
+
+
+@pytest.mark.parametrize("failure", [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.ProxyError("502 Bad")])
+def test_send_request_that_never_left_is_retried_whatever_it_is(
+    net: Net, transport: Transport, failure: Exception
+) -> None:
+    net.answers = [failure] * MAX_ATTEMPTS
+    error = failed(transport, replay=False)
+
+    assert isinstance(error, NexthinkConnectError)
+    assert "The request was not sent" in str(error)
+    assert len(net.received) == MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("replay", [True, False])
@@ -323,7 +338,7 @@ def test_it_says_that_it_tries_again(net: Net, transport: Transport, caplog: pyt
     transport.send("GET", "/x", replay=True)
 
     assert f"GET https://{API}/x answered 429." in caplog.text
-    assert "Trying again in 7.0 s." in caplog.text
+    assert "Retry in 7.0 s." in caplog.text
 
 
 # --- the result file
@@ -591,11 +606,11 @@ def test_the_proxy_of_the_environment_and_its_exceptions(
     with served(lambda *_: (418, b"")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.removeprefix("http://"))
         with (
-            Transport(settings, clock=Clock(sleep=lambda _: None)) as transport,
+            Transport(settings, clock=Clock(sleep=lambda *_: None)) as transport,
             pytest.raises(NexthinkSignInError) as it,
         ):
             transport.sign_in()
-    assert ("ProxyError" in str(it.value)) == asked
+    assert ("through the proxy" in str(it.value)) == asked
 
 
 @pytest.mark.parametrize("threads", [1, 32])
@@ -617,8 +632,8 @@ def test_each_thread_keeps_its_connection(threads: int) -> None:
 
 def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
     with served(lambda *_: (418, b"")) as proxy:
-        transport = Transport(dataclasses.replace(SETTINGS, proxy=SecretStr(proxy)), clock=Clock(sleep=lambda _: None))
-        with transport, pytest.raises(NexthinkSignInError, match="ProxyError"):
+        transport = Transport(dataclasses.replace(SETTINGS, proxy=SecretStr(proxy)), clock=Clock(sleep=lambda *_: None))
+        with transport, pytest.raises(NexthinkSignInError, match="through the proxy http://127.0.0.1:.*501"):
             transport.sign_in()
 
 
@@ -633,28 +648,52 @@ def test_what_the_other_side_repeats_of_our_secrets_is_not_shown(net: Net, trans
     assert caught.value.detail == "you sent Bearer ***"
 
 
-@dataclass
-class Drip(httpx.SyncByteStream):
-    """A body that comes slowly and never ends."""
+def test_send_once_timed_out_once_departed_is_ambiguous() -> None:
+    """Also where what has gone wrong is no network error."""
+    net = Net([httpx.Response(202, stream=Broken())])
+    with (
+        Transport(SETTINGS, clock=net.clock(), http_transport=httpx.MockTransport(net)) as transport,
+        pytest.raises(NexthinkUnclearAnswerError, match="was sent, but MemoryError") as it,
+    ):
+        transport.send_once("POST", "/x")
+    assert it.value.request_id == net.received[0].headers["x-request-id"]
 
-    net: Net
+
+class Broken(httpx.SyncByteStream):
+    """A body that cannot be held."""
 
     def __iter__(self) -> Iterator[bytes]:
-        while True:
-            self.net.sleeps.append(SETTINGS.timeout - 1)
-            yield b" "
+        raise MemoryError
 
 
-def test_an_answer_that_does_not_end_is_none(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(202, stream=Drip(net))]
-    with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
-        transport.send_once("GET", "/x")
+GZIP = gzip.compress(b'{"a": 1}')
 
 
-def test_a_401_that_does_not_end_is_no_answer_either(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(401, stream=Drip(net))]
-    with pytest.raises(NexthinkUnavailableError, match="the answer does not end"):
-        transport.send_once("GET", "/x")
+@pytest.mark.parametrize(
+    ("encoding", "body", "says"),
+    [
+        ("gzip, gzip", gzip.compress(GZIP), "not asked for"),
+        ("zstd", b"x", "not asked for"),
+        ("br", b"x", "not asked for"),
+        ("gzip", GZIP[:-4], "cut off"),
+        ("gzip", b"no gzip", "cannot be decompressed"),
+        ("gzip", gzip.compress(bytes(65 * 1024 * 1024)), "larger than 64 MiB"),
+        ("identity", bytes(65 * 1024 * 1024), "larger than 64 MiB"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_response_encoding_not_trusted_is_ambiguous(
+    net: Net, transport: Transport, encoding: str, body: bytes, says: str
+) -> None:
+    net.answers = [httpx.Response(202, headers={"content-encoding": encoding}, stream=httpx.ByteStream(body))]
+    with pytest.raises(NexthinkUnclearAnswerError, match=says):
+        transport.send_once("POST", "/x")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])
+def test_response_gzip_is_read(net: Net, transport: Transport, encoding: str) -> None:
+    net.answers = [httpx.Response(200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(GZIP))]
+    assert transport.send_once("GET", "/x").json() == {"a": 1}
 
 
 def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
@@ -686,11 +725,40 @@ def test_a_whole_answer_is_given_back_as_it_came(net: Net, transport: Transport)
     assert answer.elapsed.total_seconds() >= 0
 
 
-def test_a_request_that_is_no_longer_wanted_does_not_leave(net: Net, transport: Transport) -> None:
+def test_send_once_departure_refused_does_not_leave(net: Net, transport: Transport) -> None:
+    def refuse() -> None:
+        raise NexthinkStoppedError("no more")
+
     with pytest.raises(NexthinkStoppedError):
-        transport.send_once("POST", "/x", goes_on=lambda: False)
-    answers = iter([True, False])
+        transport.send_once("POST", "/x", depart=refuse)
+    departures: list[int] = []
+
+    def refuse_the_second() -> None:
+        departures.append(1)
+        if len(departures) == 2:
+            raise NexthinkStoppedError("no more")
+
     net.answers = [httpx.Response(401)]
     with pytest.raises(NexthinkStoppedError):
-        transport.send_once("POST", "/x", goes_on=lambda: next(answers))
+        transport.send_once("POST", "/x", depart=refuse_the_second)
     assert len([request for request in net.received if request.url.path == "/x"]) == 1
+
+
+@pytest.mark.parametrize("waits_for", ["token", "request"])
+def test_pause_ends_when_stopped(waits_for: str) -> None:
+    busy, waiting, stopped = httpx.Response(429, headers={"retry-after": "200"}), threading.Event(), threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token") == (waits_for == "token"):
+            waiting.set()
+            return busy
+        return httpx.Response(200, json={"access_token": "made-up-token"})
+
+    with (
+        Transport(SETTINGS, is_stopped=stopped.is_set, http_transport=httpx.MockTransport(answer)) as transport,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        sending = pool.submit(transport.send, "GET", "/x", replay=True)
+        assert waiting.wait(30)
+        stopped.set()
+        assert isinstance(sending.exception(30), NexthinkStoppedError)
