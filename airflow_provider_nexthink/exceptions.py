@@ -98,7 +98,7 @@ class NexthinkAuthenticationError(NexthinkApiError, NexthinkFinalError):
 
 
 class NexthinkSignInError(NexthinkApiError, NexthinkRetryableError):
-    """No token could be fetched just now: the token address does not answer, or not clearly."""
+    """No token could be fetched just now: the login address does not answer, or not clearly."""
 
 
 class NexthinkPermissionError(NexthinkApiError, NexthinkFinalError):

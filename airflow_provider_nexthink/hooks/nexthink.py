@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS = 15.0
 
 _HTTPS_PORT = 443
-_EXTRAS = ("region", "base_url", "token_url", "timeout", "verify", "proxy")
+_EXTRAS = ("region", "base_url", "login_url", "timeout", "verify", "proxy")
 
 # A uid that no device can have: the deletion API answers INVALID and deletes nothing.
 _IMPOSSIBLE_DEVICE = {"uid": "connection-test", "name": "connection-test"}
@@ -59,7 +59,7 @@ class NexthinkHook(BaseHook):
     its ``async_`` methods work; they are what a trigger needs.
 
     :param nexthink_conn_id: the connection, of type ``nexthink``: host = instance, login = client id,
-        password = client secret; extras ``region``, ``base_url``, ``token_url``, ``timeout``, ``verify``, ``proxy``.
+        password = client secret; extras ``region``, ``base_url``, ``login_url``, ``timeout``, ``verify``, ``proxy``.
     """
 
     conn_name_attr = "nexthink_conn_id"
@@ -111,7 +111,7 @@ class NexthinkHook(BaseHook):
     def tenant(self) -> str:
         """What tells the tenant and its credential from any other; no secret."""
         settings = self.get_conn().settings
-        return "\0".join((settings.base_url, settings.token_url, settings.instance, settings.client_id))
+        return "\0".join((settings.base_url, settings.login_url, settings.instance, settings.client_id))
 
     def close(self) -> None:
         """Close the connections to Nexthink."""
