@@ -104,7 +104,7 @@ class NexthinkAuthenticationError(NexthinkApiError, NexthinkFinalError):
 
 
 class NexthinkSignInError(NexthinkApiError, NexthinkRetryableError):
-    """No token could be fetched just now: the token address does not answer, or not clearly."""
+    """No token could be fetched just now: the login address does not answer, or not clearly."""
 
 
 class NexthinkPermissionError(NexthinkApiError, NexthinkFinalError):
@@ -123,6 +123,10 @@ class NexthinkExportError(NexthinkApiError, NexthinkRetryableError):
     """The export ended in ERROR, took too long, or its file cannot be read."""
 
 
+class NexthinkExportTimeoutError(NexthinkExportError):
+    """The export was not ready in time."""
+
+
 class NexthinkRateLimitError(NexthinkApiError, NexthinkRetryableError):
     """Too many requests (429)."""
 
@@ -137,6 +141,10 @@ class NexthinkConnectError(NexthinkUnavailableError):
 
 class NexthinkUnclearAnswerError(NexthinkUnavailableError):
     """An answer that does not tell what became of the devices that were sent."""
+
+
+class NexthinkEventError(NexthinkRetryableError):
+    """A task was resumed with an event that does not say how its wait ended."""
 
 
 class NexthinkStoppedError(NexthinkRetryableError):

@@ -108,8 +108,8 @@ def get_provider_info() -> dict[str, object]:
                         "description": "Only where it is not https://<instance>.api.<region>.nexthink.cloud.",
                         "schema": {"type": ["string", "null"], "format": "url"},
                     },
-                    "token_url": {
-                        "label": "Token address",
+                    "login_url": {
+                        "label": "Login address",
                         "description": (
                             "Only where it is not https://<instance>-login.<region>.nexthink.cloud/oauth2/default/"
                             "v1/token. Some tenants sign in at https://<instance>.api.<region>.nexthink.cloud/api/v1/"

@@ -103,7 +103,7 @@ class NexthinkAuth(httpx.Auth):
 
         :param expired: a token that was answered 401, and so is not to be used again.
         :raises NexthinkAuthenticationError: if the credentials are refused.
-        :raises NexthinkRetryableError: if the token address does not respond.
+        :raises NexthinkRetryableError: if the login address does not respond.
         """
         token = self._token
         if token is not None and token.value != expired and (now := self._clock()) < token.ends_at:
@@ -154,7 +154,7 @@ def token_request(settings: NexthinkSettings) -> httpx.Request:
 
     :param settings: where to sign in, and as whom.
     """
-    request = httpx.Request("POST", settings.token_url, data=GRANT, headers={"Accept": "application/json"})
+    request = httpx.Request("POST", settings.login_url, data=GRANT, headers={"Accept": "application/json"})
     basic = httpx.BasicAuth(settings.client_id, settings.client_secret.get_secret_value())
     return next(basic.auth_flow(request))
 
@@ -179,8 +179,8 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
         answer = TokenResponse.model_validate_json(response.content)
     except ValidationError:
         raise NexthinkAuthenticationError(
-            f"{settings.token_url} answered {response.status_code}, but not with a token. Check "
-            "the token URL: something else seems to live there.",
+            f"{settings.login_url} answered {response.status_code}, but not with a token. Check "
+            "the login address: something else seems to live there.",
             status=response.status_code,
         ) from None
     lifetime = _lifetime(answer.expires_in)
@@ -210,7 +210,7 @@ def sign_in_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkE
         )
     if isinstance(error, NexthinkFinalError):
         return NexthinkAuthenticationError(
-            f"Nexthink gave no token for this client id and secret: {settings.token_url} answered "
+            f"Nexthink gave no token for this client id and secret: {settings.login_url} answered "
             f"{status}. Check the connection's client id (login), client secret "
             "(password), instance and region, and that the API credential is still active in Nexthink.",
             status=status,

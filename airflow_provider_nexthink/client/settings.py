@@ -33,7 +33,7 @@ class NexthinkSettings:
 
     :param instance: the tenant's name, for people: in logs and in the summary.
     :param base_url: the API host, no slash at the end.
-    :param token_url: where the token is fetched.
+    :param login_url: where the token is fetched.
     :param client_id: the API credential's client id.
     :param client_secret: its secret.
     :param timeout: seconds to wait for a connection, and between two bytes of an answer.
@@ -43,7 +43,7 @@ class NexthinkSettings:
 
     instance: str
     base_url: str
-    token_url: str
+    login_url: str
     client_id: str
     client_secret: SecretStr
     timeout: float = 30.0
@@ -68,7 +68,7 @@ class NexthinkSettings:
         client_secret: SecretStr | str | None,
         region: str | None = None,
         base_url: str | None = None,
-        token_url: str | None = None,
+        login_url: str | None = None,
         timeout: float | str | None = None,
         verify: bool | str | None = None,
         proxy: str | None = None,
@@ -80,7 +80,7 @@ class NexthinkSettings:
         :param client_secret: its secret.
         :param region: one of ``REGIONS``; not needed where an address names it.
         :param base_url: another API host than the one that follows from instance and region.
-        :param token_url: another token address than the one that follows from instance and region.
+        :param login_url: another login address than the one that follows from instance and region.
         :param timeout: seconds, as a number or text.
         :param verify: a boolean, its text, or the path of a CA bundle.
         :param proxy: address of a proxy.
@@ -90,12 +90,12 @@ class NexthinkSettings:
             client_secret = SecretStr(client_secret)
         region = _checked_text("region", region)
         base_url = _checked_text("base_url", base_url)
-        token_url = _checked_text("token_url", token_url)
+        login_url = _checked_text("login_url", login_url)
         if not client_id or client_secret is None or not client_secret.get_secret_value():
             missing = "client id (login)" if not client_id else "client secret (password)"
             raise NexthinkSettingsError(f"The Nexthink connection has no {missing}.")
         name, region = _read_instance(_checked_text("host", instance) or "", region)
-        if not (base_url and token_url):
+        if not (base_url and login_url):
             region = _checked_region(name, region, base_url)
         host = f"https://{name}.api.{region}.nexthink.cloud"
         login = f"https://{name}-login.{region}.nexthink.cloud{TOKEN_PATH}"
@@ -103,7 +103,7 @@ class NexthinkSettings:
         return cls(
             instance=name or httpx.URL(checked_base_url).host,
             base_url=checked_base_url,
-            token_url=checked_url(token_url or login, "token_url"),
+            login_url=checked_url(login_url or login, "login_url"),
             client_id=client_id,
             client_secret=client_secret,
             timeout=_checked_timeout(timeout),
@@ -200,7 +200,7 @@ def _read_instance(instance: str, region: str | None) -> tuple[str, str | None]:
 def _checked_region(name: str, region: str | None, base_url: str | None) -> str:
     """Return the region that the addresses are made of."""
     if not name:
-        only = " The extra 'base_url' alone is not enough: set 'token_url' too." if base_url else ""
+        only = " The extra 'base_url' alone is not enough: set 'login_url' too." if base_url else ""
         raise NexthinkSettingsError(
             f"The Nexthink connection has no instance (host): the tenant's name, such as 'acme'.{only}"
         )
@@ -209,7 +209,7 @@ def _checked_region(name: str, region: str | None, base_url: str | None) -> str:
         what = f"an unknown region {region!r}" if region else "no region"
         raise NexthinkSettingsError(
             f"The Nexthink connection has {what}: set the extra 'region' to one of {', '.join(REGIONS)}, or "
-            "set both 'base_url' and 'token_url'."
+            "set both 'base_url' and 'login_url'."
         )
     return region
 

@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 import httpx
 from pydantic import SecretStr
 
-from airflow_provider_nexthink.backoff import wait_before_resend
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, wait_before_resend
 from airflow_provider_nexthink.client.answers import ambiguous_response, error_of, no_answer
 from airflow_provider_nexthink.client.auth import NexthinkAuth, sign_in_error
 from airflow_provider_nexthink.client.connections import Connections, Exchange
@@ -68,6 +68,8 @@ class Transport:
     :param settings: the tenant and the credential.
     :param on_secret: called with every value that must not show in a log, as soon as it is known.
     :param traced: what a request is sent within, once it is made; may add headers to it.
+    :param max_attempts: how often one request is sent at most; 1 for a caller that retries by itself, such as an event
+        loop, which must not sleep here.
     :param is_stopped: asked during every wait; once it says yes, the wait ends with ``NexthinkStoppedError``.
     :param clock: time and chance.
     :param http_transport: what carries the requests, for tests; by default the network.
@@ -79,6 +81,7 @@ class Transport:
         *,
         on_secret: Callable[[str], None] = lambda _: None,
         traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
+        max_attempts: int = MAX_ATTEMPTS,
         is_stopped: Callable[[], bool] = lambda: False,
         clock: Clock | None = None,
         http_transport: httpx.BaseTransport | None = None,
@@ -87,6 +90,7 @@ class Transport:
         self.clock = clock or Clock()
         self._report_secret = on_secret
         self._traced = traced
+        self._max_attempts = max_attempts
         self._is_stopped = is_stopped
         self._is_closed = False
         self._secrets: list[SecretStr] = []
@@ -295,7 +299,12 @@ class Transport:
                 wait = wait_before_resend(attempts, getattr(error, "retry_after", None), self.clock.rng)
                 # Both say that the request was not carried out.
                 may_repeat = replay or isinstance(error, NexthinkRateLimitError | NexthinkConnectError)
-                if wait is None or not may_repeat or isinstance(error, NexthinkSignInError | NexthinkStoppedError):
+                if (
+                    attempts >= self._max_attempts
+                    or wait is None
+                    or not may_repeat
+                    or isinstance(error, NexthinkSignInError | NexthinkStoppedError)
+                ):
                     raise
                 log.info("%s Retry in %.1f s.", error, wait)
             self.pause(wait)

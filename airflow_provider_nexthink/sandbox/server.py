@@ -87,7 +87,7 @@ class Sandbox:
         return f"http://{HOST}:{self._port}"
 
     @property
-    def token_url(self) -> str:
+    def login_url(self) -> str:
         """The address of the token endpoint."""
         return f"{self.url}{TOKEN_PATH}"
 
@@ -99,7 +99,7 @@ class Sandbox:
                 "host": "sandbox",
                 "login": self.client_id,
                 "password": self.client_secret,
-                "extra": {"region": "eu", "base_url": self.url, "token_url": self.token_url},
+                "extra": {"region": "eu", "base_url": self.url, "login_url": self.login_url},
             }
         )
 

@@ -36,7 +36,7 @@ def ours(devices: pd.DataFrame, url: str, concurrency: int) -> DeletionResult:
     """Delete with the hook, as a task does it: from the DataFrame to the outcome table."""
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
-    extra = {"region": "eu", "base_url": url, "token_url": f"{url}{TOKEN_PATH}"}
+    extra = {"region": "eu", "base_url": url, "login_url": f"{url}{TOKEN_PATH}"}
     connection = {
         "conn_type": "nexthink",
         "host": "acme",

@@ -68,7 +68,7 @@ def anonymous(sandbox: Sandbox) -> Iterator[httpx.Client]:
 @pytest.fixture
 def client(sandbox: Sandbox) -> Iterator[httpx.Client]:
     credentials = (sandbox.client_id, sandbox.client_secret)
-    token = check(httpx.post(sandbox.token_url, auth=credentials, data=TOKEN_FORM)).json()["access_token"]
+    token = check(httpx.post(sandbox.login_url, auth=credentials, data=TOKEN_FORM)).json()["access_token"]
     with httpx.Client(base_url=sandbox.url, headers={"authorization": f"Bearer {token}"}) as client:
         yield client
 

@@ -38,7 +38,7 @@ def settings() -> NexthinkSettings:
 
 
 def assert_acme(found: NexthinkSettings) -> None:
-    assert (found.instance, found.base_url, found.token_url) == ("acme", API, TOKEN)
+    assert (found.instance, found.base_url, found.login_url) == ("acme", API, TOKEN)
     assert found.browser_url == "https://acme.eu.nexthink.cloud"
     assert found.client_id == "the-client-id"
 
@@ -92,7 +92,7 @@ def test_the_other_token_address(monkeypatch: pytest.MonkeyPatch) -> None:
     (extra,) = blocks("json")
     fields = {"conn_type": "nexthink", "host": "acme", "login": "the-client-id", "password": "the-client-secret"}
     monkeypatch.setenv(VARIABLE, json.dumps({**fields, "extra": json.loads(extra)}))
-    assert settings().token_url == "https://acme.api.eu.nexthink.cloud/api/v1/token"
+    assert settings().login_url == "https://acme.api.eu.nexthink.cloud/api/v1/token"
 
 
 def test_the_test_in_python(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,5 +32,5 @@ def test_a_snippet_runs(code: str, sandbox: Sandbox, tmp_path: Path, monkeypatch
     monkeypatch.setenv("NEXTHINK_CLIENT_ID", sandbox.client_id)
     monkeypatch.setenv("NEXTHINK_CLIENT_SECRET", sandbox.client_secret)
     # The one thing that is changed: the tenant of the snippets is not there.
-    code = code.replace('region="eu",', f'base_url="{sandbox.url}", token_url="{sandbox.token_url}",')
+    code = code.replace('region="eu",', f'base_url="{sandbox.url}", login_url="{sandbox.login_url}",')
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})

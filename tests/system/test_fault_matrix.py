@@ -162,7 +162,7 @@ CASES = [
          does("failed_rows"), unclear=True),
     case("`BATCH_SIZE_EXCEEDED` and a connection cut", does("drop_after"), maximum=3, unclear=True),
     case(
-        "401, and then no token: the token address answers 500",
+        "401, and then no token: the login address answers 500",
         does("revoke_tokens"),
         Fault(path="token", kind="status", status=500, times=-1),
         statuses=STOPPED,

@@ -109,7 +109,7 @@ def test_a_port_is_not_used(
 
 @pytest.mark.parametrize("form", ["JSON", "URI"])
 def test_the_connection_in_both_forms(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    addresses = {"base_url": sandbox.url, "token_url": sandbox.token_url}
+    addresses = {"base_url": sandbox.url, "login_url": sandbox.login_url}
     extra = urlencode({"region": "eu", "timeout": "7.5", "verify": "false", **addresses})
     uri = f"nexthink://{sandbox.client_id}:{sandbox.client_secret}@acme/?{extra}"
     fields: dict[str, Any] = json.loads(sandbox.airflow_connection())
@@ -119,7 +119,7 @@ def test_the_connection_in_both_forms(sandbox: Sandbox, monkeypatch: pytest.Monk
         settings = hook.get_conn().settings
         assert hook.run_nql("#stale_devices")
     assert (settings.instance, settings.timeout, settings.verify) == ("acme", 7.5, False)
-    assert (settings.base_url, settings.token_url) == (sandbox.url, sandbox.token_url)
+    assert (settings.base_url, settings.login_url) == (sandbox.url, sandbox.login_url)
 
 
 def test_an_unknown_extra_is_named_and_ignored(

@@ -118,7 +118,7 @@ def test_the_connection_is_added_by_its_form(
     form.locator("#element_region").click()
     page.get_by_role("option", name="eu (Europe)").click()
     form.locator("#element_base_url").fill(tenant.url)
-    form.locator("#element_token_url").fill(tenant.token_url)
+    form.locator("#element_login_url").fill(tenant.login_url)
     form.get_by_role("button", name="Save").click()
     page.get_by_role("cell", name="nexthink_default").wait_for()
     stored = airflow.get("connections/nexthink_default")

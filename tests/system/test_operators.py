@@ -304,9 +304,9 @@ def test_a_tenant_with_a_smaller_maximum(sandbox: Sandbox, run_dag: RunDag) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"password": "wrong"}, "gave no token.*{token_url} answered 401.*client secret"),
+        ({"password": "wrong"}, "gave no token.*{login_url} answered 401.*client secret"),
         ({"extra": {}}, "no region: set the extra 'region' to one of us, eu, pac, meta"),
-        ({"extra": {"base_url": "http://nexthink.example", "token_url": "https://t.example"}}, "Use https"),
+        ({"extra": {"base_url": "http://nexthink.example", "login_url": "https://t.example"}}, "Use https"),
         ({"host": "a b", "extra": {"region": "eu"}}, "no Nexthink instance"),
         ({"login": ""}, "no client id"),
     ],
@@ -322,7 +322,7 @@ def test_a_wrong_connection_says_what_to_mend(
     monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(connection))
     run = delete(run_dag, devices_of(sandbox, 1))
     assert (run.state, run.tries("delete")) == ("failed", 1)
-    assert re.search(says.replace("{token_url}", sandbox.token_url), run.error)
+    assert re.search(says.replace("{login_url}", sandbox.login_url), run.error)
     assert sandbox.client_secret not in run.error
     assert sandbox.tenant.queued == []
 

@@ -27,11 +27,11 @@ def key(**parts: Any) -> Any:
         ({"host": "acme", "extra": {"region": "eu"}}, "https://acme.eu.nexthink.cloud"),
         ({"host": "https://acme.api.us.nexthink.cloud/some/page"}, "https://acme.us.nexthink.cloud"),
         (
-            {"extra": {"base_url": "https://acme.api.pac.nexthink.cloud", "token_url": "https://sso.example/token"}},
+            {"extra": {"base_url": "https://acme.api.pac.nexthink.cloud", "login_url": "https://sso.example/token"}},
             "https://acme.pac.nexthink.cloud",
         ),
         ({"host": "acme", "extra": {"region": "eu", "base_url": "https://gateway.example/nexthink"}}, ""),
-        ({"host": "sandbox", "extra": {"base_url": "http://127.0.0.1:1", "token_url": "http://127.0.0.1:1/t"}}, ""),
+        ({"host": "sandbox", "extra": {"base_url": "http://127.0.0.1:1", "login_url": "http://127.0.0.1:1/t"}}, ""),
         ({"host": "acme"}, ""),
         ({"host": "acme", "extra": {"region": "mars"}}, ""),
         (None, ""),

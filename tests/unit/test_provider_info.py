@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, FastAPIAppResponse
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk.log import redact
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.client.settings import REGIONS, NexthinkSettings
@@ -120,6 +121,16 @@ def test_loading_the_plugin_imports_nothing_heavy() -> None:
     }
 
 
+@pytest.mark.parametrize("extra", _EXTRAS)
+def test_an_extra_is_not_masked_unless_it_may_hold_a_password(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = f"https://{extra.replace('_', '-')}.masked.example"  # Airflow masks by the name, in all logs from then on
+    connection = {"conn_type": "nexthink", "extra": {extra: value}}
+    monkeypatch.setenv("AIRFLOW_CONN_MASKED", json.dumps(connection))
+    assert NexthinkHook.get_connection("masked").extra_dejson == {extra: value}
+    shown = str(redact(f"No response from {value}."))
+    assert (value in shown) == (extra != "proxy")
+
+
 def test_an_empty_field_of_the_form_is_no_error() -> None:
     for connection in INFO["connection-types"]:
         for field in connection["conn-fields"].values():
@@ -149,7 +160,7 @@ print(form.model_dump_json())
         shown = form["extra_fields"][name]
         assert shown["schema"]["title"] == field["label"]
         assert shown["value"] == field["schema"].get("default")
-        assert shown["schema"].get("format") == field["schema"].get("format") or name in ("base_url", "token_url")
+        assert shown["schema"].get("format") == field["schema"].get("format") or name in ("base_url", "login_url")
     assert set(form["extra_fields"]["region"]["schema"]["enum"]) - {None} == {"us", "eu", "pac", "meta"}
 
 

@@ -1,4 +1,4 @@
-"""Connections, on real sockets: an exchange ends in time, whatever drips; and what never left is known to never have."""
+"""Connections, on real sockets: an exchange ends in time, whatever drips, and it is known whether it has left."""
 
 from __future__ import annotations
 
@@ -135,9 +135,11 @@ def test_exchange_departure_refused_sends_nothing() -> None:
     def refuse() -> None:
         raise RuntimeError("no more")
 
-    with server(lambda connection: received.append(connection.recv(65536))) as url:
-        with pytest.raises(RuntimeError, match="no more"):
-            send(url, Exchange(timeout=5.0, depart=refuse))
+    with (
+        server(lambda connection: received.append(connection.recv(65536))) as url,
+        pytest.raises(RuntimeError, match="no more"),
+    ):
+        send(url, Exchange(timeout=5.0, depart=refuse))
     assert [data for data in received if data] == []
 
 

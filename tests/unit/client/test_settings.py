@@ -35,7 +35,7 @@ def test_instance_and_region_make_the_addresses(region: str) -> None:
 
     assert settings.instance == "acme"
     assert settings.base_url == f"https://acme.api.{region}.nexthink.cloud"
-    assert settings.token_url == f"https://acme-login.{region}.nexthink.cloud/oauth2/default/v1/token"
+    assert settings.login_url == f"https://acme-login.{region}.nexthink.cloud/oauth2/default/v1/token"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_instance_and_region_make_the_addresses(region: str) -> None:
 def test_a_copied_address_names_instance_and_region(pasted: str, region: str | None) -> None:
     settings = resolve(instance=pasted, region=region)
 
-    assert (settings.instance, settings.base_url, settings.token_url) == ("acme", API, LOGIN)
+    assert (settings.instance, settings.base_url, settings.login_url) == ("acme", API, LOGIN)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_instance_may_be_any_label(host: str, instance: str) -> None:
 def test_an_instance_is_as_long_as_the_name_of_its_sign_in_page_may_be() -> None:
     settings = resolve(instance="a" * 57)
 
-    assert len(httpx.URL(settings.token_url).host.split(".")[0]) == 63
+    assert len(httpx.URL(settings.login_url).host.split(".")[0]) == 63
 
 
 @pytest.mark.parametrize("label", ["a" * 58, "a" * 64, "-acme"])
@@ -111,28 +111,28 @@ def test_an_unknown_region_is_named(given_: dict[str, Any]) -> None:
 
 
 def test_both_addresses_need_neither_instance_nor_region() -> None:
-    settings = resolve(instance=None, region=None, base_url="https://nx.example/", token_url="https://in.example/t")
+    settings = resolve(instance=None, region=None, base_url="https://nx.example/", login_url="https://in.example/t")
 
     assert settings.instance == "nx.example"
     assert settings.base_url == "https://nx.example"
-    assert settings.token_url == "https://in.example/t"
+    assert settings.login_url == "https://in.example/t"
 
 
 def test_one_address_leaves_the_other_to_instance_and_region() -> None:
-    assert resolve(base_url="https://nx.example/nexthink/").token_url == LOGIN
+    assert resolve(base_url="https://nx.example/nexthink/").login_url == LOGIN
     assert resolve(base_url="https://nx.example/nexthink/").base_url == "https://nx.example/nexthink"
-    assert resolve(token_url="https://in.example/t").base_url == API
-    assert "set 'token_url' too" in refusal(instance=None, base_url="https://nx.example")
-    assert "no region" in refusal(region=None, token_url="https://in.example")
+    assert resolve(login_url="https://in.example/t").base_url == API
+    assert "set 'login_url' too" in refusal(instance=None, base_url="https://nx.example")
+    assert "no region" in refusal(region=None, login_url="https://in.example")
 
 
-@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.9.9.9", "LOCALHOST:8080"])
 def test_plain_http_is_for_loopback(option: str, host: str) -> None:
     assert getattr(resolve(**{option: f"http://{host}/x/"}), option) == f"http://{host.lower()}/x"
 
 
-@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize(
     "host",
     ["nx.example", "10.0.0.1", "128.0.0.1", "[::2]", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0"],
@@ -144,7 +144,7 @@ def test_plain_http_to_another_machine_is_refused(option: str, host: str) -> Non
     assert "Use https" in message
 
 
-@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize(
     "address",
     [
@@ -161,7 +161,7 @@ def test_an_address_holds_no_secret(option: str, address: str) -> None:
     assert "hush" not in message
 
 
-@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize("mark", ["?", "#", "/?", "/#", "/x?"])
 def test_an_address_ends_before_its_query(option: str, mark: str) -> None:
     message = refusal(**{option: f"https://nx.example{mark}"})
@@ -169,7 +169,7 @@ def test_an_address_ends_before_its_query(option: str, mark: str) -> None:
     assert message.startswith(f"{option} must be a plain address")
 
 
-@pytest.mark.parametrize("option", ["base_url", "token_url"])
+@pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize(
     "address",
     [
@@ -187,7 +187,7 @@ def test_what_is_no_web_address_is_refused(option: str, address: str) -> None:
     assert refusal(**{option: address}).startswith(option)
 
 
-@pytest.mark.parametrize("option", ["region", "base_url", "token_url", "proxy"])
+@pytest.mark.parametrize("option", ["region", "base_url", "login_url", "proxy"])
 @pytest.mark.parametrize("value", [5, 0, True, 1.5, ["https://nx.example"], {"eu": "us"}, b"eu"])
 def test_what_is_no_text_is_refused(option: str, value: object) -> None:
     assert refusal(**{option: value}).startswith(f"{option} is")
@@ -299,7 +299,7 @@ anything = st.none() | st.text() | st.tuples(st.sampled_from(["https://", "http:
     client_id=anything,
     client_secret=anything,
     base_url=anything,
-    token_url=anything,
+    login_url=anything,
     timeout=anything,
     verify=anything,
     proxy=anything,
@@ -312,4 +312,4 @@ def test_whatever_is_filled_in_is_read_or_refused(**filled_in: str | None) -> No
     assert settings.instance
     assert settings.timeout > 0
     assert is_private_enough(httpx.URL(settings.base_url))
-    assert is_private_enough(httpx.URL(settings.token_url))
+    assert is_private_enough(httpx.URL(settings.login_url))

@@ -484,7 +484,7 @@ def served(
 
 
 def local_tenant(url: str, **more: Any) -> Transport:
-    addresses = {"base_url": url, "token_url": f"{url}/token"}
+    addresses = {"base_url": url, "login_url": f"{url}/token"}
     settings = NexthinkSettings.resolve(instance="acme", **addresses, **CREDENTIAL, **more)
     return Transport(settings, clock=Net().clock())
 
@@ -601,7 +601,7 @@ def test_the_proxy_of_the_environment_and_its_exceptions(
     monkeypatch: pytest.MonkeyPatch, exceptions: str, asked: bool
 ) -> None:
     monkeypatch.setenv("NO_PROXY", exceptions)
-    addresses = {"base_url": "https://nx.example:9", "token_url": "https://nx.example:9/token"}
+    addresses = {"base_url": "https://nx.example:9", "login_url": "https://nx.example:9/token"}
     settings = NexthinkSettings.resolve(instance="acme", **addresses, **CREDENTIAL)
     with served(lambda *_: (418, b"")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.removeprefix("http://"))

@@ -1,4 +1,4 @@
-"""The scheduler, in virtual time and one call after the other: what goes out when, and what follows from each response."""
+"""The scheduler, in virtual time, one call after the other: what goes out when, and what follows from each response."""
 
 from __future__ import annotations
 

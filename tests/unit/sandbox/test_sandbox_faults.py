@@ -286,7 +286,7 @@ def test_faults_over_http(sandbox: Sandbox, client: httpx.Client) -> None:
     assert client.post("/sandbox/faults", json=one).json() == {"faults": 1}
     assert client.post("/sandbox/faults", json=[one, two]).json() == {"faults": 3}
     assert list(sandbox.faults) == [Fault(**one), Fault(**one), Fault(**two)]  # type: ignore[arg-type]
-    assert httpx.post(sandbox.token_url).headers["x-a"] == "b"
+    assert httpx.post(sandbox.login_url).headers["x-a"] == "b"
 
     assert client.delete("/sandbox/faults").json() == {"faults": 0}
     assert len(sandbox.faults) == 0

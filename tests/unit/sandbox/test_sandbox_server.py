@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "airflow_provider_nexthink.sandbox"]
 def test_the_whole_way() -> None:
     """Sign in, ask for stale devices, delete them, see them gone."""
     with Sandbox(devices=50, stale=10, removal_delay=0.0) as sandbox:
-        answer = httpx.post(sandbox.token_url, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)
+        answer = httpx.post(sandbox.login_url, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)
         headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
         with httpx.Client(base_url=sandbox.url, headers=headers) as client:
             rows = client.post("/api/v2/nql/execute", json={"queryId": "#stale_devices"}).json()["data"]
@@ -58,9 +58,9 @@ def test_the_airflow_connection() -> None:
             "host": "sandbox",
             "login": "me",
             "password": "mine",
-            "extra": {"region": "eu", "base_url": sandbox.url, "token_url": sandbox.token_url},
+            "extra": {"region": "eu", "base_url": sandbox.url, "login_url": sandbox.login_url},
         }
-        assert httpx.post(sandbox.token_url, auth=("me", "mine"), data=TOKEN_FORM).status_code == 200
+        assert httpx.post(sandbox.login_url, auth=("me", "mine"), data=TOKEN_FORM).status_code == 200
 
 
 def test_many_clients_at_once() -> None:
@@ -84,8 +84,8 @@ def test_a_slow_answer_holds_up_nobody_else() -> None:
     with Sandbox(devices=1, stale=0) as sandbox:
         sandbox.faults.add(Fault("token", "slow", seconds=30))
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(sandbox.token_url, timeout=0.05)
-        assert httpx.post(sandbox.token_url, timeout=5).status_code == 401
+            httpx.post(sandbox.login_url, timeout=0.05)
+        assert httpx.post(sandbox.login_url, timeout=5).status_code == 401
         started = time.monotonic()
     # Nor does it hold up the end.
     assert time.monotonic() - started < 5
@@ -96,7 +96,7 @@ def test_it_ends_when_the_with_block_does(caplog: pytest.LogCaptureFixture) -> N
     with Sandbox(devices=1, stale=0) as sandbox:
         sandbox.faults.add(Fault("token", "drop"))
         with pytest.raises(httpx.TransportError):
-            httpx.post(sandbox.token_url)
+            httpx.post(sandbox.login_url)
 
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{sandbox.url}/sandbox/fleet")
