@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import re
 import resource
 import subprocess
@@ -28,7 +29,8 @@ from airflow.sdk.serde import deserialize, serialize
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
-from airflow_provider_nexthink.deletion.run import Answer, DeletionRun
+from airflow_provider_nexthink.deletion.run import DeletionRun
+from airflow_provider_nexthink.deletion.scheduler import Response, Scheduler
 from airflow_provider_nexthink.hooks.storage import write_table
 from tests.benchmarks.clients import BATCH_SIZE, CLIENTS, made_devices
 
@@ -161,12 +163,14 @@ def _settled(devices: pd.DataFrame) -> Outcomes:
         def __init__(self, size: int) -> None:
             self.statuses = ["SCHEDULED"] * size
 
-    def send(batch: Sequence[dict[str, str]], _: str) -> Answer:
-        return Accepted(len(batch))
+    def send(devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]) -> Response:
+        depart()
+        return Accepted(len(devices))
 
     plan = make_plan(read_devices(devices))
     outcomes = Outcomes(plan)
-    assert DeletionRun(outcomes, plan.to_send, send, BATCH_SIZE, 4).run() is None
+    scheduler = Scheduler(outcomes, plan.to_send, batch_size=BATCH_SIZE, max_concurrency=4, rng=random.Random(0))
+    assert DeletionRun(scheduler, send, 4).run() is None
     return outcomes
 
 

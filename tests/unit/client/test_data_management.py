@@ -56,7 +56,7 @@ class Deletions:
         return answer
 
     def delete(self) -> DeletionAnswer:
-        clock = Clock(monotonic=lambda: 0.0, sleep=lambda _: pytest.fail("it waits"), rng=random.Random(0))
+        clock = Clock(monotonic=lambda: 0.0, sleep=lambda *_: pytest.fail("it waits"), rng=random.Random(0))
         with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(self)) as transport:
             return delete_devices(transport, DEVICES, "my-request-id")
 

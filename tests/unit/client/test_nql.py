@@ -94,7 +94,7 @@ def transport(nexthink: Nexthink) -> Iterator[Transport]:
     clock = Clock(
         monotonic=lambda: sum(nexthink.sleeps),
         now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
-        sleep=nexthink.sleeps.append,
+        sleep=lambda seconds, _: nexthink.sleeps.append(seconds),
         rng=random.Random(0),
     )
     with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(nexthink)) as transport:

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from airflow_provider_nexthink.deletion.checkpoint import SAVE_EVERY_ANSWERS, Checkpoint, fingerprint
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan, make_plan
-from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError
-from tests.unit.deletion.test_run import FakeTime, Store, Tenant, device_rows, unavailable
+from tests.support.runs import FakeTime, Store, Tenant, device_rows, new_run, unavailable
 
 
 def one_try(tenant: Tenant, store: Store, plan: Plan, concurrency: int = 1, batch_size: int = 100) -> Outcomes:
@@ -26,7 +25,7 @@ def one_try(tenant: Tenant, store: Store, plan: Plan, concurrency: int = 1, batc
     outcomes, clock = Outcomes(plan), FakeTime().clock()
     checkpoint = Checkpoint(store, fingerprint(plan, "https://acme.example"), outcomes, clock)
     last_batch = checkpoint.restore()
-    DeletionRun(
+    new_run(
         outcomes,
         [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT],
         tenant.send,

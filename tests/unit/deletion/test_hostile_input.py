@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
-from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from tests.unit.deletion.test_run import FakeTime, Tenant
+from tests.support.runs import FakeTime, Tenant, new_run
 
 UID = "0fbd5a5c-0000-4000-8000-000000000001"
 
@@ -68,11 +67,11 @@ def delete(devices: Any, batch_size: int = 5, **options: Any) -> tuple[DeletionR
     rows = read_devices(devices, **options)
     plan = make_plan(rows)
     outcomes = Outcomes(plan)
-    run = DeletionRun(outcomes, plan.to_send, tenant.send, batch_size, 2, clock=clock)
+    run = new_run(outcomes, plan.to_send, tenant.send, batch_size, 2, clock=clock)
     error = run.run()
     now = clock.now()
     return DeletionResult(
-        outcomes, error, run.tally, False, rows.uid_column, rows.name_column, "acme", now, now
+        outcomes, error, run.scheduler.tally, False, rows.uid_column, rows.name_column, "acme", now, now
     ), tenant
 
 

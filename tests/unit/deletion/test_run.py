@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import random
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
-from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import DeviceRows
-from airflow_provider_nexthink.deletion.run import DeletionRun, Send
-from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, REFUSED_LIMITS, Scheduler
+from airflow_provider_nexthink.deletion.run import DeletionRun
+from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, REFUSED_LIMITS
 from airflow_provider_nexthink.deletion.words import COLUMNS, DEFAULT_FAIL_ON, Status
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
@@ -43,79 +39,18 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkUnavailableError,
     NexthinkUnclearAnswerError,
 )
-
-Device = dict[str, str]
-
-
-@dataclass
-class Answer:
-    statuses: list[str]
-    trace_id: str | None = "trace"
-
-
-@dataclass
-class Tenant:
-    """Answers as it is told, and remembers what it was sent and what it queued.
-
-    :param script: errors to answer with before all else; ``after`` says whether the devices are queued all the same.
-    """
-
-    script: list[NexthinkError | None] = field(default_factory=list)
-    maximum: int = 100
-    refused: frozenset[str] = frozenset()
-    failing: Counter[str] = field(default_factory=Counter)
-    queues_before_failing: bool = False
-    sent: list[tuple[list[Device], str]] = field(default_factory=list)
-    queued: Counter[str] = field(default_factory=Counter)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    hook: Callable[[], object] = lambda: None
-
-    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
-        depart()
-        with self.lock:
-            self.sent.append((list(devices), request_id))
-            self.hook()
-            fault = self.script.pop(0) if self.script else None
-            if fault is not None:
-                if self.queues_before_failing and isinstance(fault, NexthinkUnavailableError):
-                    self.queued.update(device["uid"] for device in devices)
-                raise fault
-            if len(devices) > self.maximum:
-                raise NexthinkBatchSizeError("too many", status=400, code="BATCH_SIZE_EXCEEDED")
-            if self.refused.intersection(device["name"] for device in devices):
-                raise NexthinkInvalidRequestError("blank", status=400, code="INVALID_REQUEST", detail="no such device")
-            return Answer([self._status(device) for device in devices])
-
-    def _status(self, device: Device) -> str:
-        if self.failing[device["name"]] > 0:
-            self.failing[device["name"]] -= 1
-            return "FAILED"
-        self.queued[device["uid"]] += 1
-        return "SCHEDULED"
-
-
-class Store(dict[str, str]):
-    """Keeps JSON, as Airflow's task state store does."""
-
-    broken = False
-    writes = 0
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.check()
-        return json.loads(self[key]) if key in self else default
-
-    def set(self, key: str, value: Any) -> None:
-        self.check()
-        self.writes += 1
-        self[key] = json.dumps(value)
-
-    def delete(self, key: str) -> None:
-        self.check()
-        del self[key]
-
-    def check(self) -> None:
-        if self.broken:
-            raise RuntimeError("the API server is away")
+from tests.support.runs import (
+    Answer,
+    Device,
+    FakeTime,
+    Store,
+    Tenant,
+    device_rows,
+    limited,
+    new_run,
+    raise_if,
+    unavailable,
+)
 
 
 class FirstLine(logging.Handler):
@@ -138,59 +73,6 @@ def first_line() -> Iterator[FirstLine]:
         yield handler
     finally:
         logger.removeHandler(handler)
-
-
-class FakeTime:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.slept: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.seconds += seconds
-
-    def clock(self) -> Clock:
-        start = datetime(2026, 11, 23, tzinfo=UTC)
-        return Clock(
-            monotonic=lambda: self.seconds,
-            now=lambda: start + timedelta(seconds=self.seconds),
-            sleep=lambda seconds, _: self.sleep(seconds),
-            wait=lambda _, seconds: self.sleep(seconds),
-            rng=random.Random(0),
-        )
-
-
-def device_rows(count: int) -> DeviceRows:
-    uids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(count)]
-    return DeviceRows(uids, [f"PC-{number}" for number in range(count)], "uid", "name")
-
-
-def new_run(
-    outcomes: Outcomes,
-    to_send: Sequence[int],
-    send: Send,
-    batch_size: int,
-    max_concurrency: int,
-    *,
-    requests_per_second: float | None = None,
-    clock: Clock | None = None,
-    **options: Any,
-) -> DeletionRun:
-    clock = clock or Clock()
-    scheduler = Scheduler(
-        outcomes,
-        to_send,
-        batch_size=batch_size,
-        max_concurrency=max_concurrency,
-        rng=clock.rng,
-        requests_per_second=requests_per_second,
-    )
-    return DeletionRun(scheduler, send, max_concurrency, clock=clock, **options)
-
-
-def raise_if(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise NexthinkStoppedError("stopped from outside")
 
 
 @dataclass
@@ -240,14 +122,6 @@ def run(
         outcomes, error, deletion.scheduler.tally, False, "uid", "name", "acme", started_at, clock.now(), time.seconds
     )
     return Ran(result, time, deletion)
-
-
-def unavailable(status: int = 503, retry_after: float | None = None) -> NexthinkUnavailableError:
-    return NexthinkUnavailableError("down", status=status, retry_after=retry_after)
-
-
-def limited(retry_after: float | None) -> NexthinkRateLimitError:
-    return NexthinkRateLimitError("slow down", status=429, retry_after=retry_after)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4, 8])
@@ -492,8 +366,11 @@ def test_run_requests_in_flight_one_while_tenant_is_quick(seconds: float, is_qui
         in_flight.remove(request_id)
         return response
 
+    def wait_shortly(condition: threading.Condition, _: float) -> None:
+        condition.wait(0.05)
+
     # Workers wait in real time for a batch: only what requests take counts in virtual time.
-    clock = replace(time.clock(), wait=lambda condition, _: threading.Condition.wait(condition, 0.05) and None)
+    clock = replace(time.clock(), wait=wait_shortly)
     assert new_run(Outcomes(plan), plan.to_send, send, 100, 4, clock=clock).run() is None
     assert set(tenant.queued.values()) == {1}
     assert two_in_flight.is_set() != is_quick
