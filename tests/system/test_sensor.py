@@ -14,7 +14,6 @@ from airflow.sdk import DAG, task
 from airflow_provider_nexthink import backoff
 from airflow_provider_nexthink.client import nql
 from airflow_provider_nexthink.exceptions import NexthinkEventError, NexthinkInputError
-from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -213,7 +212,7 @@ def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "defer"])
 @pytest.mark.parametrize("blip", BLIPS, ids=lambda blip: f"{blip.path} {blip.kind} {blip.status}")
-def test_a_look_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
+def test_a_check_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
     sandbox: Sandbox, run_dag: RunDag, deferrable: bool, blip: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.faults.add(blip)
@@ -222,7 +221,7 @@ def test_a_look_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
     assert run.tries("gone") == 1
     assert {row["status"] for row in run.xcom("gone")} == {"GONE", "EXCLUDED"}
     log = capsys.readouterr().out
-    assert "This look failed; the next one asks again" in log
+    assert "This check failed; the next one tries again" in log
     assert "raise the timeout" not in log
 
 
@@ -243,14 +242,14 @@ def test_a_trigger_that_cannot_wait_for_an_export_that_is_not_ready_does_not_fai
 
 
 @WAYS
-def test_when_no_look_succeeds_in_time_it_says_so_and_pushes_no_table(
+def test_when_no_check_succeeds_in_time_it_says_so_and_pushes_no_table(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
 ) -> None:
     sandbox.faults.add(Fault(path="status", kind="status", status=404, times=-1))
     run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.3, **way)
     assert run.states == {"delete": "success", "gone": "failed"}
     assert run.tries("gone") == 1
-    assert "Which devices are gone is not known. The last look failed" in run.error
+    assert "Which devices are gone is not known. The last check failed" in run.error
     assert "does not know the export" in run.error
     assert "are still in Nexthink" not in run.error
     assert run.xcom("gone") is None
@@ -264,8 +263,6 @@ def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    defaults = {**NexthinkHook.export_nql.__kwdefaults__, "timeout": 0.05}
-    monkeypatch.setattr(NexthinkHook.export_nql, "__kwdefaults__", defaults)
     monkeypatch.setattr(nql, "EXPORT_SECONDS", 0.05)
     sandbox.tenant.pending_polls = 1_000_000
     run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.5, **way)
@@ -277,7 +274,7 @@ def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
 def test_an_event_of_another_shape_is_refused_and_a_retry_waits_anew(sandbox: Sandbox) -> None:
     task = sensor(devices_of(sandbox, 1))
     with pytest.raises(NexthinkEventError, match="does not say how the wait ended"):
-        task.execute_complete({}, {"export_id": "e-1", "end_time": 1.0, "problem": None})  # type: ignore[typeddict-item]
+        task.execute_complete({}, {"export_id": "e-1", "end_time": 1.0, "problem": None})
 
 
 @pytest.mark.parametrize(
