@@ -1,11 +1,11 @@
-"""Is the supervisor of this task process still there?
+"""Does Airflow still know of this task process: is its supervisor still there, is its try the current one?
 
 Airflow runs a task in a process of its own, forked by a supervisor that sends its heartbeats, takes its XComs and
 state, and ends it when it is cleared or marked. Where the supervisor is killed (out of memory, a lost Celery worker),
 the task process lives on: nobody can stop it any more, and Airflow starts a retry beside it.
 
-Only the operating system is asked here. The supervisor is the parent of the task process, and holds the other end of
-the socket pair that is the standard input of the task. Airflow 3.1 to 3.3 are alike in both.
+For the supervisor only the operating system is asked. It is the parent of the task process, and holds the
+other end of the socket pair that is the standard input of the task. Airflow 3.1 to 3.3 are alike in both.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ _STDIN = 0
 # standard input that is a socket may come from anywhere: sshd and IDEs make one, too.
 _DATABASE_SETTING = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 _BLOCKED_DATABASE = "airflow-db-not-allowed:"
+
+# What Airflow's API replies to a try that is not the current one: not found, or moved to the history.
+_GONE = (404, 410)
 
 
 def supervisor_check() -> Callable[[], bool]:
@@ -56,3 +59,16 @@ def _has_hung_up(descriptor: int) -> bool:
     poll = select.poll()  # one for each call: threads cannot share one
     poll.register(descriptor, 0)  # errors and hang-ups are always reported
     return bool(poll.poll(0))
+
+
+def is_try_over(error: BaseException) -> bool:
+    """Tell whether an error of the task state store says that this try of the task does not exist any more.
+
+    So it is once the task was cleared while it runs, or another try has taken over: what belonged to this try is gone,
+    and its devices are the business of the other one. The supervisor hears of it only with its next heartbeat. Any other
+    error is one of the store.
+
+    :param error: what setting a key of Airflow's task state store raised.
+    """
+    detail = getattr(getattr(error, "error", None), "detail", None)
+    return isinstance(detail, dict) and detail.get("status_code") in _GONE

@@ -34,13 +34,13 @@ class RunningAirflow:
     home: Path
     http: httpx.Client
     processes: Mapping[str, subprocess.Popen[bytes]]
-    start_component: Callable[[str], None]
+    start_component: Callable[..., None]
 
-    def lose(self, component: str) -> None:
-        """Kill a component and all that it has started, and start another one in its place."""
+    def lose(self, component: str, **settings: str) -> None:
+        """Kill a component and all that it has started, and start another one in its place, with these settings."""
         kill_session(self.processes[component].pid)
         self.processes[component].wait()
-        self.start_component(component)
+        self.start_component(component, **settings)
 
     def run(self, dag_id: str) -> str:
         """Run a Dag and wait for its end; return the id of the run."""
@@ -129,10 +129,28 @@ def processes_of(session: int) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            state, _, _, its_session = _stat(int(entry.name))
             if int(its_session) == session and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process still lives. One that is killed and that nobody has waited for does not."""
+    try:
+        return _stat(pid)[0] != "Z"
+    except OSError:
+        return False
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; that of a task process is its supervisor."""
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    """Return state, parent, group and session of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
 
 
 def kill_session(session: int) -> None:
@@ -184,9 +202,9 @@ def running_airflow(
     with (home / "processes.log").open("wb") as log:
         subprocess.run([*airflow, "db", "migrate"], env=env, stdout=log, stderr=log, check=True)
 
-        def start_component(name: str) -> None:
+        def start_component(name: str, **settings: str) -> None:
             processes[name] = subprocess.Popen(
-                [*airflow, *commands[name]], env=env, stdout=log, stderr=log, start_new_session=True
+                [*airflow, *commands[name]], env=env | settings, stdout=log, stderr=log, start_new_session=True
             )
 
         try:

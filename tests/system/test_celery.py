@@ -24,7 +24,15 @@ from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.services import REDIS, postgres_database, redis_keys
 from tests.system.conftest import DAGS
-from tests.system.running_airflow import RunningAirflow, kill_session, processes_of, running_airflow, until
+from tests.system.running_airflow import (
+    RunningAirflow,
+    is_running,
+    kill_session,
+    parent_of,
+    processes_of,
+    running_airflow,
+    until,
+)
 from tests.system.test_stale_dag import meant_to_go
 
 pytestmark = pytest.mark.service
@@ -186,6 +194,71 @@ def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox
         assert len([uid for uid in once if request_of[uid] in requests_before]) >= count
     # No more chunks at once than the pool has slots, and so many that both workers had to take part.
     assert most_at_once(airflow, run_id) == SLOTS
+
+
+def test_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes(
+    airflow: RunningAirflow, tenant: Sandbox, tmp_path: Path
+) -> None:
+    """The supervisors are processes of its pool, and are killed with it; the task processes are not."""
+    for worker in WORKERS:
+        if airflow.processes[worker].poll() is not None:
+            airflow.start_component(worker)
+    devices = [(each.uid, each.name) for each in tenant.tenant.devices() if not kept(each.name)][: SLOTS * CHUNK_SIZE]
+    with (tmp_path / "devices.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("device.uid", "device.name"), *devices])
+    tenant.tenant.queued.clear()
+    tenant.requests.clear()
+    tenant.faults.clear()
+    tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
+    conf = {
+        "devices": str(tmp_path / "devices.csv"),
+        "dry_run": False,
+        "max_devices": PLANNED,
+        "chunk_size": CHUNK_SIZE,
+    }
+    run_id = airflow.start(DAG_ID, conf)
+    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), 120, "the chunks")
+
+    worker = until(lambda: busy_worker(airflow, run_id, tenant, chunks), 120, "a worker in the middle of its work")
+    lost = running_on(airflow, run_id)[worker]
+    tasks = [pid for pid in processes_of(airflow.processes[worker].pid) if pid in task_pids(airflow, run_id)]
+    assert len(tasks) == len(lost) > 0
+    supervisors = [parent_of(pid) for pid in tasks]
+    airflow.processes[worker].kill()
+    until(lambda: not any(map(is_running, supervisors)), 30, "the end of the supervisors")
+    tokens = tokens_of(tenant, {uid for index in lost for uid in chunks[index]["uid"]})
+    sent = requests_with(tenant, tokens)
+    until(lambda: not any(map(is_running, tasks)), 60, "the end of the task processes")
+    assert requests_with(tenant, tokens) - sent <= len(lost) * CONCURRENCY  # these were leaving at that moment
+    tenant.faults.clear()
+    assert airflow.wait(DAG_ID, run_id) == "success"
+
+    queued = Counter(tenant.tenant.queued)
+    again = {uid for uid, times in queued.items() if times > 1}
+    assert max(queued.values()) <= 2
+    assert again <= {uid for index in lost for uid in chunks[index]["uid"]}
+    assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
+    table = stored(airflow, DAG_ID, run_id, "join")
+    assert list(zip(table["uid"], table["name"], strict=True)) == devices
+    assert set(table["status"]) == {"SCHEDULED"}
+
+
+def task_pids(airflow: RunningAirflow, run_id: str) -> set[int]:
+    """Return the task processes that Airflow takes to be running."""
+    return {each["pid"] for each in airflow.instances(DAG_ID, run_id) if each["state"] == "running"}
+
+
+def tokens_of(tenant: Sandbox, uids: set[str]) -> set[str]:
+    """Return the tokens of the tries that asked for these devices: each task process has fetched one of its own."""
+    return {
+        request.headers["authorization"]
+        for request in tenant.requests
+        if request.path.endswith("/deletions") and json.loads(request.body)["devices"][0]["uid"] in uids
+    }
+
+
+def requests_with(tenant: Sandbox, tokens: set[str]) -> int:
+    return sum(request.headers.get("authorization") in tokens for request in tenant.requests)
 
 
 def stored(airflow: RunningAirflow, dag_id: str, run_id: str, task_id: str) -> Any:

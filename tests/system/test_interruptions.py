@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_nexthink.sandbox.app import ReceivedRequest
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.running_airflow import RunningAirflow, running_airflow, select_nothing, until
+from tests.system.conftest import SINCE_AIRFLOW_3_3
+from tests.system.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, select_nothing, until
 
 BATCH, CONCURRENCY, DEVICES = 10, 2, 600
+SENT_UNTIL_SAVED = 10  # requests until the checkpoint is saved again: two a second leave, and it is saved each second
 
 DAG_FILE = f"""
 import os
@@ -52,6 +55,8 @@ def make(dag_id, **options):
 killed = make("killed", retries=1)
 timed_out = make("timed_out", retries=0, execution_timeout=timedelta(seconds=3))
 marked = make("marked", retries=0)
+orphaned = make("orphaned", retries=0)
+cleared = make("cleared", retries=0)
 """
 
 
@@ -79,6 +84,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> Itera
 @pytest.fixture(autouse=True)
 def slow_tenant(sandbox: Sandbox) -> None:
     sandbox.tenant.queued.clear()
+    sandbox.requests.clear()
     sandbox.faults.clear()
     sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.3, times=-1))
 
@@ -137,9 +143,62 @@ def test_marked_as_failed_it_sends_no_other_batch_and_a_later_run_of_the_task_go
     assert len(sandbox.tenant.queued) == sent
     assert "Outcome, 600 rows" in airflow.log("marked", run_id, "delete", try_number=1)
 
-    airflow.post("dags/marked/clearTaskInstances", {"dag_run_id": run_id, "task_ids": ["delete"], "dry_run": False})
+    assert airflow.wait("marked", run_id) == "failed"  # or the scheduler would write this over what clearing sets
+    clear(airflow, "marked", run_id)
     assert airflow.wait("marked", run_id) == "success"
     times = Counter(Counter(sandbox.tenant.queued).values())
     assert set(times) <= {1, 2}
     assert times[2] <= CONCURRENCY * BATCH
     assert {row["status"] for row in airflow.xcom("marked", run_id, "delete")} == {"SCHEDULED"}
+
+
+def test_supervisor_killed_stops_the_task_process_and_a_later_run_resumes(
+    airflow: RunningAirflow, sandbox: Sandbox
+) -> None:
+    run_id, pid = start(airflow, sandbox, "orphaned", 100)
+    supervisor = parent_of(pid)
+    os.kill(supervisor, signal.SIGKILL)
+    until(lambda: not is_running(supervisor), 30, "the end of the supervisor")
+    sent = len(deletions(sandbox))
+    airflow.patch(f"dags/orphaned/dagRuns/{run_id}/taskInstances/delete", {"new_state": "failed"})
+    until(lambda: not is_running(pid), 60, "the end of the task process")
+    assert len(deletions(sandbox)) - sent <= CONCURRENCY  # these were leaving when the supervisor was killed
+
+    assert airflow.wait("orphaned", run_id) == "failed"  # or the scheduler would write this over what clearing sets
+    clear(airflow, "orphaned", run_id)
+    assert airflow.wait("orphaned", run_id) == "success"
+    times = Counter(Counter(sandbox.tenant.queued).values())
+    assert set(times) <= {1, 2}
+    assert times[2] <= (3 * CONCURRENCY + 4) * BATCH  # in flight, or not saved yet: see docs/reliability.md
+    assert {row["status"] for row in airflow.xcom("orphaned", run_id, "delete")} == {"SCHEDULED"}
+
+
+@SINCE_AIRFLOW_3_3
+def test_cleared_while_it_runs_stops_before_the_next_heartbeat(airflow: RunningAirflow, sandbox: Sandbox) -> None:
+    """A try that is over cannot save its checkpoint; the supervisor hears of it later, with its next heartbeat."""
+    airflow.lose("scheduler", AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL="10")
+    sandbox.faults.clear()
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=1.0, times=-1))
+    run_id, pid = start(airflow, sandbox, "cleared", 2 * BATCH)
+    clear(airflow, "cleared", run_id)
+    sent = len(deletions(sandbox))
+    until(lambda: not is_running(pid), 90, "the end of the task process")
+    (token,) = {request.headers["authorization"] for request in deletions(sandbox)[:sent]}
+    sandbox.faults.clear()
+    assert airflow.wait("cleared", run_id) == "success"
+
+    first_try = [request for request in deletions(sandbox) if request.headers["authorization"] == token]
+    assert len(first_try) - sent <= SENT_UNTIL_SAVED
+    times = Counter(Counter(sandbox.tenant.queued).values())
+    assert set(times) <= {1, 2}
+    assert times[2] <= (CONCURRENCY + SENT_UNTIL_SAVED) * BATCH
+    assert {row["status"] for row in airflow.xcom("cleared", run_id, "delete")} == {"SCHEDULED"}
+
+
+def clear(airflow: RunningAirflow, dag_id: str, run_id: str) -> None:
+    body = {"dag_run_id": run_id, "task_ids": ["delete"], "only_failed": False, "dry_run": False}
+    assert airflow.post(f"dags/{dag_id}/clearTaskInstances", body)["total_entries"] == 1
+
+
+def deletions(sandbox: Sandbox) -> list[ReceivedRequest]:
+    return [request for request in sandbox.requests if request.path.endswith("/deletions")]
