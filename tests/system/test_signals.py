@@ -1,0 +1,108 @@
+"""A signal at any moment: the table comes out, or nothing was sent; and no row of it is false.
+
+``NEXTHINK_TEST_SIGNALS=5000 pytest tests/system/test_signals.py`` tries more of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from airflow_provider_nexthink.deletion.outcome import DeletionResult
+from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+
+SIGNALS = int(os.environ.get("NEXTHINK_TEST_SIGNALS", "150"))
+DEVICES, BATCH = 120, 10
+
+
+class TaskTimeout(BaseException):
+    """As Airflow's own timeout is one."""
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise in the main thread, at whatever instruction it is by then; once."""
+
+    def interrupt(*_: object) -> None:
+        raise TaskTimeout
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(devices=DEVICES, stale=DEVICES, removal_delay=1e9) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.timeout(max(300, 2 * SIGNALS))
+def test_delete_devices_interrupted_anywhere_returns_the_table(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
+    devices = [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()]
+    chance, seen = random.Random(), Counter[str]()
+    longest = duration(sandbox, devices)
+    for _ in range(SIGNALS):
+        sandbox.tenant.queued.clear()
+        sandbox.requests.clear()
+        sandbox.faults.clear()
+        sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.01, times=3, skip=chance.randrange(10)))
+        result: DeletionResult | None = None
+        with suppress(TaskTimeout), interrupted_after(chance.uniform(1e-4, 1.1 * longest)):
+            with NexthinkHook() as hook:
+                result = hook.delete_devices(devices, batch_size=BATCH, max_concurrency=4)
+        if result is None:
+            seen["nothing was sent"] += 1
+            assert sent(sandbox) == Counter()
+        else:
+            seen["interrupted" if isinstance(result.error, TaskTimeout) else "complete"] += 1
+            check(result, sandbox)
+    assert seen["interrupted"] > SIGNALS / 10, seen
+
+
+def duration(sandbox: Sandbox, devices: list[dict[str, str]]) -> float:
+    start = time.monotonic()
+    with NexthinkHook() as hook:
+        hook.delete_devices(devices, batch_size=BATCH, max_concurrency=4)
+    return time.monotonic() - start
+
+
+def sent(sandbox: Sandbox) -> Counter[str]:
+    """Return how many requests for deletion had each device in them."""
+    bodies: list[Any] = [json.loads(r.body) for r in sandbox.requests if r.path.endswith("/deletions")]
+    return Counter(device["uid"] for body in bodies for device in body["devices"])
+
+
+def check(result: DeletionResult, sandbox: Sandbox) -> None:
+    left = Counter({row["uid"]: row["attempts"] for row in result.table if row["attempts"]})
+    end = time.monotonic() + 10
+    while sent(sandbox) != left and time.monotonic() < end:  # what has just left is still to arrive
+        time.sleep(0.01)
+    assert sent(sandbox) == left
+    assert len(result.table) == DEVICES
+    queued = set(sandbox.tenant.queued)
+    for row in result.table:
+        assert (row["submitted_at"] is not None) == (row["attempts"] > 0)
+        assert (row["status"] == "NOT_SENT") == (row["attempts"] == 0)
+        assert row["status"] != "SCHEDULED" or row["uid"] in queued
+        assert (row["reason"] is None) == (row["status"] == "SCHEDULED")
+    if result.error is None:
+        assert result.counts["SCHEDULED"] == DEVICES
