@@ -35,6 +35,8 @@ __all__ = [
     "AirflowFailException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
+    "amask_secret",
+    "connection_extra",
     "default_deferrable",
     "determine_kwargs",
     "form_widgets",
@@ -44,6 +46,35 @@ __all__ = [
     "stats",
     "task_state_store",
 ]
+
+
+async def amask_secret(secret: str) -> None:
+    """Have a value masked in all logs, in an event loop.
+
+    :param secret: the value.
+    """
+    try:
+        from airflow.sdk.log import amask_secret as mask
+    except ImportError:  # Airflow before 3.3
+        from airflow.sdk.log import mask_secret
+        from asgiref.sync import sync_to_async
+
+        # In the loop's own thread it tells the supervisor, which writes the log, nothing; nor can any other thread.
+        await sync_to_async(mask_secret)(secret)
+    else:
+        await mask(secret)
+
+
+async def connection_extra(connection: Any) -> dict[str, Any]:
+    """Return the extras of a connection, in an event loop.
+
+    :param connection: the connection.
+    """
+    if hasattr(connection, "aextra_dejson"):
+        return dict(await connection.aextra_dejson())
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(lambda: dict(connection.extra_dejson))()  # Airflow before 3.3: it masks too
 
 
 def default_deferrable() -> bool:

@@ -117,6 +117,10 @@ class NexthinkExportError(NexthinkApiError, NexthinkRetryableError):
     """The export ended in ERROR, took too long, or its file cannot be read."""
 
 
+class NexthinkExportTimeoutError(NexthinkExportError):
+    """The export was not ready in time."""
+
+
 class NexthinkRateLimitError(NexthinkApiError, NexthinkRetryableError):
     """Too many requests (429)."""
 
@@ -127,6 +131,10 @@ class NexthinkUnavailableError(NexthinkApiError, NexthinkRetryableError):
 
 class NexthinkUnclearAnswerError(NexthinkUnavailableError):
     """An answer that does not tell what became of the devices that were sent."""
+
+
+class NexthinkEventError(NexthinkRetryableError):
+    """A task was resumed with an event that does not say how its wait ended."""
 
 
 class NexthinkStoppedError(NexthinkRetryableError):

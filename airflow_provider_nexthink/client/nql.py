@@ -14,7 +14,6 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -22,15 +21,14 @@ import httpx
 from pydantic import BaseModel
 
 from airflow_provider_nexthink.backoff import full_jitter
-from airflow_provider_nexthink.client.async_transport import AsyncTransport
 from airflow_provider_nexthink.client.models import ExecuteResponse, ExportResponse, StatusResponse
 from airflow_provider_nexthink.client.query_id import check_query_id
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
+    NexthinkExportTimeoutError,
     NexthinkInputError,
     NexthinkNotFoundError,
-    NexthinkRateLimitError,
     NexthinkTruncatedError,
 )
 
@@ -122,19 +120,14 @@ def start_export(
     :return: the id of the export.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
     """
-    response = transport.send("POST", EXPORT_PATH, replay=True, **_export(query_id, parameters, compression))
-    return _export_id(response)
-
-
-async def async_start_export(
-    transport: AsyncTransport,
-    query_id: str,
-    parameters: Mapping[str, str] | None = None,
-    compression: Compression = "GZIP",
-) -> str:
-    """Do as ``start_export``, in an event loop."""
-    response = await transport.send("POST", EXPORT_PATH, replay=True, **_export(query_id, parameters, compression))
-    return _export_id(response)
+    response = transport.send(
+        "POST",
+        EXPORT_PATH,
+        replay=True,
+        json={**_query(query_id, parameters), "compression": compression},
+        cures=_cures(query_id),
+    )
+    return _read(lambda: ExportResponse.model_validate_json(response.content), response).exportId
 
 
 def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse, bool]:
@@ -146,65 +139,59 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
     :raises NexthinkExportError: if the export ended in an error.
     :raises NexthinkError: if Nexthink refuses, or does not answer.
     """
-    with _known(export_id):
-        return _status(export_id, transport.send("GET", _status_path(export_id), replay=True))
+    path = _status_path(export_id)
+    try:
+        response = transport.send("GET", path, replay=True)
+    except NexthinkNotFoundError as error:  # the path is right: the export is gone, and another one may help
+        raise NexthinkExportError(
+            f"Nexthink does not know the export {export_id} (any more).",
+            status=error.status,
+            request_id=error.request_id,
+        ) from None
+    return _status(export_id, response)
 
 
-def wait_for_export(transport: Transport, export_id: str, *, poll_interval: float, timeout: float) -> None:
-    """Wait until the file of an export is there. Looks once also where there is no time left.
+def is_ready(transport: Transport, export_id: str) -> bool:
+    """Tell whether the file of an export is there.
 
     :param transport: signed in to the tenant.
     :param export_id: what ``start_export`` returned.
-    :param poll_interval: seconds before the second look; each further wait is half as long again, to a minute.
+    :raises NexthinkExportError: if the export ended in an error.
+    :raises NexthinkError: if Nexthink refuses, or does not respond.
+    """
+    return export_status(transport, export_id)[0].status == "COMPLETED"
+
+
+def wait_for_export(transport: Transport, export_id: str, *, poll_interval: float, timeout: float) -> None:
+    """Wait until the file of an export is there. Polls at least once.
+
+    :param transport: signed in to the tenant.
+    :param export_id: what ``start_export`` returned.
+    :param poll_interval: seconds before the second poll; each further wait is half as long again, to a minute.
     :param timeout: seconds after which to give up.
-    :raises NexthinkExportError: if the export fails or takes longer than that.
+    :raises NexthinkExportTimeoutError: if it takes longer than that.
+    :raises NexthinkExportError: if the export fails.
     """
     end = transport.clock.monotonic() + timeout
-    for wait in _waits(poll_interval):
-        if export_status(transport, export_id)[0].status == "COMPLETED":
+    for wait in poll_waits(poll_interval):
+        if is_ready(transport, export_id):
             return
-        transport.clock.sleep(_wait_until(end - transport.clock.monotonic(), wait, export_id))
+        left = end - transport.clock.monotonic()
+        if left <= 0:
+            raise NexthinkExportTimeoutError(
+                f"The export {export_id} was not ready in time. Narrow the query, or raise the timeout."
+            )
+        transport.clock.sleep(min(wait, left))
 
 
-async def async_wait_for_export(
-    transport: AsyncTransport, export_id: str, *, poll_interval: float, timeout: float
-) -> None:
-    """Do as ``wait_for_export``, in an event loop, where waiting holds no worker.
+def poll_waits(poll_interval: float) -> Iterator[float]:
+    """Give the waits between two polls, growing to a minute.
 
-    So it begins with a wait, since an export that was just started is not ready; and a limit's ``Retry-After`` is
-    waited out, however long it is.
-
-    :raises NexthinkRateLimitError: if a limit lasts longer than ``timeout``.
+    :param poll_interval: the first of them, in seconds.
     """
-    end = transport.clock.monotonic() + timeout
-    limit = 0.0
-    for wait in _waits(poll_interval):
-        await transport.clock.asleep(_wait_until(end - transport.clock.monotonic(), max(wait, limit), export_id))
-        limit = 0.0
-        try:
-            with _known(export_id):
-                response = await transport.send("GET", _status_path(export_id), replay=True)
-            if _status(export_id, response)[0].status == "COMPLETED":
-                return
-        except NexthinkRateLimitError as error:
-            limit = error.retry_after or 0.0
-            if limit > end - transport.clock.monotonic():
-                raise
-
-
-def _waits(poll_interval: float) -> Iterator[float]:
-    """Give the waits between two looks, growing."""
     while True:
         yield poll_interval
         poll_interval = min(poll_interval * 1.5, max(MAX_POLL_SECONDS, poll_interval))
-
-
-def _wait_until(left: float, wait: float, export_id: str) -> float:
-    if left <= 0:
-        raise NexthinkExportError(
-            f"The export {export_id} was not ready in time. Narrow the query, or raise the timeout."
-        )
-    return min(wait, left)
 
 
 def fetch_export(transport: Transport, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
@@ -364,31 +351,10 @@ def _cures(query_id: str) -> dict[int, str]:
     }
 
 
-def _export(query_id: str, parameters: Mapping[str, str] | None, compression: Compression) -> dict[str, Any]:
-    return {"json": {**_query(query_id, parameters), "compression": compression}, "cures": _cures(query_id)}
-
-
-def _export_id(response: httpx.Response) -> str:
-    return _read(lambda: ExportResponse.model_validate_json(response.content), response).exportId
-
-
 def _status_path(export_id: str) -> str:
     if not export_id.strip("."):
         raise NexthinkExportError(f"Nexthink named the export {export_id!r}, which is no id.")
     return f"/api/v1/nql/status/{quote(export_id, safe='')}"
-
-
-@contextmanager
-def _known(export_id: str) -> Iterator[None]:
-    """Let a 404 mean what it means here: not the address is wrong, but the export is gone, and another one may help."""
-    try:
-        yield
-    except NexthinkNotFoundError as error:
-        raise NexthinkExportError(
-            f"Nexthink does not know the export {export_id} (any more).",
-            status=error.status,
-            request_id=error.request_id,
-        ) from None
 
 
 def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, bool]:

@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 from pydantic import SecretStr
 
-from airflow_provider_nexthink.backoff import wait_before_resend
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, wait_before_resend
 from airflow_provider_nexthink.client.answers import error_of, no_answer
 from airflow_provider_nexthink.client.auth import TokenProvider, sign_in_error
 from airflow_provider_nexthink.client.settings import NexthinkSettings, is_private_enough
@@ -58,27 +58,52 @@ def untraced(_: httpx.Request) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class BaseTransport:
-    """What the transport of a worker and the one of the triggerer share: all that neither sends nor waits.
+class Transport:
+    """Sends requests to one tenant and turns each answer that is no success into an error.
+
+    Safe to share between threads. The bearer token goes to the API host and nowhere else; redirects
+    are not followed.
 
     :param settings: the tenant and the credential.
+    :param on_secret: told every value that must not show in a log, as soon as it is known.
+    :param traced: what a request is sent within, once it is made; may add headers to it.
+    :param max_attempts: how many times one request is sent at the most; 1 for a caller that retries by itself, such as
+        an event loop, which must not sleep here.
     :param clock: time and chance.
+    :param http_transport: what carries the requests, for tests; by default the network.
     """
 
-    def __init__(self, settings: NexthinkSettings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: NexthinkSettings,
+        *,
+        on_secret: Callable[[str], None] = lambda _: None,
+        traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
+        max_attempts: int = MAX_ATTEMPTS,
+        clock: Clock | None = None,
+        http_transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.settings = settings
         self.clock = clock or Clock()
         self._secrets: list[SecretStr] = []
+        self._tell_secret = on_secret
+        self._traced = traced
+        self._max_attempts = max_attempts
+        for secret in self._own_secrets():
+            self._on_secret(secret)
+        self._carriers = _Carriers(settings, http_transport)
+        tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
+        self.sign_in = tokens.token
 
-    def own_secrets(self) -> Iterator[str]:
-        """Give the secrets that the settings hold."""
-        if self.settings.proxy and (password := httpx.URL(self.settings.proxy.get_secret_value()).password):
-            yield password
-        yield self.settings.client_secret.get_secret_value()
+    def __enter__(self) -> Self:
+        return self
 
-    def remember(self, secret: str) -> None:
-        """Take a secret out of everything that ``scrub`` sees from now on."""
-        self._secrets.append(SecretStr(secret))
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._carriers.close()
 
     def scrub(self, text: str) -> str:
         """Take every known secret out of what the other side said: it may repeat what was sent."""
@@ -86,19 +111,6 @@ class BaseTransport:
             if len(secret) >= _SECRET_CHARACTERS:  # shorter ones stand in any text
                 text = text.replace(secret.get_secret_value(), "***")
         return text
-
-    def client_options(self) -> dict[str, Any]:
-        """Return what an httpx client of this tenant is made with.
-
-        :raises NexthinkSettingsError: if the CA bundle cannot be read.
-        """
-        return {
-            "timeout": self.settings.timeout,
-            "verify": _ssl_context(self.settings.verify),
-            "proxy": self.settings.proxy.get_secret_value() if self.settings.proxy else None,
-            "follow_redirects": False,
-            "headers": _HEADERS,
-        }
 
     @property
     def answer_seconds(self) -> float:
@@ -150,52 +162,10 @@ class BaseTransport:
         """
         wait = wait_before_resend(attempt, getattr(error, "retry_after", None), self.clock.rng)
         may_repeat = replay or isinstance(error, NexthinkRateLimitError)  # which says that it was not carried out
-        if wait is None or isinstance(error, NexthinkSignInError) or not may_repeat:
+        if wait is None or attempt >= self._max_attempts or isinstance(error, NexthinkSignInError) or not may_repeat:
             return None
         log.info("%s Trying again in %.1f s.", error, wait)
         return wait
-
-
-class Transport(BaseTransport):
-    """Sends requests to one tenant and turns each answer that is no success into an error.
-
-    Safe to share between threads. The bearer token goes to the API host and nowhere else; redirects
-    are not followed.
-
-    :param settings: the tenant and the credential.
-    :param on_secret: told every value that must not show in a log, as soon as it is known.
-    :param traced: what a request is sent within, once it is made; may add headers to it.
-    :param clock: time and chance.
-    :param http_transport: what carries the requests, for tests; by default the network.
-    """
-
-    def __init__(
-        self,
-        settings: NexthinkSettings,
-        *,
-        on_secret: Callable[[str], None] = lambda _: None,
-        traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
-        clock: Clock | None = None,
-        http_transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        super().__init__(settings, clock)
-        self._tell_secret = on_secret
-        self._traced = traced
-        for secret in self.own_secrets():
-            self._on_secret(secret)
-        self._carriers = _Carriers(settings, http_transport)
-        tokens = TokenProvider(settings, self._fetch_token, on_secret=self._on_secret, clock=self.clock.monotonic)
-        self.sign_in = tokens.token
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._carriers.close()
 
     def send_once(
         self,
@@ -304,8 +274,14 @@ class Transport(BaseTransport):
             finally:
                 response.close()
 
+    def _own_secrets(self) -> Iterator[str]:
+        """Give the secrets that the settings hold."""
+        if self.settings.proxy and (password := httpx.URL(self.settings.proxy.get_secret_value()).password):
+            yield password
+        yield self.settings.client_secret.get_secret_value()
+
     def _on_secret(self, value: str) -> None:
-        self.remember(value)
+        self._secrets.append(SecretStr(value))
         self._tell_secret(value)
 
     def _fetch_token(self, request: httpx.Request) -> httpx.Response:

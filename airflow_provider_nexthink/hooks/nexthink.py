@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
-from asgiref.sync import sync_to_async
 
 from airflow_provider_nexthink.client import data_management, nql
-from airflow_provider_nexthink.client.async_transport import AsyncTransport
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
-from airflow_provider_nexthink.compat import form_widgets
+from airflow_provider_nexthink.compat import amask_secret, connection_extra, form_widgets
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, fingerprint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
@@ -55,8 +54,8 @@ _IMPOSSIBLE_QUERY = "#airflow_connection_test_no_such_query"
 class NexthinkHook(BaseHook):
     """Calls Nexthink with the credential of an Airflow connection.
 
-    Use it as a context manager, or call ``close``, to close its connections. With ``async with``, in an event loop,
-    its ``async_`` methods work; they are what a trigger needs.
+    Use it as a context manager, or call ``close``, to close its connections. In an event loop, ``aget_conn`` gives
+    what threads of it can use.
 
     :param nexthink_conn_id: the connection, of type ``nexthink``: host = instance, login = client id,
         password = client secret; extras ``region``, ``base_url``, ``login_url``, ``timeout``, ``verify``, ``proxy``.
@@ -71,7 +70,6 @@ class NexthinkHook(BaseHook):
         super().__init__()
         self.nexthink_conn_id = nexthink_conn_id
         self._transport: Transport | None = None
-        self._async_transport: AsyncTransport | None = None
         self._stop = threading.Event()
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
@@ -82,21 +80,6 @@ class NexthinkHook(BaseHook):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Self:
-        # Airflow's own calls and the reading of certificates would hold up the event loop.
-        self._async_transport = await sync_to_async(self._new_async_transport)()
-        await self._async_transport.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        transport = self._get_async_conn()
-        self._async_transport = None
-        await transport.__aexit__(*error)
-
-    def _new_async_transport(self) -> AsyncTransport:
-        settings = self._settings(self.get_connection(self.nexthink_conn_id))
-        return AsyncTransport(settings, on_secret=sync_to_async(mask_secret), traced=request_tracer())
-
     def get_conn(self) -> Transport:
         """Return the client of this connection; it signs in with the first request.
 
@@ -106,6 +89,28 @@ class NexthinkHook(BaseHook):
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
             self._transport = Transport(settings, on_secret=self._keep_secret, traced=request_tracer())
         return self._transport
+
+    async def aget_conn(self) -> Transport:
+        """Return the client of this connection in an event loop, to be called in threads (``asyncio.to_thread``).
+
+        It sends each request once: to sleep before a retry is for the event loop, which holds no thread. Each call may
+        fetch a token, so call ``amask_secrets`` after it.
+
+        :raises NexthinkSettingsError: if the connection lacks something.
+        """
+        if self._transport is None:
+            connection = await self.aget_connection(self.nexthink_conn_id)
+            settings = self._settings(connection, await connection_extra(connection))
+            self._transport = await asyncio.to_thread(  # which reads certificates
+                Transport, settings, on_secret=self._unmasked.append, traced=request_tracer(), max_attempts=1
+            )
+            await self.amask_secrets()
+        return self._transport
+
+    async def amask_secrets(self) -> None:
+        """Have all that became known since the last time masked in all logs: no thread can tell Airflow."""
+        while self._unmasked:
+            await amask_secret(self._unmasked.popleft())
 
     @property
     def tenant(self) -> str:
@@ -338,14 +343,22 @@ class NexthinkHook(BaseHook):
     def wait_for_export(
         self, export_id: str, *, poll_interval: float = nql.POLL_SECONDS, timeout: float = nql.EXPORT_SECONDS
     ) -> None:
-        """Wait until the file of an export is there. Looks once also where there is no time left.
+        """Wait until the file of an export is there. Polls at least once.
 
         :param export_id: what ``start_export`` returned.
-        :param poll_interval: seconds between two looks whether it is ready, growing to a minute.
+        :param poll_interval: seconds between two polls, growing to a minute.
         :param timeout: seconds after which to give up.
         :raises NexthinkError: if Nexthink refuses, does not answer, or the export fails or is not ready in time.
         """
         nql.wait_for_export(self.get_conn(), export_id, poll_interval=poll_interval, timeout=timeout)
+
+    def is_export_ready(self, export_id: str) -> bool:
+        """Tell whether the file of an export is there.
+
+        :param export_id: what ``start_export`` returned.
+        :raises NexthinkError: if Nexthink refuses or does not respond, or the export failed.
+        """
+        return nql.is_ready(self.get_conn(), export_id)
 
     def fetch_export(self, export_id: str, *, query_id: str | None = None, allow_truncated: bool = False) -> NqlRows:
         """Fetch and read the file of an export that is ready.
@@ -363,20 +376,6 @@ class NexthinkHook(BaseHook):
         if rows.truncated:
             self.log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
         return rows
-
-    async def async_start_export(self, query_id: str, parameters: Mapping[str, str] | None = None) -> str:
-        """Do as ``start_export``, in an event loop, within ``async with`` this hook."""
-        return await nql.async_start_export(self._get_async_conn(), query_id, parameters)
-
-    async def async_wait_for_export(self, export_id: str, *, poll_interval: float, timeout: float) -> None:
-        """Do as ``wait_for_export``, in an event loop, within ``async with`` this hook."""
-        transport = self._get_async_conn()
-        await nql.async_wait_for_export(transport, export_id, poll_interval=poll_interval, timeout=timeout)
-
-    def _get_async_conn(self) -> AsyncTransport:
-        if self._async_transport is None:
-            raise RuntimeError("This takes 'async with NexthinkHook(...) as hook'.")
-        return self._async_transport
 
     def request(self, method: str, path: str, **parts: Any) -> httpx.Response:
         """Call any other Nexthink API, signed in.
@@ -429,8 +428,9 @@ class NexthinkHook(BaseHook):
             "placeholders": declared["placeholders"],
         }
 
-    def _settings(self, connection: Connection) -> NexthinkSettings:
-        extra = connection.extra_dejson
+    def _settings(self, connection: Connection, extra: Mapping[str, Any] | None = None) -> NexthinkSettings:
+        if extra is None:
+            extra = connection.extra_dejson
         if unknown := sorted(set(extra) - set(_EXTRAS)):
             self.log.warning(
                 "Connection %s has extras that Nexthink's does not know: %s. It knows %s.",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
 
@@ -15,12 +15,15 @@ from airflow_provider_nexthink.compat import default_deferrable, task_state_stor
 from airflow_provider_nexthink.deletion.files import require_parquet
 from airflow_provider_nexthink.deletion.options import check_choice
 from airflow_provider_nexthink.exceptions import (
+    NexthinkEventError,
     NexthinkExportError,
+    NexthinkExportTimeoutError,
     NexthinkFinalError,
     NexthinkInputError,
+    NexthinkRetryableError,
 )
 from airflow_provider_nexthink.links import NexthinkNqlDocsLink, NexthinkTenantLink
-from airflow_provider_nexthink.operators._export import Export, ExportMemory
+from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportMemory
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     final_errors_fail_the_task,
@@ -46,7 +49,7 @@ class NexthinkNqlOperator(BaseOperator):
     :param nexthink_conn_id: the connection. (templated)
     :param mode: ``export`` for results of any size (a file, waited for); ``execute`` for small ones (about 1,000
         rows), at once.
-    :param poll_interval: seconds between two looks whether the export is ready, growing to a minute.
+    :param poll_interval: seconds between two polls whether the export is ready, growing to a minute.
     :param timeout: seconds after which to give up on the export.
     :param compression: of the export's file on its way: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
@@ -113,20 +116,26 @@ class NexthinkNqlOperator(BaseOperator):
                 return self._conclude(self._fetch(hook, export))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Fetch what was exported, once the triggerer has seen that it is ready.
+        """Fetch what was exported, or wait on if it is not ready yet and there is time.
 
         :param context: of the task.
         :param event: of ``NexthinkExportTrigger``.
         """
-        if event["problem"]:
-            self.log.warning("The triggerer could not wait for the export: %s", event["problem"])
-        export = Export(event["export_id"], event["end_time"])
+        ended = ExportEvent.read(event)
+        if ended.export_id is None:
+            raise NexthinkEventError("The triggerer resumed this task with an event that names no export.")
+        if ended.failure:
+            self.log.warning("The triggerer could not wait for the export: %s", ended.failure)
+        export = Export(ended.export_id, ended.end_time)
         with (
             final_errors_fail_the_task(),
             self._new_hook() as hook,
             _forgotten_when_of_no_use(self._memory(context, hook)),
         ):
-            return self._conclude(self._fetch(hook, export))
+            rows = self._fetch_if_ready(hook, export)
+            if rows is None:
+                self._defer(export)
+            return self._conclude(rows)
 
     def _new_hook(self) -> NexthinkHook:
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -143,7 +152,7 @@ class NexthinkNqlOperator(BaseOperator):
         }
         return ExportMemory(task_state_store(context), query)
 
-    def _defer(self, export: Export) -> None:
+    def _defer(self, export: Export) -> NoReturn:
         from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger
 
         trigger = NexthinkExportTrigger(
@@ -157,8 +166,30 @@ class NexthinkNqlOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
-        """Wait for the rest of the time, which is none if the export is ready, and fetch it."""
+        """Wait for the rest of the time and fetch it."""
         hook.wait_for_export(export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time())
+        return self._fetch_file(hook, export)
+
+    def _fetch_if_ready(self, hook: NexthinkHook, export: Export) -> NqlRows | None:
+        """Fetch an export, or return None to wait on in the triggerer: as long as there is time, one failure is no end."""
+        try:
+            if hook.is_export_ready(export.export_id):
+                return self._fetch_file(hook, export)
+        except NexthinkExportError:
+            raise  # of the export itself: to wait on does not help
+        except NexthinkRetryableError as error:
+            if time.time() + (getattr(error, "retry_after", None) or 0.0) >= export.end_time:
+                raise
+            self.log.warning("Still waiting for the export %s, there is time left: %s", export.export_id, error)
+            return None
+        if time.time() >= export.end_time:
+            raise NexthinkExportTimeoutError(
+                f"The export {export.export_id} was not ready in time. Narrow the query, or raise the timeout."
+            )
+        self.log.info("The export %s is not ready yet.", export.export_id)
+        return None
+
+    def _fetch_file(self, hook: NexthinkHook, export: Export) -> NqlRows:
         return hook.fetch_export(export.export_id, query_id=self.query_id, allow_truncated=self.allow_truncated)
 
     def _conclude(self, rows: NqlRows) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,14 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow_provider_nexthink.client.query_id import check_query_id
 from airflow_provider_nexthink.compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
 from airflow_provider_nexthink.deletion import options
-from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkExportError,
+    NexthinkExportTimeoutError,
+    NexthinkInputError,
+    NexthinkRetryableError,
+)
 from airflow_provider_nexthink.links import NexthinkNqlDocsLink, NexthinkTenantLink
+from airflow_provider_nexthink.operators._export import ExportEvent
 from airflow_provider_nexthink.operators._task import DeviceInput, final_errors_fail_the_task, is_template
 
 if TYPE_CHECKING:
@@ -31,7 +37,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     Looks with a saved query that lists *every* device: what it does not list counts as gone. Succeeds when all devices
     that were SCHEDULED are gone. Its XCom ``return_value`` is a table with one ``{"uid", "name", "status"}`` for every
     row of ``devices``: GONE or STILL_PRESENT if Nexthink was asked for the device, else the status that it had. It is
-    there also when the time runs out.
+    there also when the time runs out. A look that fails with an error that may pass is a warning in the log, and the
+    next look asks again; an error that no retry changes fails the task at once.
 
     :param devices: an outcome table (``delete.output``), or devices in any form that
         ``NexthinkDeleteDevicesOperator`` takes. (templated, if text)
@@ -75,6 +82,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         self.uid_column = uid_column
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self._departures: Departures | None = None
+        self._has_looked = False
+        self._failure: NexthinkRetryableError | None = None
         self._check_options()
 
     @property
@@ -98,41 +107,58 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         try:
             return super().execute(context)
         except (AirflowSensorTimeout, AirflowSkipException) as ended:
-            if ended.__cause__ is None:  # no error, but the time has run out
-                self.log.warning("%s", departures.told())
-                self._push_table(context)
-            raise
+            if ended.__cause__ is not None:
+                raise
+            # No error, but the time has run out.
+            self._push_table(context)
+            raise type(ended)(f"{ended} {self._told()}") from self._failure
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - as its parent has it
         """Look once."""
-        with final_errors_fail_the_task(), self._new_hook() as hook:
-            are_gone = self._look(hook.export_nql(self.query_id, self.parameters))
+        are_gone = self._look(lambda hook: hook.export_nql(self.query_id, self.parameters))
         return PokeReturnValue(are_gone, self._watched.table() if are_gone else None)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Compare with what was exported, and return the table or go on waiting.
+        """Compare with what was exported, and return the table or wait on.
 
         :param context: of the task.
         :param event: of ``NexthinkQueryTrigger``.
         """
+        ended = ExportEvent.read(event)
         self._read_devices()
-        if event["problem"]:
-            self.log.warning("The triggerer could not look: %s", event["problem"])
-        with final_errors_fail_the_task(), self._new_hook() as hook:
-            if (export_id := event["export_id"]) is None:
-                rows = hook.export_nql(self.query_id, self.parameters)
-            else:
-                hook.wait_for_export(export_id, timeout=0.0)  # raises what ended the wait, if it was not ready
-                rows = hook.fetch_export(export_id, query_id=self.query_id)
-            are_gone = self._look(rows)
-        if are_gone:
+        if ended.failure:
+            self.log.warning("The triggerer could not look: %s", ended.failure)
+        if self._look(lambda hook: self._fetch(hook, ended)):
             return self._watched.table()
         now = time.time()
-        if now >= event["end_time"]:
+        if now >= ended.end_time:
             self._push_table(context)
-            raise AirflowSensorTimeout(self._watched.told())
-        self._look_at(min(now + self.poke_interval, event["end_time"]), end_time=event["end_time"])
+            raise AirflowSensorTimeout(f"The time has run out. {self._told()}") from self._failure
+        limit = getattr(self._failure, "retry_after", None) or 0.0
+        self._look_at(min(now + max(self.poke_interval, limit), ended.end_time), end_time=ended.end_time)
         return None
+
+    def _fetch(self, hook: NexthinkHook, ended: ExportEvent) -> NqlRows:
+        """Fetch what the triggerer has exported; what it could not start is exported here."""
+        if ended.export_id is None:
+            return hook.export_nql(self.query_id, self.parameters)
+        if not hook.is_export_ready(ended.export_id):
+            raise NexthinkExportError(f"The export {ended.export_id} is not ready. {ended.failure or ''}".rstrip())
+        return hook.fetch_export(ended.export_id, query_id=self.query_id)
+
+    def _look(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
+        """Tell whether all are gone. What may pass does not end the wait: it is no, and the next look asks again."""
+        self._failure = None
+        try:
+            with final_errors_fail_the_task(), self._new_hook() as hook:
+                return self._compare(fetch(hook))
+        except NexthinkExportTimeoutError as error:  # which speaks of a timeout that is not the sensor's
+            late = f"The export of {self.query_id} was not ready in time. Narrow the query if that happens often."
+            self._failure = NexthinkExportTimeoutError(late, request_id=error.request_id)
+        except NexthinkRetryableError as error:
+            self._failure = error
+        self.log.warning("This look failed; the next one asks again, until the time runs out. %s", self._failure)
+        return False
 
     def _new_hook(self) -> NexthinkHook:
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -153,7 +179,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
             self._departures = Departures(read_devices(devices, open_file=open_file))
         return self._departures
 
-    def _look(self, rows: NqlRows) -> bool:
+    def _compare(self, rows: NqlRows) -> bool:
         """Compare the devices with a result that lists every device there is; what proves nothing is an error."""
         from airflow_provider_nexthink.deletion.plan import canonical_uid
         from airflow_provider_nexthink.deletion.rows import NAME_COLUMNS, UID_COLUMNS, find_column
@@ -168,6 +194,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
                 "the uid that the devices were deleted by, or name its column with uid_column."
             )
         are_gone = self._watched.look({uid for uid in there if uid})
+        self._has_looked = True
         self.log.info("%d devices are there now; of the list: %s", len(rows), self._watched.counts())
         with suppress(NexthinkInputError):  # a result without names is fine
             names = set(find_column(rows, "name", None, NAME_COLUMNS).cells)
@@ -198,8 +225,13 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _push_table(self, context: Context) -> None:
-        if self.do_xcom_push:
+        if self.do_xcom_push and self._has_looked:  # else it would say STILL_PRESENT of what nobody has looked at
             context["ti"].xcom_push(key="return_value", value=self._watched.table())
+
+    def _told(self) -> str:
+        """Say what is known when the time has run out."""
+        known = self._watched.told() if self._has_looked else "Which devices are gone is not known."
+        return f"{known} The last look failed: {self._failure}" if self._failure else known
 
     def _check_options(self) -> None:
         """Let a Dag with an option that cannot take effect fail while it is parsed."""

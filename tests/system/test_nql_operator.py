@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_provider_nexthink import backoff
+from airflow_provider_nexthink.exceptions import NexthinkEventError
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -80,6 +82,66 @@ def test_an_export_that_is_late_is_given_up(sandbox: Sandbox, run_dag: RunDag, d
     assert (run.state, run.tries("pull")) == ("failed", 2)
     assert "was not ready in time" in str(run.errors[-1])
     assert exports(sandbox) == 2
+
+
+@pytest.fixture
+def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "_BASE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_no_wait_before_retries")
+@pytest.mark.parametrize(
+    ("blip", "pending_polls"),
+    [
+        (Fault(path="status", kind="status", status=503, times=5), 2),  # then the worker finds it in progress
+        (Fault(path="status", kind="drop", times=12), 0),  # the worker's poll fails too
+        (Fault(path="status", kind="status", status=502, skip=2, times=5), 0),  # it is ready, but not to be fetched
+        (Fault(path="token", kind="status", status=503, skip=1, times=12), 1),
+    ],
+    ids=["seen by the triggerer", "seen by both", "seen by the worker", "no token"],
+)
+def test_a_blip_does_not_fail_the_task_as_long_as_there_is_time(
+    sandbox: Sandbox, run_dag: RunDag, blip: Fault, pending_polls: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.tenant.pending_polls = pending_polls
+    sandbox.faults.add(blip)
+    run = pull(run_dag, deferrable=True)
+    assert (run.state, run.tries("pull"), exports(sandbox)) == ("success", 1, 1)
+    assert len(run.xcom("pull")) == 250
+    assert "raise the timeout" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_no_wait_before_retries")
+def test_a_tenant_that_is_down_until_the_time_runs_out_is_what_the_error_says(
+    sandbox: Sandbox, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.faults.add(Fault(path="status", kind="status", status=503, times=-1))
+    run = pull(run_dag, deferrable=True, timeout=0.5)
+    assert (run.state, run.tries("pull")) == ("failed", 2)
+    assert "503" in str(run.errors[-1])
+    assert "raise the timeout" not in str(run.errors) + capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_an_error_that_no_retry_changes_ends_the_wait_at_once(sandbox: Sandbox, run_dag: RunDag, status: int) -> None:
+    sandbox.faults.add(Fault(path="status", kind="status", status=status, times=-1))
+    run = pull(run_dag, deferrable=True, timeout=3600)
+    assert (run.state, run.tries("pull")) == ("failed", 1)
+    assert str(status) in run.error
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"export_id": "e-1", "end_time": 1.0, "problem": None},
+        {"status": "error", "message": "no export", "export_id": None, "end_time": 1.0},
+        None,
+    ],
+    ids=["of another version", "without an export", "none"],
+)
+def test_an_event_of_another_shape_is_refused(event: Any) -> None:
+    with pytest.raises(NexthinkEventError, match="The triggerer resumed this task with an event that"):
+        NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").execute_complete({}, event)  # type: ignore[typeddict-item]
 
 
 @WAYS

@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 from airflow.sdk import DAG, task
 
-from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink import backoff
+from airflow_provider_nexthink.client import nql
+from airflow_provider_nexthink.exceptions import NexthinkEventError, NexthinkInputError
+from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -89,9 +92,8 @@ def test_three_that_never_go_away(sandbox: Sandbox, run_dag: RunDag, way: dict[s
     assert {row["uid"] for row in table if row["status"] == "STILL_PRESENT"} == stuck
     assert len(table) == 60
     assert {row["uid"] for row in table if row["status"] == "GONE"} == set(sandbox.tenant.queued) - stuck
-    if way.get("deferrable"):
-        assert "3 of " in run.error
-        assert "are still in Nexthink" in run.error
+    assert "3 of " in run.error
+    assert "are still in Nexthink" in run.error
 
 
 @WAYS
@@ -128,14 +130,13 @@ def test_a_truncated_result_gives_no_table_with_soft_fail_either(
 @WAYS
 @pytest.mark.parametrize("body", ["", "device.uid,device.name\n", "foo,bar\n"], ids=["empty", "no rows", "another"])
 def test_a_result_without_a_device_proves_nothing_and_is_asked_for_again(
-    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], body: str
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], body: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=body, times=1))
-    errors: list[str] = []
-    way = {**way, "on_retry_callback": [lambda context: errors.append(str(context["exception"]))]}
     run = delete_and_wait(run_dag, devices_of(sandbox, 20), **way)
     assert run.states == {"delete": "success", "gone": "success"}
-    assert errors == ["#all_devices lists no device at all: that proves nothing."]
+    assert (run.tries("gone"), looks(sandbox)) == (1, 2)
+    assert "#all_devices lists no device at all: that proves nothing." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -171,24 +172,112 @@ def test_what_nobody_knows_is_looked_at_once(sandbox: Sandbox, run_dag: RunDag) 
     assert looks(sandbox) == 1
 
 
+FINAL = [
+    (Fault(path="export", kind="status", status=403, times=-1), "NexthinkPermissionError"),
+    (Fault(path="export", kind="status", status=404, times=-1), "NexthinkNotFoundError"),
+    (Fault(path="status", kind="status", status=403, times=-1), "NexthinkPermissionError"),
+    (Fault(path="token", kind="status", status=401, skip=1, times=-1), "NexthinkAuthenticationError"),
+]
+
+
 @WAYS
-@pytest.mark.parametrize(
-    ("fault", "tries", "says"),
-    [
-        (Fault(path="export", kind="status", status=403, times=-1), 1, "NexthinkPermissionError"),
-        (Fault(path="status", kind="status", status=404, times=-1), 2, "does not know the export"),
-        (Fault(path="storage", kind="status", status=403, times=-1), 2, "The result file could not be fetched"),
-    ],
-)
-def test_what_is_refused_fails_as_what_it_is(
-    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], fault: Fault, tries: int, says: str
+@pytest.mark.parametrize(("fault", "says"), FINAL, ids=str)
+def test_an_error_that_no_retry_changes_fails_at_once_as_what_it_is(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], fault: Fault, says: str
 ) -> None:
     sandbox.faults.add(fault)
-    run = delete_and_wait(run_dag, devices_of(sandbox, 5), **way)
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=3600, **way)
     assert run.states == {"delete": "success", "gone": "failed"}
-    assert run.tries("gone") == tries
-    assert says in str(run.errors[-1])
+    assert run.tries("gone") == 1
+    assert says in run.error
     assert run.xcom("gone") is None
+
+
+# Each lasts longer than the retries of a request, and is seen by the triggerer and by the worker after it.
+BLIPS = [
+    Fault(path="token", kind="status", status=503, skip=1, times=12),
+    Fault(path="export", kind="drop_after", times=12),
+    Fault(path="export", kind="not_json", times=2),
+    Fault(path="status", kind="status", status=503, times=12),
+    Fault(path="status", kind="status", status=404, times=2),
+    Fault(path="status", kind="status", status=200, body='{"status": "ERROR", "errorDescription": "busy"}', times=2),
+    Fault(path="storage", kind="status", status=403, times=4),
+]
+
+
+@pytest.fixture
+def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "_BASE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_no_wait_before_retries")
+@pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "defer"])
+@pytest.mark.parametrize("blip", BLIPS, ids=lambda blip: f"{blip.path} {blip.kind} {blip.status}")
+def test_a_look_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
+    sandbox: Sandbox, run_dag: RunDag, deferrable: bool, blip: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.faults.add(blip)
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=timedelta(hours=12), deferrable=deferrable)
+    assert run.states == {"delete": "success", "gone": "success"}
+    assert run.tries("gone") == 1
+    assert {row["status"] for row in run.xcom("gone")} == {"GONE", "EXCLUDED"}
+    log = capsys.readouterr().out
+    assert "This look failed; the next one asks again" in log
+    assert "raise the timeout" not in log
+
+
+@pytest.mark.usefixtures("_no_wait_before_retries")
+@pytest.mark.parametrize("pending_polls", [1, 3])
+def test_a_trigger_that_cannot_wait_for_an_export_that_is_not_ready_does_not_fail_the_sensor(
+    sandbox: Sandbox, run_dag: RunDag, pending_polls: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.tenant.pending_polls = pending_polls
+    # Only the triggerer sees it: the worker's own poll finds an export that is in progress.
+    sandbox.faults.add(Fault(path="status", kind="status", status=503, times=5))
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=timedelta(hours=12), deferrable=True)
+    assert run.states == {"delete": "success", "gone": "success"}
+    assert (run.tries("gone"), looks(sandbox)) == (1, 2)
+    log = capsys.readouterr().out
+    assert "is not ready" in log
+    assert "raise the timeout" not in log
+
+
+@WAYS
+def test_when_no_look_succeeds_in_time_it_says_so_and_pushes_no_table(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
+) -> None:
+    sandbox.faults.add(Fault(path="status", kind="status", status=404, times=-1))
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.3, **way)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert run.tries("gone") == 1
+    assert "Which devices are gone is not known. The last look failed" in run.error
+    assert "does not know the export" in run.error
+    assert "are still in Nexthink" not in run.error
+    assert run.xcom("gone") is None
+
+
+@WAYS
+def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    way: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    defaults = {**NexthinkHook.export_nql.__kwdefaults__, "timeout": 0.05}
+    monkeypatch.setattr(NexthinkHook.export_nql, "__kwdefaults__", defaults)
+    monkeypatch.setattr(nql, "EXPORT_SECONDS", 0.05)
+    sandbox.tenant.pending_polls = 1_000_000
+    run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.5, **way)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert "ready" in run.error
+    assert "raise the timeout" not in run.error + capsys.readouterr().out
+
+
+def test_an_event_of_another_shape_is_refused_and_a_retry_waits_anew(sandbox: Sandbox) -> None:
+    task = sensor(devices_of(sandbox, 1))
+    with pytest.raises(NexthinkEventError, match="does not say how the wait ended"):
+        task.execute_complete({}, {"export_id": "e-1", "end_time": 1.0, "problem": None})  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from datetime import UTC, datetime
+import logging
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any
 
 import pytest
+from airflow.sdk.log import redact
 from airflow.triggers.base import BaseTrigger
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import NexthinkEventError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.operators._export import ExportEvent
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger, NexthinkQueryTrigger
@@ -22,34 +33,69 @@ EPOCH = NOW.timestamp()
 
 
 @pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Any:
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     with Sandbox(devices=20, stale=10, pending_polls=2) as sandbox:
         monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
         yield sandbox
 
 
-def events(trigger: BaseTrigger, waits: list[float] | None = None) -> list[Any]:
-    """Make the trigger anew, as the triggerer does, and run it; waits take no time."""
+@dataclass
+class VirtualTime:
+    """Time that passes only while something waits in the event loop."""
+
+    waits: list[float] = field(default_factory=list)
+    passed: float = 0.0
+
+    async def asleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.passed += seconds
+
+    def clock(self) -> Clock:
+        return Clock(
+            monotonic=lambda: self.passed,
+            now=lambda: NOW + timedelta(seconds=self.passed),
+            asleep=self.asleep,
+            rng=random.Random(1),
+        )
+
+
+def made(trigger: BaseTrigger, time: VirtualTime) -> Any:
+    """Make the trigger anew, as the triggerer does."""
     path, kwargs = trigger.serialize()
     module, name = path.rsplit(".", 1)
     made: Any = getattr(import_module(module), name)(**json.loads(json.dumps(kwargs)))
     assert made.serialize() == (path, kwargs)
+    made.clock = time.clock()
+    return made
 
-    async def asleep(seconds: float) -> None:
-        (waits if waits is not None else []).append(seconds)
 
-    made.clock = Clock(now=lambda: NOW, asleep=asleep)
+def events(trigger: BaseTrigger, waits: list[float] | None = None) -> list[Any]:
+    """Run the trigger; waits take no time."""
+    time = VirtualTime([] if waits is None else waits)
 
     async def collect() -> list[Any]:
-        return [event.payload async for event in made.run()]
+        return [event.payload async for event in made(trigger, time).run()]
 
     return asyncio.run(collect())
 
 
-def export_trigger(export_id: str, seconds: float = 60.0) -> NexthinkExportTrigger:
+def asked(sandbox: Sandbox, path: str) -> int:
+    return sum(path in request.path for request in sandbox.requests)
+
+
+def export_trigger(export_id: str, seconds: float = 60.0, poll_interval: float = 0.01) -> NexthinkExportTrigger:
     return NexthinkExportTrigger(
-        nexthink_conn_id="nexthink_default", export_id=export_id, poll_interval=0.01, end_time=EPOCH + seconds
+        nexthink_conn_id="nexthink_default", export_id=export_id, poll_interval=poll_interval, end_time=EPOCH + seconds
     )
+
+
+def started(sandbox: Sandbox, *, pending_polls: int = 2) -> str:
+    """Start an export that is ready at the poll after so many, and return its id."""
+    sandbox.tenant.pending_polls = pending_polls
+    with NexthinkHook() as hook:
+        export_id = hook.start_export("#stale_devices")
+    sandbox.requests.clear()
+    return export_id
 
 
 def query_trigger(**changes: Any) -> NexthinkQueryTrigger:
@@ -69,7 +115,12 @@ def test_an_export_that_becomes_ready(sandbox: Sandbox) -> None:
     with NexthinkHook() as hook:
         export_id = hook.start_export("#stale_devices")
         (event,) = events(export_trigger(export_id))
-        assert event == {"export_id": export_id, "end_time": EPOCH + 60.0, "problem": None}
+        assert event == {
+            "status": "success",
+            "message": f"The export {export_id} is ready.",
+            "export_id": export_id,
+            "end_time": EPOCH + 60.0,
+        }
         assert len(hook.fetch_export(export_id)) == 10
 
 
@@ -78,8 +129,9 @@ def test_an_export_that_is_late(sandbox: Sandbox) -> None:
     with NexthinkHook() as hook:
         export_id = hook.start_export("#stale_devices")
     (event,) = events(export_trigger(export_id, seconds=-1.0))
-    assert event["export_id"] == export_id
-    assert "not ready in time" in event["problem"]
+    assert (event["status"], event["export_id"]) == ("error", export_id)
+    assert "not ready in time" in event["message"]
+    assert "timeout." not in event["message"], "whose timeout that is, only the worker knows"
 
 
 @pytest.mark.parametrize(
@@ -96,8 +148,9 @@ def test_what_is_refused_ends_the_wait(sandbox: Sandbox, fault: Fault, says: str
         export_id = hook.start_export("#stale_devices")
     sandbox.faults.add(fault)
     (event,) = events(export_trigger(export_id))
-    assert event["problem"].startswith(says)
-    assert sandbox.client_secret not in event["problem"]
+    assert event["status"] == "error"
+    assert event["message"].startswith(says)
+    assert sandbox.client_secret not in event["message"]
 
 
 def test_a_connection_that_is_not_there_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,14 +159,14 @@ def test_a_connection_that_is_not_there_ends_the_wait(monkeypatch: pytest.Monkey
         nexthink_conn_id="nowhere", export_id="an-export", poll_interval=0.01, end_time=EPOCH + 60.0
     )
     (event,) = events(trigger)
-    assert event["problem"] == "AirflowNotFoundException"
+    assert (event["status"], event["message"]) == ("error", "AirflowNotFoundException")
 
 
 def test_a_query_at_its_time(sandbox: Sandbox) -> None:
     waits: list[float] = []
     (event,) = events(query_trigger(start_time=EPOCH + 600.0, query_id="#stale_devices"), waits)
-    assert waits == [600.0]
-    assert (event["end_time"], event["problem"]) == (EPOCH + 100, None)
+    assert waits[0] == 600.0
+    assert (event["end_time"], event["status"]) == (EPOCH + 100, "success")
     with NexthinkHook() as hook:
         assert len(hook.fetch_export(event["export_id"])) == 10
 
@@ -126,8 +179,8 @@ def test_a_query_with_parameters(sandbox: Sandbox) -> None:
 
 def test_a_query_that_cannot_be_run(sandbox: Sandbox) -> None:
     (event,) = events(query_trigger(query_id="#not_there"))
-    assert event["export_id"] is None
-    assert event["problem"].startswith("NexthinkNotFoundError")
+    assert (event["status"], event["export_id"]) == ("error", None)
+    assert event["message"].startswith("NexthinkNotFoundError")
 
 
 def test_nothing_that_a_trigger_carries_is_a_secret(sandbox: Sandbox) -> None:
@@ -143,3 +196,189 @@ def test_the_triggerer_signs_in_once_and_asks_with_the_token(sandbox: Sandbox) -
     paths = [request.path.rsplit("/", 1)[0] for request in sandbox.requests]
     assert paths.count("/oauth2/default/v1") == 1
     assert paths.count("/api/v1/nql/status") == 3
+
+
+# The waits, which are the event loop's
+
+
+def test_a_wait_begins_with_a_pause_and_the_pauses_grow_to_a_minute(sandbox: Sandbox) -> None:
+    waits: list[float] = []
+    (event,) = events(export_trigger(started(sandbox, pending_polls=9), 3600.0, 5.0), waits)
+    assert event["status"] == "success"
+    assert waits == [5.0, 7.5, 11.25, 16.875, 25.3125, 37.96875, 56.953125, 60.0, 60.0, 60.0]
+
+
+def test_the_last_poll_is_at_the_end_of_the_time(sandbox: Sandbox) -> None:
+    waits: list[float] = []
+    (event,) = events(export_trigger(started(sandbox, pending_polls=100), 20.0, 5.0), waits)
+    assert "not ready in time" in event["message"]
+    assert waits == [5.0, 7.5, 7.5]
+    assert asked(sandbox, "/status/") == 3
+
+
+def test_an_export_without_time_left_is_not_waited_for(sandbox: Sandbox) -> None:
+    waits: list[float] = []
+    (event,) = events(export_trigger(started(sandbox, pending_polls=0), -5.0), waits)
+    assert "not ready in time" in event["message"]
+    assert waits == []
+
+
+@pytest.mark.parametrize("seconds", [7, 200, 1800])  # a worker would sleep for the first two, and give up on the third
+@pytest.mark.parametrize("path", ["token", "export", "status"])
+def test_a_limit_is_waited_out_in_the_event_loop_where_the_time_allows_it(
+    sandbox: Sandbox, path: str, seconds: int
+) -> None:
+    headers = {"retry-after": str(seconds)}
+    sandbox.faults.add(Fault(path=path, kind="status", status=429, headers=headers, times=2))
+    waits: list[float] = []
+    (event,) = events(query_trigger(poll_interval=1.0, timeout=7200.0), waits)
+    assert event["status"] == "success"
+    assert waits.count(float(seconds)) == 2
+
+
+@pytest.mark.parametrize("path", ["token", "export", "status"])
+def test_a_limit_that_lasts_longer_than_the_time_ends_the_wait_at_once(sandbox: Sandbox, path: str) -> None:
+    sandbox.faults.add(Fault(path=path, kind="status", status=429, headers={"retry-after": "7200"}, times=-1))
+    waits: list[float] = []
+    (event,) = events(query_trigger(poll_interval=1.0, timeout=3600.0), waits)
+    assert event["status"] == "error"
+    assert sum(waits) <= 1.0
+    assert asked(sandbox, path) == 1
+
+
+@pytest.mark.parametrize("path", ["token", "export", "status"])
+@pytest.mark.parametrize(
+    "fault",
+    [{"kind": "drop"}, {"kind": "drop_after"}, {"kind": "status", "status": 502}, {"kind": "status", "status": 429}],
+    ids=str,
+)
+def test_a_blip_does_not_end_the_wait(sandbox: Sandbox, path: str, fault: dict[str, Any]) -> None:
+    sandbox.faults.add(Fault(path=path, times=4, **fault))
+    waits: list[float] = []
+    (event,) = events(query_trigger(timeout=3600.0), waits)
+    assert event["status"] == "success"
+    assert len(waits) >= 1 + 1 + 4  # for the time to start, for a poll, and before the retries
+
+
+@pytest.mark.parametrize("path", ["token", "export", "status"])
+def test_a_tenant_that_is_down_is_left_to_the_worker_after_some_retries(sandbox: Sandbox, path: str) -> None:
+    sandbox.faults.add(Fault(path=path, kind="status", status=503, times=-1))
+    (event,) = events(query_trigger(timeout=3600.0))
+    assert event["status"] == "error"
+    assert "503" in event["message"]
+    assert asked(sandbox, path) == 5
+
+
+def test_limits_without_end_end_with_the_time(sandbox: Sandbox) -> None:
+    export_id = started(sandbox)
+    sandbox.faults.add(Fault(path="status", kind="status", status=429, headers={"retry-after": "1"}, times=-1))
+    time = VirtualTime()
+
+    async def run() -> list[Any]:
+        return [event.payload async for event in made(export_trigger(export_id, 600.0), time).run()]
+
+    (event,) = asyncio.run(run())
+    assert event["message"].startswith("NexthinkRateLimitError")
+    assert 550 < time.passed <= 600
+
+
+# The calls, which are in threads
+
+
+def test_a_call_that_takes_long_does_not_hold_up_the_event_loop_and_outlives_a_cancelled_trigger(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_id = started(sandbox)
+    sandbox.faults.add(Fault(path="status", kind="slow", seconds=1.0))
+
+    async def cancel() -> None:
+        trigger = made(export_trigger(export_id), VirtualTime())
+        waiting = asyncio.create_task(anext(trigger.run()))
+        while not asked(sandbox, "/status/"):  # the loop goes on while the call is in flight
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert open_connections(sandbox), "the call is still in flight"
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(cancel(), debug=False)
+    gc.collect()
+    assert open_connections(sandbox) == []
+    assert [record.getMessage() for record in caplog.records if "never retrieved" in record.getMessage()] == []
+
+
+def open_connections(sandbox: Sandbox) -> list[socket.socket]:
+    port = int(sandbox.url.rpartition(":")[2])
+    sockets = [thing for thing in gc.get_objects() if type(thing) is socket.socket and thing.fileno() >= 0]
+    return [each for each in sockets if _peer_port(each) == port]
+
+
+def _peer_port(connection: socket.socket) -> int | None:
+    try:
+        return int(connection.getpeername()[1])
+    except (OSError, IndexError):  # one that listens, or is no network's
+        return None
+
+
+def test_a_trigger_leaves_no_connection_open(sandbox: Sandbox) -> None:
+    events(query_trigger())
+    assert open_connections(sandbox) == []
+
+
+def test_what_the_threads_learn_is_masked_when_the_event_is_there(sandbox: Sandbox) -> None:
+    events(query_trigger())
+    secrets = {request.headers["authorization"].split()[-1] for request in sandbox.requests}
+    assert len(secrets) == 2  # the id with the secret, and the token
+    for secret in (*secrets, sandbox.client_secret):
+        assert redact(f"it is {secret}") == "it is ***"
+
+
+# The events, as the worker reads them
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+FIELDS = {
+    "status": st.sampled_from(["success", "error"]) | JSON,
+    "message": st.text() | JSON,
+    "export_id": st.text() | JSON,
+    "end_time": st.floats() | JSON,
+}
+
+
+@given(st.fixed_dictionaries({}, optional=FIELDS) | JSON)
+def test_an_event_is_read_as_it_is_or_refused(event: Any) -> None:
+    try:
+        read = ExportEvent.read(event)
+    except NexthinkEventError as error:
+        assert "A retry waits anew" in str(error)
+    else:
+        assert read.export_id == event["export_id"]
+        assert read.end_time == event["end_time"]
+        assert (read.failure is None) == (event["status"] == "success")
+        assert read.failure in (None, event["message"])
+        assert read.export_id is not None or read.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        (None, "a NoneType"),
+        ("ready", "a str"),
+        ({"export_id": "e-1", "end_time": 1.0, "problem": None}, "'end_time', 'export_id', 'problem'"),
+        ({"status": "success", "message": "", "export_id": None, "end_time": 1.0}, "'status'"),
+    ],
+)
+def test_an_event_of_another_shape_says_what_came(event: Any, says: str) -> None:
+    with pytest.raises(NexthinkEventError, match=says):
+        ExportEvent.read(event)
+
+
+@given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
+def test_an_event_survives_json(export_id: str, end_time: float) -> None:
+    event = {"status": "success", "message": "ready", "export_id": export_id, "end_time": end_time}
+    assert ExportEvent.read(json.loads(json.dumps(event))) == ExportEvent(export_id, end_time, None)
