@@ -64,8 +64,9 @@ class ExportEvent:
         ):
             what = f"it has {', '.join(sorted(map(repr, fields)))}" if fields else f"a {type(event).__name__}"
             raise NexthinkEventError(
-                f"The triggerer resumed this task with an event that does not say how the wait ended ({what}). Was this "
-                "package upgraded while the task waited, or is it another version on the triggerer? A retry waits anew."
+                f"The triggerer resumed this task with an event that does not say how the wait ended ({what}). Was "
+                "this package upgraded while the task waited, or has the triggerer another version of it? "
+                "A retry waits anew."
             )
         return cls(export_id, end_time, message if status == "error" else None)
 

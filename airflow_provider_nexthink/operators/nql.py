@@ -108,9 +108,7 @@ class NexthinkNqlOperator(BaseOperator):
                     export = Export(export_id, time.time() + self.timeout)
                     memory.keep(export)
                 else:
-                    self.log.info(
-                        "An earlier try has started the export %s: this one goes on with it.", export.export_id
-                    )
+                    self.log.info("An earlier try has started the export %s: this one resumes it.", export.export_id)
                 if self.deferrable:
                     self._defer(export)
                 return self._conclude(self._fetch(hook, export))
@@ -171,7 +169,7 @@ class NexthinkNqlOperator(BaseOperator):
         return self._fetch_file(hook, export)
 
     def _fetch_if_ready(self, hook: NexthinkHook, export: Export) -> NqlRows | None:
-        """Fetch an export, or return None to wait on in the triggerer: as long as there is time, one failure is no end."""
+        """Fetch an export, or return None to wait on: as long as there is time, an error that may pass is no end."""
         try:
             if hook.is_export_ready(export.export_id):
                 return self._fetch_file(hook, export)

@@ -115,7 +115,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - as its parent has it
         """Look once."""
-        are_gone = self._look(lambda hook: hook.export_nql(self.query_id, self.parameters))
+        are_gone = self._look(self._export)
         return PokeReturnValue(are_gone, self._watched.table() if are_gone else None)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
@@ -141,10 +141,15 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     def _fetch(self, hook: NexthinkHook, ended: ExportEvent) -> NqlRows:
         """Fetch what the triggerer has exported; what it could not start is exported here."""
         if ended.export_id is None:
-            return hook.export_nql(self.query_id, self.parameters)
+            return self._export(hook)
         if not hook.is_export_ready(ended.export_id):
             raise NexthinkExportError(f"The export {ended.export_id} is not ready. {ended.failure or ''}".rstrip())
         return hook.fetch_export(ended.export_id, query_id=self.query_id)
+
+    def _export(self, hook: NexthinkHook) -> NqlRows:
+        from airflow_provider_nexthink.client import nql
+
+        return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
 
     def _look(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
         """Tell whether all are gone. What may pass does not end the wait: it is no, and the next look asks again."""

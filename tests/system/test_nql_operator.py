@@ -141,7 +141,7 @@ def test_an_error_that_no_retry_changes_ends_the_wait_at_once(sandbox: Sandbox, 
 )
 def test_an_event_of_another_shape_is_refused(event: Any) -> None:
     with pytest.raises(NexthinkEventError, match="The triggerer resumed this task with an event that"):
-        NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").execute_complete({}, event)  # type: ignore[typeddict-item]
+        NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").execute_complete({}, event)
 
 
 @WAYS

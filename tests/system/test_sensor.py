@@ -14,7 +14,6 @@ from airflow.sdk import DAG, task
 from airflow_provider_nexthink import backoff
 from airflow_provider_nexthink.client import nql
 from airflow_provider_nexthink.exceptions import NexthinkEventError, NexthinkInputError
-from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -264,8 +263,6 @@ def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    defaults = {**NexthinkHook.export_nql.__kwdefaults__, "timeout": 0.05}
-    monkeypatch.setattr(NexthinkHook.export_nql, "__kwdefaults__", defaults)
     monkeypatch.setattr(nql, "EXPORT_SECONDS", 0.05)
     sandbox.tenant.pending_polls = 1_000_000
     run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.5, **way)
@@ -277,7 +274,7 @@ def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
 def test_an_event_of_another_shape_is_refused_and_a_retry_waits_anew(sandbox: Sandbox) -> None:
     task = sensor(devices_of(sandbox, 1))
     with pytest.raises(NexthinkEventError, match="does not say how the wait ended"):
-        task.execute_complete({}, {"export_id": "e-1", "end_time": 1.0, "problem": None})  # type: ignore[typeddict-item]
+        task.execute_complete({}, {"export_id": "e-1", "end_time": 1.0, "problem": None})
 
 
 @pytest.mark.parametrize(

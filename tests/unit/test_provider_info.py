@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, FastAPIAppResponse
 from airflow.plugins_manager import AirflowPlugin
-from airflow.sdk.log import redact
+from airflow.sdk.log import redact  # type: ignore[attr-defined]
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.client.settings import REGIONS, NexthinkSettings

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from airflow.sdk.log import redact
+from airflow.sdk.log import redact  # type: ignore[attr-defined]
 from airflow.triggers.base import BaseTrigger
 from hypothesis import given
 from hypothesis import strategies as st
