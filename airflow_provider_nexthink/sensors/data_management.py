@@ -37,8 +37,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     Looks with a saved query that lists *every* device: what it does not list counts as gone. Succeeds when all devices
     that were SCHEDULED are gone. Its XCom ``return_value`` is a table with one ``{"uid", "name", "status"}`` for every
     row of ``devices``: GONE or STILL_PRESENT if Nexthink was asked for the device, else the status that it had. It is
-    there also when the time runs out. A look that fails with an error that may pass is a warning in the log, and the
-    next look asks again; an error that no retry changes fails the task at once.
+    there also when the time runs out. A check that fails with an error that may pass is a warning in the log, and the
+    next one tries again; an error that no retry changes fails the task at once.
 
     :param devices: an outcome table (``delete.output``), or devices in any form that
         ``NexthinkDeleteDevicesOperator`` takes. (templated, if text)
@@ -82,7 +82,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         self.uid_column = uid_column
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self._departures: Departures | None = None
-        self._has_looked = False
+        self._has_checked = False
         self._failure: NexthinkRetryableError | None = None
         self._check_options()
 
@@ -103,7 +103,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
             return departures.table()
         if self.deferrable:
             now = time.time()
-            self._look_at(now, end_time=now + self.timeout)
+            self._defer_until(now, end_time=now + self.timeout)
         try:
             return super().execute(context)
         except (AirflowSensorTimeout, AirflowSkipException) as ended:
@@ -111,11 +111,11 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
                 raise
             # No error, but the time has run out.
             self._push_table(context)
-            raise type(ended)(f"{ended} {self._told()}") from self._failure
+            raise type(ended)(f"{ended} {self._describe()}") from self._failure
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - as its parent has it
-        """Look once."""
-        are_gone = self._look(self._export)
+        """Check once."""
+        are_gone = self._check(self._export)
         return PokeReturnValue(are_gone, self._watched.table() if are_gone else None)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
@@ -127,15 +127,15 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         ended = ExportEvent.read(event)
         self._read_devices()
         if ended.failure:
-            self.log.warning("The triggerer could not look: %s", ended.failure)
-        if self._look(lambda hook: self._fetch(hook, ended)):
+            self.log.warning("The triggerer could not wait for the export: %s", ended.failure)
+        if self._check(lambda hook: self._fetch(hook, ended)):
             return self._watched.table()
         now = time.time()
         if now >= ended.end_time:
             self._push_table(context)
-            raise AirflowSensorTimeout(f"The time has run out. {self._told()}") from self._failure
+            raise AirflowSensorTimeout(f"The time has run out. {self._describe()}") from self._failure
         limit = getattr(self._failure, "retry_after", None) or 0.0
-        self._look_at(min(now + max(self.poke_interval, limit), ended.end_time), end_time=ended.end_time)
+        self._defer_until(min(now + max(self.poke_interval, limit), ended.end_time), end_time=ended.end_time)
         return None
 
     def _fetch(self, hook: NexthinkHook, ended: ExportEvent) -> NqlRows:
@@ -151,8 +151,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
         return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
 
-    def _look(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
-        """Tell whether all are gone. What may pass does not end the wait: it is no, and the next look asks again."""
+    def _check(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
+        """Check once whether all are gone. An error that may pass does not end the wait: the next check tries again."""
         self._failure = None
         try:
             with final_errors_fail_the_task(), self._new_hook() as hook:
@@ -162,7 +162,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
             self._failure = NexthinkExportTimeoutError(late, request_id=error.request_id)
         except NexthinkRetryableError as error:
             self._failure = error
-        self.log.warning("This look failed; the next one asks again, until the time runs out. %s", self._failure)
+        self.log.warning("This check failed; the next one tries again, until the time runs out. %s", self._failure)
         return False
 
     def _new_hook(self) -> NexthinkHook:
@@ -199,7 +199,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
                 "the uid that the devices were deleted by, or name its column with uid_column."
             )
         are_gone = self._watched.look({uid for uid in there if uid})
-        self._has_looked = True
+        self._has_checked = True
         self.log.info("%d devices are there now; of the list: %s", len(rows), self._watched.counts())
         with suppress(NexthinkInputError):  # a result without names is fine
             names = set(find_column(rows, "name", None, NAME_COLUMNS).cells)
@@ -211,8 +211,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
                 )
         return are_gone
 
-    def _look_at(self, start_time: float, *, end_time: float) -> None:
-        """Let the triggerer look at that time."""
+    def _defer_until(self, start_time: float, *, end_time: float) -> None:
+        """Let the triggerer export the inventory at that time."""
         from airflow_provider_nexthink.client import nql
         from airflow_provider_nexthink.triggers.nql import NexthinkQueryTrigger
 
@@ -230,13 +230,13 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _push_table(self, context: Context) -> None:
-        if self.do_xcom_push and self._has_looked:  # else it would say STILL_PRESENT of what nobody has looked at
+        if self.do_xcom_push and self._has_checked:  # else no row says what is known now
             context["ti"].xcom_push(key="return_value", value=self._watched.table())
 
-    def _told(self) -> str:
+    def _describe(self) -> str:
         """Say what is known when the time has run out."""
-        known = self._watched.told() if self._has_looked else "Which devices are gone is not known."
-        return f"{known} The last look failed: {self._failure}" if self._failure else known
+        known = self._watched.told() if self._has_checked else "Which devices are gone is not known."
+        return f"{known} The last check failed: {self._failure}" if self._failure else known
 
     def _check_options(self) -> None:
         """Let a Dag with an option that cannot take effect fail while it is parsed."""

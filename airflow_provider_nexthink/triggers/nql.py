@@ -197,8 +197,8 @@ class _Tenant:
                 raise
             except NexthinkRetryableError as error:
                 is_limit = isinstance(error, NexthinkRateLimitError)
-                asked = getattr(error, "retry_after", None) or 0.0
-                wait = max(asked, full_jitter(min(attempt, MAX_ATTEMPTS), self._clock.rng))
+                retry_after = getattr(error, "retry_after", None) or 0.0
+                wait = max(retry_after, full_jitter(min(attempt, MAX_ATTEMPTS), self._clock.rng))
                 if self._clock.monotonic() + wait >= end or (attempt >= MAX_ATTEMPTS and not is_limit):
                     raise
                 log.info("%s Trying again in %.1f s.", error, wait)

@@ -212,7 +212,7 @@ def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "defer"])
 @pytest.mark.parametrize("blip", BLIPS, ids=lambda blip: f"{blip.path} {blip.kind} {blip.status}")
-def test_a_look_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
+def test_a_check_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
     sandbox: Sandbox, run_dag: RunDag, deferrable: bool, blip: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.faults.add(blip)
@@ -221,7 +221,7 @@ def test_a_look_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
     assert run.tries("gone") == 1
     assert {row["status"] for row in run.xcom("gone")} == {"GONE", "EXCLUDED"}
     log = capsys.readouterr().out
-    assert "This look failed; the next one asks again" in log
+    assert "This check failed; the next one tries again" in log
     assert "raise the timeout" not in log
 
 
@@ -242,14 +242,14 @@ def test_a_trigger_that_cannot_wait_for_an_export_that_is_not_ready_does_not_fai
 
 
 @WAYS
-def test_when_no_look_succeeds_in_time_it_says_so_and_pushes_no_table(
+def test_when_no_check_succeeds_in_time_it_says_so_and_pushes_no_table(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
 ) -> None:
     sandbox.faults.add(Fault(path="status", kind="status", status=404, times=-1))
     run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.3, **way)
     assert run.states == {"delete": "success", "gone": "failed"}
     assert run.tries("gone") == 1
-    assert "Which devices are gone is not known. The last look failed" in run.error
+    assert "Which devices are gone is not known. The last check failed" in run.error
     assert "does not know the export" in run.error
     assert "are still in Nexthink" not in run.error
     assert run.xcom("gone") is None
