@@ -66,9 +66,9 @@ def test_delete_devices_interrupted_anywhere_returns_the_table(
         sandbox.faults.clear()
         sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.01, times=3, skip=chance.randrange(10)))
         result: DeletionResult | None = None
-        with suppress(TaskTimeout), interrupted_after(chance.uniform(1e-4, 1.1 * longest)):
-            with NexthinkHook() as hook:
-                result = hook.delete_devices(devices, batch_size=BATCH, max_concurrency=4)
+        moment = chance.uniform(1e-4, 1.1 * longest)
+        with suppress(TaskTimeout), interrupted_after(moment), NexthinkHook() as hook:
+            result = hook.delete_devices(devices, batch_size=BATCH, max_concurrency=4)
         if result is None:
             seen["nothing was sent"] += 1
             assert sent(sandbox) == Counter()
