@@ -358,6 +358,8 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
         b'{"access_token": {"a": "made-up-token"}}',
         pytest.param(b'{"access_token": ' + b"[" * 100_000, id="nested"),
         b'{"access_token": "made-up-token", "expires_in": []',
+        b'{"access_token": "made-up-token", "access_token": "made-up-other"}',
+        b'{"access_token": "made-up-token", "expires_in": 60, "expires_in": 900}',
     ],
 )
 def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transport, body: bytes) -> None:
