@@ -73,8 +73,8 @@ class DeviceInput:
 class DevicesTemplate(str):
     """A Jinja template for devices, rendered so that their text stays as it is.
 
-    Where a Dag renders natively, Jinja reads text as Python, which has other escapes than JSON: a slash with a backslash
-    before it, as many programs write it, makes another name.
+    Where a Dag renders natively, Jinja reads text as Python, which has other escapes than JSON. A slash with a
+    backslash before it, as many programs write it, makes another name.
 
     :param given: the template.
     """
