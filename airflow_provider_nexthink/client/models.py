@@ -24,7 +24,9 @@ class _Answer(BaseModel):
         :param content: the body.
         :raises ValueError: if it is not as the API documents it, or names a key twice.
         """
-        return cls.model_validate(read_json(content))
+        response = cls.model_validate_json(content)
+        read_json(content)  # pydantic takes the last of two values
+        return response
 
 
 class TokenResponse(_Answer):
@@ -66,8 +68,8 @@ class DeletionResponse(_Answer):
         :raises ValueError: if it is not as the API documents it, or names a key twice.
         """
         response = cls.model_validate_json(content)
-        # pydantic takes the last of two values. Each device has three keys and three texts; if these and the fields
-        # around them are all the strings there are, no key is there twice. Else a slower look tells.
+        # Each device has three keys and three texts. If these and the fields around them are all the strings there are,
+        # no key is there twice; else a slower look tells.
         strings = 6 * len(response.devices) + len(response.model_fields_set) + isinstance(response.status, str)
         if b"\\" in content or content.count(b'"') != 2 * strings:
             read_json(content)

@@ -335,5 +335,5 @@ _LOOKS = _Looks()
 
 
 def _uid_of_exclusion(entry: str) -> str | None:
-    """Read a uid in any form, with braces and as a URN too."""
-    return canonical_uid(entry.strip().lower().removeprefix("urn:uuid:").strip("{}"))
+    """Read a uid in any form, with braces and as a URN too, also as a word processor changes its hyphens."""
+    return canonical_uid(normalize_name(entry).removeprefix("urn:uuid:").strip("{}"))
