@@ -19,13 +19,14 @@ from datetime import date, datetime, timedelta
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
-from airflow_provider_nexthink.deletion.plan import canonical_uid, folded_name, is_missing
+from airflow_provider_nexthink.deletion.plan import canonical_uid, normalize_name
 from airflow_provider_nexthink.deletion.rows import (
     NAME_COLUMNS,
     UID_COLUMNS,
     Column,
     find_column,
     frame_of,
+    is_missing,
     uid_kind,
 )
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -131,7 +132,8 @@ def newest_of_each_name(
 def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = "uid") -> Devices:
     """Return the devices that do not stand in another list.
 
-    Names are compared without regard to case, blanks around them and the composition of letters.
+    Names are compared as exclusions compare them: without regard to case, blanks around them, invisible characters, and
+    how letters, digits and hyphens are written.
 
     :param devices: a DataFrame, or a list of mappings.
     :param others: what stays out: a DataFrame, a list of mappings, of tuples with one value each (as a SQL hook gives
@@ -191,13 +193,13 @@ def _text(cell: object) -> str | None:
     return str.__str__(cell) if isinstance(cell, str) else None
 
 
-def _folded(cell: object) -> str | None:
-    return folded_name(cell) if isinstance(cell, str) else None
+def _normalized(cell: object) -> str | None:
+    return normalize_name(cell) if isinstance(cell, str) else None
 
 
 _KEYS: dict[str, tuple[Callable[[Any], str | None], Collection[str]]] = {
     "uid": (canonical_uid, UID_COLUMNS),
-    "name": (_folded, NAME_COLUMNS),
+    "name": (_normalized, NAME_COLUMNS),
 }
 
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
-from pydantic import ValidationError
 
 from airflow_provider_nexthink.client.models import ErrorResponse
 from airflow_provider_nexthink.exceptions import (
@@ -179,8 +178,8 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 def _error_body(response: httpx.Response, scrub: Callable[[str], str]) -> ErrorResponse:
     """Read Nexthink's error body, without secrets and not too long; what proxies and gateways answer has none."""
     try:
-        body = ErrorResponse.model_validate_json(response.content)
-    except ValidationError:
+        body = ErrorResponse.read(response.content)
+    except ValueError:
         return ErrorResponse()
     code = scrub(body.code)[:_SHOWN_CHARACTERS] if isinstance(body.code, str) else body.code
     return ErrorResponse(code=code, message=scrub(body.message)[:_SHOWN_CHARACTERS] if body.message else None)

@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
-from pydantic import SecretStr, ValidationError
 
 from airflow_provider_nexthink.client.models import TokenResponse
 from airflow_provider_nexthink.client.settings import NexthinkSettings
@@ -25,6 +25,9 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkSignInError,
     NexthinkStoppedError,
 )
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
 
@@ -176,8 +179,8 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
     :raises NexthinkAuthenticationError: if it holds no token.
     """
     try:
-        answer = TokenResponse.model_validate_json(response.content)
-    except ValidationError:
+        answer = TokenResponse.read(response.content)
+    except ValueError:
         raise NexthinkAuthenticationError(
             f"{settings.login_url} answered {response.status_code}, but not with a token. Check "
             "the login address: something else seems to live there.",

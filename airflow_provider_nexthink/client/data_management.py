@@ -92,7 +92,7 @@ def delete_devices(
 
 def _read(content: bytes) -> DeletionResponse:
     try:
-        return DeletionResponse.model_validate_json(content)
+        return DeletionResponse.read(content)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"]) or "the body"
         raise ValueError(f"it cannot be read ({where})") from None

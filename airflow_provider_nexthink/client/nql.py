@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
 
 from airflow_provider_nexthink.backoff import full_jitter
 from airflow_provider_nexthink.client.models import ExecuteResponse, ExportResponse, StatusResponse
@@ -31,6 +30,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkNotFoundError,
     NexthinkTruncatedError,
 )
+from airflow_provider_nexthink.strict_json import read_json
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ MAX_POLL_SECONDS = 60.0
 EXPORT_SECONDS = 3600.0
 """After this an export that is not ready is given up."""
 
-_Answer = TypeVar("_Answer", bound=BaseModel)
+_Read = TypeVar("_Read")
 
 
 class NqlRows(list[dict[str, str]]):
@@ -92,14 +92,7 @@ def execute(transport: Transport, query_id: str, parameters: Mapping[str, str] |
         headers={"Accept": "application/json", "x-utc-times": "true"},
         cures=_cures(query_id),
     )
-    # Numbers are kept as the text they came as: no float in between rounds or reformats them.
-    answer = _read(
-        lambda: ExecuteResponse.model_validate(
-            json.loads(response.content, parse_float=str, parse_int=str, parse_constant=str)
-        ),
-        response,
-    )
-    rows = [{column: _text(value) for column, value in row.items()} for row in answer.data]
+    rows = _read(lambda: _executed_rows(response.content), response)
     if len(rows) >= EXECUTE_ROWS:
         log.warning("%s gave %d rows, which may not be all of them: export it instead.", query_id, len(rows))
     return NqlRows(rows, columns=list(dict.fromkeys(column for row in rows for column in row)))
@@ -127,7 +120,7 @@ def start_export(
         json={**_query(query_id, parameters), "compression": compression},
         cures=_cures(query_id),
     )
-    return _read(lambda: ExportResponse.model_validate_json(response.content), response).exportId
+    return _read(lambda: ExportResponse.read(response.content), response).exportId
 
 
 def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse, bool]:
@@ -358,7 +351,7 @@ def _status_path(export_id: str) -> str:
 
 
 def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, bool]:
-    answer = _read(lambda: StatusResponse.model_validate_json(response.content), response)
+    answer = _read(lambda: StatusResponse.read(response.content), response)
     if answer.status == "ERROR":
         raise NexthinkExportError(
             f"Nexthink could not export the result (export {export_id}): "
@@ -368,7 +361,7 @@ def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, b
     return answer, response.status_code == httpx.codes.PARTIAL_CONTENT
 
 
-def _read(read: Callable[[], _Answer], response: httpx.Response) -> _Answer:
+def _read(read: Callable[[], _Read], response: httpx.Response) -> _Read:
     try:
         return read()
     except (ValueError, RecursionError):  # pydantic's and json's errors are ValueErrors
@@ -378,6 +371,12 @@ def _read(read: Callable[[], _Answer], response: httpx.Response) -> _Answer:
             status=response.status_code,
             request_id=response.request.headers.get("x-request-id"),
         ) from None
+
+
+def _executed_rows(content: bytes) -> list[dict[str, str]]:
+    # Numbers are kept as the text they came as: no float in between rounds or reformats them.
+    answer = ExecuteResponse.model_validate(read_json(content, parse_float=str, parse_int=str, parse_constant=str))
+    return [{column: _text(value) for column, value in row.items()} for row in answer.data]
 
 
 def _text(value: object) -> str:

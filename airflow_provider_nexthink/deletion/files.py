@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
@@ -110,20 +111,33 @@ def read_json_lines(text: Iterable[str], what: str) -> list[dict[str, Any]]:
 
     :param text: its lines.
     :param what: which text it is, for errors.
-    :raises NexthinkInputError: if a line is no JSON object.
+    :raises NexthinkInputError: if a line is no JSON object, or one that names a key twice.
     """
     rows = []
     for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = read_json(line)
+        except RepeatedKeyError as error:
+            raise NexthinkInputError(f"Line {number} of {_small(what)} {repeated_key(error)}") from None
+        except ValueError:
             row = None
         if not isinstance(row, dict):
             raise NexthinkInputError(f"Line {number} of {_small(what)} is no JSON object.")
         rows.append(row)
     return rows
+
+
+def repeated_key(error: RepeatedKeyError) -> str:
+    """Say what is wrong with JSON that names a key twice, as the end of a sentence.
+
+    :param error: of ``read_json``.
+    """
+    return (
+        f"has a JSON object that names the key {error.key[:60]!r} twice: {error.preview[:300]}. Which value is meant "
+        "is ambiguous: name each key once."
+    )
 
 
 def write_file(file: BinaryIO, path: str, columns: Mapping[str, list[Any]]) -> None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import re
 import reprlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from math import floor
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_nexthink.deletion.rows import DeviceRows
+from airflow_provider_nexthink.deletion.rows import DeviceRows, is_missing
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 
 _CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _BARE_UID = re.compile(r"[0-9a-f]{32}")
 _SHOWN_CHARACTERS = 200
+_REASON_CHARACTERS = 1000
+_NAME_REFUSED = "the name "
+
+KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})
+"""The statuses that a row of an outcome table keeps when the table is the next list."""
 
 _DUPLICATE = (Status.DUPLICATE, "the same device stands earlier in the list")
 _TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is not clear")
@@ -45,6 +50,9 @@ class Plan:
 def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
     """Decide about each row by itself, then about rows that speak of the same device.
 
+    In a list that is an outcome table, a row that is EXCLUDED, REJECTED, INVALID or DUPLICATE keeps its status and its
+    reason; the others are planned afresh.
+
     :param rows: the devices of the list.
     :param exclude: globs on the name, whatever its case, and uids that are not to be sent.
     """
@@ -56,10 +64,14 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
     excluded = _matcher(exclude) if exclude else None
     first_of: dict[str, int] = {}
     two_names: set[str] = set()
+    kept = [] if rows.statuses is None else _keep_decided(plan, rows)
+    todo: Iterable[tuple[int, tuple[Any, Any]]] = enumerate(zip(rows.uids, rows.names, strict=True))
+    if kept:
+        todo = (each for each in todo if statuses[each[0]] is None)
 
     is_canonical = _CANONICAL_UID.fullmatch
     # One pass, in which the usual row takes the shortest way: there may be a million of them.
-    for position, (uid, name) in enumerate(zip(rows.uids, rows.names, strict=True)):
+    for position, (uid, name) in todo:
         if not (
             type(uid) is str
             and is_canonical(uid)
@@ -84,15 +96,57 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
             statuses[position], reasons[position] = Status.EXCLUDED, f"excluded by {pattern!r}"
         else:
             to_send.append(position)
+    if kept:
+        two_names |= _hold_back(plan, kept, first_of)
     if two_names:
-        _reject_two_names(plan, two_names)
+        _reject_two_names(plan, two_names, frozenset(kept))
     return plan
 
 
-def _reject_two_names(plan: Plan, two_names: set[str]) -> None:
+def _keep_decided(plan: Plan, rows: DeviceRows) -> list[int]:
+    """Take over what an outcome table says of rows that are not to be sent; return where they are."""
+    kept = []
+    for position, status in enumerate(rows.statuses or ()):
+        if status not in KEPT:
+            continue
+        kept.append(position)
+        uid, name = rows.uids[position], rows.names[position]
+        reason = rows.reasons[position] if rows.reasons else None
+        plan.uids[position] = canonical_uid(uid) or _shown(uid)
+        plan.names[position] = _shown(name) if _name_problem(name) else _plain(name)
+        plan.statuses[position] = Status(status)
+        plan.reasons[position] = _shown(reason, _REASON_CHARACTERS) or f"the list has it as {status}"
+    return kept
+
+
+def _hold_back(plan: Plan, kept: list[int], first_of: dict[str, int]) -> set[str]:
+    """Keep a device from being sent by one row where another row is kept back; in doubt it is not sent.
+
+    No plan has such rows. Tables that were joined, or edited, may have them.
+
+    :return: the uids that have two names.
+    """
+    two_names: set[str] = set()
+    for position in kept:
+        uid, reason = plan.uids[position] or "", plan.reasons[position] or ""
+        first = first_of.get(uid)
+        if first is None or plan.statuses[first] is not None or reason.startswith(_NAME_REFUSED):
+            continue
+        status = plan.statuses[position]
+        if status is not Status.DUPLICATE:
+            plan.statuses[first] = status
+            plan.reasons[first] = f"another row of the list has this device as {status}: {reason}"[:_REASON_CHARACTERS]
+        elif plan.names[position] != plan.names[first]:
+            two_names.add(uid)
+    plan.to_send[:] = [position for position in plan.to_send if plan.statuses[position] is None]
+    return two_names
+
+
+def _reject_two_names(plan: Plan, two_names: set[str], kept: frozenset[int]) -> None:
     """Take back what was decided of rows whose uid the list gives two names."""
     for position, uid in enumerate(plan.uids):
-        if uid in two_names and plan.statuses[position] in (None, Status.DUPLICATE, Status.EXCLUDED):
+        is_open = plan.statuses[position] in (None, Status.DUPLICATE, Status.EXCLUDED) and position not in kept
+        if uid in two_names and is_open:
             plan.statuses[position], plan.reasons[position] = _TWO_NAMES
     plan.to_send[:] = [position for position in plan.to_send if plan.statuses[position] is None]
 
@@ -149,7 +203,7 @@ def canonical_uid(cell: object) -> str | None:
 def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tuple[Status, str]:
     """Say why a row cannot be sent."""
     if uid is not None:
-        return Status.REJECTED, f"the name {name_problem}"
+        return Status.REJECTED, f"{_NAME_REFUSED}{name_problem}"
     if is_missing(uid_cell) or (isinstance(uid_cell, str) and not uid_cell.strip()):
         missing = "missing" if is_missing(uid_cell) else "blank"
         return Status.REJECTED, f"the uid is {missing}"
@@ -167,16 +221,6 @@ def _name_problem(cell: Any) -> str | None:
     if not _is_storable(cell):
         return "holds characters that no answer and no database can give back"
     return None
-
-
-def is_missing(cell: Any) -> bool:
-    """Tell None, NaN and what pandas has in their place, without importing pandas.
-
-    :param cell: a cell of a table.
-    """
-    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(cell, float) and cell != cell
 
 
 def _is_storable(text: str) -> bool:
@@ -198,42 +242,98 @@ def _kind(cell: object) -> str:
     return "malformed text" if isinstance(cell, str) else f"of type {type(cell).__name__}"
 
 
-def _shown(cell: Any) -> str | None:
+def _shown(cell: Any, characters: int = _SHOWN_CHARACTERS) -> str | None:
     """Return a cell that is not sent as text for the table: short, and safe in JSON and databases."""
     if is_missing(cell):
         return None
     text = cell if isinstance(cell, str) else reprlib.repr(cell)
-    text = text[:_SHOWN_CHARACTERS] + "…" * (len(text) > _SHOWN_CHARACTERS)
+    text = text[:characters] + "…" * (len(text) > characters)
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
     uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
-    names = {folded_name(entry): entry for entry in exclude}
-    globs = [(entry, translate(folded_name(entry))) for entry in exclude]
+    # An entry is read in two ways, in which its brackets and hyphens may mean different things: `[–.]`.
+    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((normalize_name(entry), _in_one_case(entry)))]
+    names = {form: entry for entry, form in reversed(forms)}
+    globs = [(entry, translate(form)) for entry, form in forms]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
 
-    def match(uid: str, name: str) -> str | None:
-        if not globs:
-            return None
-        folded = folded_name(name)
-        found = uids.get(uid) or names.get(folded)
-        if found is None and any_glob.match(folded):
-            found = next(entry for entry, glob in globs if re.match(glob, folded))
+    def match_name(name: str) -> str | None:
+        found = names.get(name)
+        if found is None and any_glob.match(name):
+            found = next(entry for entry, glob in globs if re.match(glob, name))
         return found
+
+    def match(uid: str, name: str) -> str | None:
+        if found := uids.get(uid) or match_name(normalize_name(name)):
+            return found
+        return None if name.isascii() else match_name(_in_one_case(name))
 
     return match
 
 
-def folded_name(name: str) -> str:
-    """Return a name without what two spellings of it may differ in: case, blanks around it, composed letters.
+def normalize_name(name: str) -> str:
+    """Return a name without what a person does not see, or takes for the same, so that names can be compared.
+
+    That is case, blanks around it, invisible characters, full-width and composed letters (Unicode's NFKC), the many
+    hyphens and dashes, the many blanks, and the dots of Turkish i. Letters of different alphabets differ, however alike
+    they look.
 
     :param name: the name as it came.
     """
+    text = _in_one_case(name)
+    if text.isascii() and text.isprintable():
+        return text
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKS)
+    return unicodedata.normalize("NFKC", text.replace("i\u0307", "i")).strip()
+
+
+def _in_one_case(name: str) -> str:
+    if name.isascii():
+        return name.casefold().strip()
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
+class _Looks(dict[int, str | None]):
+    """What a character looks like to a person; None for one that cannot be seen. For ``str.translate``."""
+
+    _HYPHENS = "\u02d7\u06d4\u2043\u207b\u208b\u2212\u23af\u2500\u2796\u2cba\u30fc"
+    _BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2800"
+    # Those of Unicode's Default_Ignorable_Code_Point that are not of the category Cf.
+    _INVISIBLE = (
+        range(0x034F, 0x0350),
+        range(0x115F, 0x1161),
+        range(0x17B4, 0x17B6),
+        range(0x180B, 0x1810),
+        range(0x2065, 0x2066),
+        range(0x3164, 0x3165),
+        range(0xFE00, 0xFE10),
+        range(0xFFA0, 0xFFA1),
+        range(0xFFF0, 0xFFF9),
+        range(0xE0000, 0xE1000),
+    )
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        category = unicodedata.category(character)
+        looks: str | None = character
+        if category == "Pd" or character in self._HYPHENS:
+            looks = "-"
+        elif category in ("Zs", "Zl", "Zp") or character in self._BLANKS:
+            looks = " "
+        elif category in ("Cf", "Cc") or any(code in invisible for invisible in self._INVISIBLE):
+            looks = None
+        elif character == "\u0131":
+            looks = "i"
+        self[code] = looks
+        return looks
+
+
+_LOOKS = _Looks()
+
+
 def _uid_of_exclusion(entry: str) -> str | None:
-    """Read a uid in any form, with braces and as a URN too."""
-    return canonical_uid(entry.strip().lower().removeprefix("urn:uuid:").strip("{}"))
+    """Read a uid in any form, with braces and as a URN too, also as a word processor changes its hyphens."""
+    return canonical_uid(normalize_name(entry).removeprefix("urn:uuid:").strip("{}"))

@@ -18,8 +18,8 @@ class Departures:
     """The devices of a list, and which of them are gone.
 
     A row that Nexthink was asked for (SCHEDULED; UNKNOWN, of which nobody knows) becomes GONE or STILL_PRESENT. The
-    others keep their status: a device that was EXCLUDED is not expected to go. In a list that is no outcome table,
-    every row that could be sent counts as SCHEDULED.
+    others keep their status: a device that was EXCLUDED is not expected to go. A row that has no status counts as
+    SCHEDULED if it could be sent, and so does one that is GONE or STILL_PRESENT already: it is compared again.
 
     :param rows: the devices.
     """
@@ -29,8 +29,8 @@ class Departures:
         given = rows.statuses or [None] * len(rows)
         self._uids, self._names = plan.uids, plan.names
         self._statuses: list[Status | Presence] = [
-            Status(cell) if isinstance(cell, str) and cell in Status.__members__ else planned or Status.SCHEDULED
-            for cell, planned in zip(given, plan.statuses, strict=True)
+            status if isinstance(status, Status) else planned or Status.SCHEDULED
+            for status, planned in zip(given, plan.statuses, strict=True)
         ]
         asked_for = [at for at, status in enumerate(self._statuses) if status in _ASKED_FOR]
         self._asked_for = [at for at in asked_for if canonical_uid(self._uids[at])]

@@ -6,9 +6,9 @@ Nothing is judged here: cells stay as they came. What can be sent is decided in 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,13 @@ from airflow_provider_nexthink.deletion.files import (
     read_csv,
     read_file,
     read_json_lines,
+    repeated_key,
     shown_path,
     suffix_of,
 )
+from airflow_provider_nexthink.deletion.words import Presence, Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
 HINT = (
     "Pass a DataFrame (pandas, polars), an Arrow table, a list of mappings such as [{'uid': ..., 'name': ...}], a list "
@@ -35,6 +38,10 @@ HINT = (
 # Compared without case and separators: `device.uid`, `Device UID` and `DEVICE_UID` are one name.
 UID_COLUMNS = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid"})
 NAME_COLUMNS = frozenset({"name", "devicename"})
+STATUS_COLUMNS = frozenset({"status", "devicestatus"})
+
+_REQUEST_ID = "requestid"
+_ONLY_OF_AN_OUTCOME = frozenset({_REQUEST_ID, "traceid", "submittedat"})
 
 _MODULES = ("pandas", "polars", "pyarrow")
 _UID = re.compile(r"[0-9a-f-]{32,36}", re.IGNORECASE)
@@ -48,14 +55,16 @@ class DeviceRows:
     :param names: one cell for each row.
     :param uid_column: where the uids were found; None for a list without rows.
     :param name_column: where the names were found; None for a list without rows.
-    :param statuses: one cell for each row, of a list that is an outcome table; else None.
+    :param statuses: of a list that is an outcome table, one for each row, None for a row without one; else None.
+    :param reasons: the same for the reasons, as they came.
     """
 
     uids: list[Any]
     names: list[Any]
     uid_column: str | None = None
     name_column: str | None = None
-    statuses: list[Any] | None = None
+    statuses: list[Status | Presence | None] | None = None
+    reasons: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -118,7 +127,10 @@ def read_devices(
         read = partial(
             read_devices, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file
         )
-        return _joined([read(part) for part in rows if part is not None])
+        try:
+            return _joined([read(part) for part in rows if part is not None])
+        except RecursionError:
+            raise NexthinkInputError(f"devices is lists within lists, too deep to read. {HINT}") from None
     if columns is not None:
         _check_tuples(rows, columns)
         return pick_rows(columns, rows, uid_column, name_column)
@@ -132,7 +144,7 @@ def read_devices(
 def pick_rows(
     labels: Sequence[Any], rows: Iterable[Sequence[Any]], uid_column: str | None, name_column: str | None
 ) -> DeviceRows:
-    """Take the two columns that matter from rows as they come.
+    """Take the columns that matter from rows as they come.
 
     :param labels: the names of the columns.
     :param rows: their cells, by position.
@@ -140,17 +152,22 @@ def pick_rows(
     :param name_column: which column holds the name; None to find it by its name.
     :raises NexthinkInputError: if the columns are not there or not clear.
     """
-    uid, name = _find_both(list(labels), uid_column, name_column)
-    status = _find_status(labels)
-    uids, names, statuses = [], [], []
+    labels = list(labels)
+    uid, name = _find_both(labels, uid_column, name_column)
+    uids: list[Any] = []
+    names: list[Any] = []
+    others: dict[int, list[Any]] = {at: [] for at in _status_columns(labels, uid, name)}
+    if others and (reason := _reason_column(labels)) is not None:
+        others[reason] = []
     for row in rows:
         uids.append(row[uid])
         names.append(row[name])
-        if status is not None:
-            statuses.append(row[status])
+        for at, cells in others.items():
+            cells.append(row[at])
     if not uids:
         return DeviceRows([], [])
-    return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), None if status is None else statuses)
+    statuses, reasons = _find_statuses(labels, uid, name, others.__getitem__)
+    return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), statuses, reasons)
 
 
 class Column(NamedTuple):
@@ -302,16 +319,20 @@ def _is_header(line: str) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        read_json(text)
+    except RepeatedKeyError as error:
+        raise NexthinkInputError(f"The text in devices {repeated_key(error)}") from None
+    except ValueError:
         return False
     return True
 
 
 def _parse_json(text: str) -> object:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = read_json(text)
+    except RepeatedKeyError as error:
+        raise NexthinkInputError(f"The text in devices {repeated_key(error)}") from None
+    except ValueError:
         hint = " It looks like Python, not JSON: pass the task's .output instead of a template." * (
             "'" in text[:200] and text.lstrip().startswith(("[", "{"))
         )
@@ -396,12 +417,14 @@ def _joined(parts: list[DeviceRows]) -> DeviceRows:
             f"The lists in devices hold the uid in {' and '.join(repr(label) for label in labels.values())}: these may "
             "be different kinds of uid. Say with uid_column which one is meant, and give every list that column."
         )
+    are_outcomes = any(part.statuses for part in parts)
     return DeviceRows(
         [uid for part in parts for uid in part.uids],
         [name for part in parts for name in part.names],
         parts[0].uid_column,
         parts[0].name_column,
-        [status for part in parts for status in part.statuses or [None] * len(part)],
+        [status for part in parts for status in part.statuses or [None] * len(part)] if are_outcomes else None,
+        [reason for part in parts for reason in part.reasons or [None] * len(part)] if are_outcomes else None,
     )
 
 
@@ -447,13 +470,12 @@ def _pick(
     uid_column: str | None,
     name_column: str | None,
 ) -> DeviceRows:
-    """Take the two columns that matter."""
+    """Take the columns that matter."""
     if not length:
         return DeviceRows([], [])
     uid, name = _find_both(labels, uid_column, name_column)
-    status = _find_status(labels)
-    statuses = None if status is None else cells(status)
-    return DeviceRows(cells(uid), cells(name), str(labels[uid]), str(labels[name]), statuses)
+    statuses, reasons = _find_statuses(labels, uid, name, cells)
+    return DeviceRows(cells(uid), cells(name), str(labels[uid]), str(labels[name]), statuses, reasons)
 
 
 def _find_both(labels: list[Any], uid_column: str | None, name_column: str | None) -> tuple[int, int]:
@@ -464,10 +486,92 @@ def _find_both(labels: list[Any], uid_column: str | None, name_column: str | Non
     return uid, name
 
 
-def _find_status(labels: Sequence[Any]) -> int | None:
-    """Return where the status stands in an outcome table; a ``status`` of another table means something else."""
-    is_outcome = {"uid", "name", "status", "request_id"}.issubset(labels)
-    return list(labels).index("status") if is_outcome else None
+def is_missing(cell: Any) -> bool:
+    """Tell None, NaN and what pandas has in their place, without importing pandas.
+
+    :param cell: a cell of a table.
+    """
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(cell, float) and cell != cell
+
+
+def _status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
+    """Return the columns that may hold the status of an outcome table."""
+    return [at for at, label in enumerate(labels) if _bare(label) in STATUS_COLUMNS and at not in (uid, name)]
+
+
+def _reason_column(labels: list[Any]) -> int | None:
+    return next((at for at, label in enumerate(labels) if _bare(label) == "reason"), None)
+
+
+def _find_statuses(
+    labels: list[Any], uid: int, name: int, cells: Callable[[int], list[Any]]
+) -> tuple[list[Status | Presence | None] | None, list[Any] | None]:
+    """Return the statuses and the reasons of an outcome table, or None for a list that is no such table.
+
+    A ``status`` may mean something else in a list of another origin. A list is an outcome table if it has a request id
+    too, or if no other words stand in its column than those of an outcome. In doubt it is one: what an outcome table
+    excluded would be sent otherwise.
+    """
+    found = {_bare(label) for label in labels}
+    columns = {at: _Statuses(cells(at)) for at in _status_columns(labels, uid, name)}
+    known = [at for at, column in columns.items() if column.known]
+    is_outcome = _REQUEST_ID in found or any(columns[at].unknown is None for at in known)
+    if not columns and found >= _ONLY_OF_AN_OUTCOME:
+        raise NexthinkInputError(
+            "devices looks like an outcome table, but has no column 'status': which of its devices are not to be sent "
+            f"is not known. Its columns are {', '.join(map(repr, labels[:20]))}. Give it the status again; or, to plan "
+            "all its rows afresh, pass their uid and name only."
+        )
+    if not is_outcome or not columns:
+        return None, None
+    if len(known) > 1:
+        raise NexthinkInputError(
+            f"devices has {' and '.join(repr(labels[at]) for at in known)}, which both hold words of an outcome table: "
+            "which one is the status is ambiguous. Leave the other one out."
+        )
+    chosen = known[0] if known else next((at for at, column in columns.items() if column.unknown is not None), None)
+    if chosen is None:  # nothing but blank cells
+        return None, None
+    statuses = columns[chosen]
+    if (row := statuses.unknown) is not None:
+        raise NexthinkInputError(
+            f"Row {row} of devices has {reprlib.repr(statuses.cells[row])[:60]} in its column {labels[chosen]!r}: that "
+            f"is no status of an outcome table, which takes {', '.join((*Status, *Presence))}. Mend that row; or, if "
+            "the column means something else, leave it out."
+        )
+    reason = _reason_column(labels)
+    return statuses.words, None if reason is None else cells(reason)
+
+
+class _Statuses:
+    """The cells of a column that may hold the status.
+
+    :param cells: the cells.
+    """
+
+    def __init__(self, cells: list[Any]) -> None:
+        self.cells = cells
+        self.words: list[Status | Presence | None] = []
+        self.known = False  # whether any of them is a status
+        self.unknown: int | None = None  # the first row whose cell is none
+        read: dict[Any, Status | Presence | None] = {}
+        for row, cell in enumerate(cells):
+            try:
+                word = read[cell]
+            except KeyError:
+                if self.unknown is None and not _is_status(cell):
+                    self.unknown = row
+                word = read[cell] = _STATUSES.get(_bare(cell))
+            except TypeError:  # not hashable, and so no word
+                self.unknown, word = row if self.unknown is None else self.unknown, None
+            self.words.append(word)
+        self.known = any(read.values())
+
+
+def _is_status(cell: Any) -> bool:
+    return is_missing(cell) or (isinstance(cell, str) and (not cell.strip() or _bare(cell) in _STATUSES))
 
 
 def _find(labels: list[Any], what: str, asked: str | None, known: Collection[str]) -> int:
@@ -498,6 +602,9 @@ def _find(labels: list[Any], what: str, asked: str | None, known: Collection[str
 
 def _bare(label: object) -> str:
     return re.sub(r"[\W_]+", "", label).casefold() if isinstance(label, str) else ""
+
+
+_STATUSES: dict[str, Status | Presence] = {_bare(word): word for word in (*Status, *Presence)}
 
 
 def _kind(value: object) -> str:

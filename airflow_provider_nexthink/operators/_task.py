@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sized
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_nexthink.compat import AirflowFailException
 from airflow_provider_nexthink.deletion.files import is_path, shown_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
+from airflow_provider_nexthink.strict_json import read_json
+
+if TYPE_CHECKING:
+    import jinja2
 
 RETURN_FORMATS = ("records", "columns", "dataframe")
 
@@ -46,7 +51,11 @@ class DeviceInput:
     @classmethod
     def around(cls, value: object) -> object:
         """Wrap what is no template. Airflow sets a field again once its template is resolved: it is wrapped then."""
-        return value if isinstance(value, cls) or is_template(value) else cls(value)
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str) and is_template(value):
+            return DevicesTemplate(value)
+        return value if is_template(value) else cls(value)
 
     def serialize(self) -> str:
         """Return what Airflow shows instead of the devices."""
@@ -59,3 +68,47 @@ class DeviceInput:
         return f"{len(self.value)} rows ({kind})"
 
     __str__ = serialize
+
+
+class DevicesTemplate(str):
+    """A Jinja template for devices, rendered so that their text stays as it is.
+
+    Where a Dag renders natively, Jinja reads text as Python, which has other escapes than JSON. A slash with a
+    backslash before it, as many programs write it, makes another name.
+
+    :param given: the template.
+    """
+
+    __slots__ = ("given",)
+    given: str
+
+    def __new__(cls, given: str) -> Self:
+        """Make a template of this text."""
+        template = super().__new__(cls, given)
+        template.given = given
+        return template
+
+    def render(
+        self, context: Mapping[str, Any], jinja_env: jinja2.Environment, resolved: Collection[int]
+    ) -> DeviceInput:
+        """Return what the template gives: text, or natively what a single expression is if that is no text.
+
+        :param context: of the task.
+        :param jinja_env: Jinja's environment; whether it is a native one makes the difference.
+        :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
+            are no templates, whatever stands in them.
+        """
+        from jinja2 import Undefined
+        from jinja2.nativetypes import NativeEnvironment
+
+        if id(self.given) in resolved:
+            return DeviceInput(self.given)
+        nodes: list[Any] = list(jinja_env.from_string(self.given).generate(context))
+        values = [node for node in nodes if not isinstance(node, str) or node.strip()]
+        if len(values) == 1 and not isinstance(values[0], str | Undefined):
+            return DeviceInput(values[0])
+        text = "".join(map(str, nodes))
+        if isinstance(jinja_env, NativeEnvironment) and text.lstrip().startswith(("[", "{")):
+            with suppress(ValueError):  # no JSON, or ambiguous: whoever reads the devices says so
+                return DeviceInput(read_json(text))
+        return DeviceInput(text)

@@ -17,11 +17,13 @@ from airflow_provider_nexthink.links import NexthinkDeletionDocsLink, NexthinkOu
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     DeviceInput,
+    DevicesTemplate,
     final_errors_fail_the_task,
     is_template,
 )
 
 if TYPE_CHECKING:
+    import jinja2
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.deletion.checkpoint import StateStore
@@ -151,6 +153,18 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     @devices.setter
     def devices(self, value: object) -> None:
         self._devices = DeviceInput.around(value)
+
+    def render_template(
+        self,
+        content: Any,
+        context: Context,
+        jinja_env: jinja2.Environment | None = None,
+        seen_oids: set[int] | None = None,
+    ) -> Any:
+        """Render a template, that of the devices in its own way: see ``DevicesTemplate``."""
+        if isinstance(content, DevicesTemplate):
+            return content.render(context, jinja_env or self.get_template_env(), seen_oids or ())
+        return super().render_template(content, context, jinja_env, seen_oids)
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""

@@ -122,17 +122,60 @@ def test_csv_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: Run
 
 
 @NATIVE
-def test_json_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+@pytest.mark.parametrize("where", ["the Dag", "the task"])
+def test_json_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, where: str, native: bool) -> None:
     rows = devices_of(sandbox)
-    with DAG("text", render_template_as_native_obj=native, params={"rows": Param(rows)}) as dag:
-        NexthinkDeleteDevicesOperator(task_id="delete", devices="{{ params.rows | tojson }}")
-    table = run_dag(dag).xcom("delete")
-    # Read natively, as Python, JSON's escapes of characters such as an emoji are no characters: these are held back.
-    garbled = [row["uid"] for row in rows if native and any(ord(letter) > 0xFFFF for letter in row["name"])]
-    assert [row["uid"] for row in table if row["status"] != "SCHEDULED"] == garbled
-    assert [(row["uid"], row["name"]) for row in table if row["uid"] not in garbled] == pairs(
-        [row for row in rows if row["uid"] not in garbled]
-    )
+    slashed = [{**row, "name": f"SITE/{number}"} for number, row in enumerate(devices_of(sandbox, 140)[120:])]
+    text = json.dumps([*rows, *slashed]).replace("/", r"\/")  # as PHP and others write it
+    params = {"rows": Param(rows), "text": Param(text)}
+    with DAG("text", render_template_as_native_obj=native and where == "the Dag", params=params) as dag:
+        for task_id, template in {"delete": "{{ params.text }}", "again": "{{ params.rows | tojson }}"}.items():
+            NexthinkDeleteDevicesOperator(
+                task_id=task_id,
+                devices=template,
+                dry_run=True,
+                render_template_as_native_obj=native if where == "the task" else None,
+            )
+    run = run_dag(dag)
+    assert pairs(run.xcom("delete")) == pairs([*rows, *slashed])
+    assert pairs(run.xcom("again")) == pairs(rows)
+    assert {row["status"] for row in [*run.xcom("delete"), *run.xcom("again")]} == {"PLANNED"}
+
+
+@NATIVE
+@pytest.mark.parametrize("mapped", [False, True])
+def test_json_text_of_an_xcom_is_no_template(sandbox: Sandbox, run_dag: RunDag, mapped: bool, native: bool) -> None:
+    rows = [{**row, "name": r"{{ 7*7 }} \/ \x41"} for row in devices_of(sandbox, 2)]
+    with DAG("text", render_template_as_native_obj=native) as dag:
+
+        @task
+        def found() -> Any:
+            text = json.dumps(rows).replace("/", r"\/")
+            return [text] if mapped else text
+
+        if mapped:
+            delete = NexthinkDeleteDevicesOperator.partial(task_id="delete", dry_run=True)
+            delete.expand(devices=found())
+        else:
+            NexthinkDeleteDevicesOperator(task_id="delete", devices=found(), dry_run=True)
+    assert pairs(run_dag(dag).xcom("delete", map_index=0 if mapped else -1)) == pairs(rows)
+
+
+@NATIVE
+def test_a_plan_is_a_safe_next_list(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+    rows = [*devices_of(sandbox, 20), {"uid": "x", "name": "PC"}]
+    kept = {row["uid"] for row in rows[:5]}
+    with DAG("next", render_template_as_native_obj=native) as dag:
+        plan = NexthinkDeleteDevicesOperator(task_id="plan", devices=rows, dry_run=True, exclude=sorted(kept))
+        delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=plan.output)
+        template = "{{ ti.xcom_pull('plan') | tojson }}"
+        delete >> NexthinkDeleteDevicesOperator(task_id="again", devices=template, dry_run=True)
+    run = run_dag(dag)
+    assert sorted(sandbox.tenant.queued) == sorted(row["uid"] for row in rows[5:20])
+    planned = {row["uid"]: (row["status"], row["reason"]) for row in run.xcom("plan")}
+    for task_id, word in {"delete": "SCHEDULED", "again": "PLANNED"}.items():
+        table = {row["uid"]: (row["status"], row["reason"]) for row in run.xcom(task_id)}
+        assert table == {uid: (word, None) if told[0] == "PLANNED" else told for uid, told in planned.items()}
 
 
 def test_a_file_that_is_not_there_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:

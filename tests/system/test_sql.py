@@ -77,6 +77,23 @@ def test_the_padding_of_char_is_no_part_of_a_name_but_the_blank_of_varchar_is(
 
 
 @ON_EACH
+def test_a_stored_outcome_table_keeps_what_it_holds_back(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+    devices = sandbox.tenant.devices()[:3]
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run("CREATE TABLE plans (uid CHAR(36), name CHAR(20), state CHAR(12), reason VARCHAR(50))")
+    states = ["PLANNED", "EXCLUDED", "DUPLICATE"]
+    plans = [(device.uid, "PC", state, "why") for device, state in zip(devices, states, strict=True)]
+    hook.insert_rows("plans", plans)
+    run = delete(run_dag, "SELECT uid, name, state AS status, reason FROM plans ORDER BY state DESC")
+    assert [(row["status"], row["reason"]) for row in run.xcom("delete")] == [
+        ("SCHEDULED", None),
+        ("EXCLUDED", "why"),
+        ("DUPLICATE", "why"),
+    ]
+    assert sandbox.tenant.queued == [devices[0].uid]
+
+
+@ON_EACH
 def test_uids_that_are_kept_as_char(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     device = sandbox.tenant.devices()[0]
     hook: Any = BaseHook.get_hook("warehouse")

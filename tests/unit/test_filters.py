@@ -149,6 +149,7 @@ def test_an_anti_join_by_uid_and_by_name() -> None:
     assert anti_join(rows, [{"UID": UIDS[1]}, {"UID": None}]) == [rows[0], rows[2], rows[3]]
     assert anti_join(rows, {"PC-2 ", "BÜRO"}, on="name") == [rows[0], rows[3]]
     assert anti_join(rows, pd.DataFrame({"Device Name": ["pc-1", None]}), on="name") == rows[1:]
+    assert anti_join(rows, ["\ufeffＰＣ\u20111"], on="name") == rows[1:]
     assert anti_join(rows, []) == rows
     assert anti_join([], rows) == []
 

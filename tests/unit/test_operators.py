@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 from typing import Any
 
 import pandas as pd
@@ -9,12 +12,17 @@ import pytest
 from airflow.sdk import DAG, literal, task
 from airflow.sdk.definitions.context import Context
 from airflow.serialization.helpers import serialize_template_field
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
 from airflow_provider_nexthink.compat import has_xcom_backend
+from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._task import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from tests.system.conftest import DagSerialization
 
 ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
@@ -108,6 +116,107 @@ def test_scalar_options_are_templates(native: bool) -> None:
     assert operator.nexthink_conn_id == "other"
     assert isinstance(operator.devices, DeviceInput)
     assert operator.devices.value == ([] if native else "[]")
+
+
+NATIVELY = pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
+NAMES = [
+    r"SITE/PC1",
+    "a\\/b",
+    "\\",
+    "\\\\",
+    r"\N{BULLET}",
+    r"\x41",
+    r"\u0041",
+    "Kiosk-🖥️",
+    "'",
+    '"',
+    "l1\nl2",
+    "{{ 7*7 }}",
+    "1e10",
+]
+
+
+def rendered_devices(template: str, native: bool, **params: Any) -> Any:
+    with DAG("d", render_template_as_native_obj=native):
+        delete = rendered(NexthinkDeleteDevicesOperator(task_id="delete", devices=template), params=params)
+        gone = NexthinkDevicesGoneSensor(task_id="gone", devices=template, query_id="#all")
+    gone.render_template_fields(Context(params=params))
+    assert isinstance(delete.devices, DeviceInput)
+    assert isinstance(gone.devices, DeviceInput)
+    assert repr(delete.devices.value) == repr(gone.devices.value)
+    return delete.devices.value
+
+
+def written(rows: object, escapes: str) -> str:
+    """Write JSON in one of the ways in which it can be written."""
+    text = json.dumps(rows, ensure_ascii=escapes != "none")
+    if escapes == "slashes":
+        return text.replace("/", r"\/")
+    return text if escapes != "all" else re.sub(r"[A-Z]", lambda letter: f"\\u{ord(letter[0]):04x}", text)
+
+
+@NATIVELY
+@pytest.mark.parametrize("escapes", ["usual", "none", "slashes", "all"])
+@pytest.mark.parametrize(
+    "template", ["{{ params.text }}", " {{ params.text }}\n", "{% if 1 %}{{ params.text }}{% endif %}"]
+)
+@settings(max_examples=15)
+@given(names=st.lists(st.sampled_from(NAMES) | st.text(st.characters(codec="utf-8")), min_size=1, max_size=5))
+@example(names=NAMES)
+def test_json_text_of_a_template_is_read_to_the_letter(
+    template: str, escapes: str, native: bool, names: list[str]
+) -> None:
+    rows = [{"uid": ROWS[0]["uid"], "name": name} for name in names]
+    for given_rows in (rows, {"uid": [row["uid"] for row in rows], "name": names}):
+        read = read_devices(rendered_devices(template, native, text=written(given_rows, escapes)))
+        assert read.names == names
+
+
+@NATIVELY
+def test_the_filter_tojson_gives_names_to_the_letter(native: bool) -> None:
+    rows = [{"uid": ROWS[0]["uid"], "name": name} for name in [*NAMES, "<&>'"]]
+    read = read_devices(rendered_devices("{{ params.rows | tojson }}", native, rows=rows))
+    assert read.names == [*NAMES, "<&>'"]
+
+
+def test_a_single_expression_gives_natively_what_it_is() -> None:
+    frame = pd.DataFrame(ROWS)
+    assert rendered_devices("{{ params.rows }}", True, rows=ROWS) is ROWS
+    assert rendered_devices(" {{ params.rows }}\n", True, rows=frame) is frame
+    assert rendered_devices("{{ params.rows }}", True, rows=None) is None
+
+
+@NATIVELY
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (r"""[{'uid': '{{ params.uid }}', 'name': 'SITE\new'}]""", "looks like Python, not JSON"),
+        (r"""[{"uid": "{{ params.uid }}", "name": "SITE\x41"}]""", "not JSON"),
+        (r"""[{"uid": "{{ params.uid }}", "name": "a", "uid": "b"}]""", "names the key 'uid' twice"),
+        (r"""{"uid": ["{{ params.uid }}"], "name": ["a"], "uid": ["b"]}""", "names the key 'uid' twice"),
+        ("[{'uid': '{{ params.uid }}', 'name': 'a', 'uid': 'b'}]", "looks like Python, not JSON"),
+    ],
+)
+def test_text_that_is_no_json_or_is_ambiguous_is_refused(template: str, says: str, native: bool) -> None:
+    with pytest.raises(NexthinkInputError, match=says):
+        read_devices(rendered_devices(template, native, uid=ROWS[0]["uid"]))
+
+
+@NATIVELY
+@pytest.mark.parametrize("template", ["{{ params.nosuch }}", "[{{ params.nosuch }}]", "{{ nosuch }}"])
+def test_what_is_not_there_is_an_error_and_no_empty_list(template: str, native: bool) -> None:
+    with pytest.raises(UndefinedError):
+        rendered_devices(template, native)
+
+
+def test_a_template_shows_in_the_dag_as_it_was_written_and_what_it_gives_does_not() -> None:
+    with DAG("d") as dag:
+        operator = NexthinkDeleteDevicesOperator(task_id="delete", devices="{{ params.text }}")
+    assert operator.devices == "{{ params.text }}"
+    assert "{{ params.text }}" in str(DagSerialization.to_dict(dag))
+    assert copy.deepcopy(operator).devices == "{{ params.text }}"
+    again = rendered(operator, params={"text": json.dumps([{"uid": ROWS[0]["uid"], "name": "{{ 7*7 }}"}])})
+    assert "0fbd5a5c" not in str(again.devices)
 
 
 def test_the_devices_never_show_in_what_airflow_stores_of_the_task() -> None:

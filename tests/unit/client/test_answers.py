@@ -162,6 +162,8 @@ def test_nql_has_codes_that_are_numbers() -> None:
         b"\xff\xfe",
         b"{",
         pytest.param(b'{"code": ' + b"[" * 100_000, id="nested"),
+        b'{"code": "INVALID_REQUEST", "code": "BATCH_SIZE_EXCEEDED"}',
+        b'{"code": "INVALID_REQUEST", "details": {"a": 1, "a": 2}}',
     ],
 )
 @pytest.mark.parametrize("status", [400, 502])

@@ -400,7 +400,16 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
         b'{"access_token": 1}',
         b'{"access_token": {"a": "made-up-token"}}',
         pytest.param(b'{"access_token": ' + b"[" * 100_000, id="nested"),
+        *(
+            pytest.param(
+                b'{"access_token": "made-up-token", "expires_in": ' + b"[" * depth + b"]" * depth + b"}",
+                id=f"nested {depth} deep",
+            )
+            for depth in (300, 800, 850, 900, 950, 100_000)
+        ),
         b'{"access_token": "made-up-token", "expires_in": []',
+        b'{"access_token": "made-up-token", "access_token": "made-up-other"}',
+        b'{"access_token": "made-up-token", "expires_in": 60, "expires_in": 900}',
     ],
 )
 def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transport, body: bytes) -> None:

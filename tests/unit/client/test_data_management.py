@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_nexthink.client.data_management import DeletionAnswer, delete_devices
+from airflow_provider_nexthink.client.models import DeletionResponse
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
@@ -23,6 +27,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkUnavailableError,
     NexthinkUnclearAnswerError,
 )
+from airflow_provider_nexthink.strict_json import RepeatedKeyError
 
 SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret="made-up-secret")
 DEVICES = [
@@ -145,6 +150,38 @@ def test_an_answer_that_does_not_fit_is_not_trusted(answer: object, problem: str
 )
 def test_what_is_no_json_is_not_trusted(content: bytes) -> None:
     assert "it cannot be read (the body)" in str(unclear(httpx.Response(202, content=content)))
+
+
+def naming_twice(content: str) -> dict[str, str]:
+    """Return a body with a key twice, for each key that it has."""
+    found = {}
+    for at in range(len(content)):
+        if (key := re.match(r'"(\w+)": ?("(?:[^"\\]|\\.)*"|\d+)', content[at:])) and content[at - 1] in "{ ,":
+            written = key[0].replace(f'"{key[1]}"', '"' + "".join(f"\\u{ord(letter):04x}" for letter in key[1]) + '"')
+            for how, extra in (("at once", key[0]), ("with escapes", written), ("with blanks", f'"{key[1]}" : "x"')):
+                found[f"{key[1]} at {at}, {how}"] = f"{content[:at]}{extra},{content[at:]}"
+    return found
+
+
+TWICE = naming_twice(json.dumps({**body("SCHEDULED", "INVALID", "FAILED"), "more": {"a": 1}}))
+TWICE["another device list"] = json.dumps(body("FAILED", "FAILED", "FAILED"))[:-1] + ', "devices": []}'
+TWICE["another device list first"] = '{"devices": [], ' + json.dumps(body(*["SCHEDULED"] * 3))[1:]
+
+
+@pytest.mark.parametrize("content", TWICE.values(), ids=TWICE.keys())
+def test_an_answer_that_names_a_key_twice_is_not_trusted(content: str) -> None:
+    json.loads(content)  # it is JSON, and Python's own reader takes the last
+    assert re.search("names the key '.*' twice|it cannot be read", str(unclear(httpx.Response(202, content=content))))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=4), st.booleans(), st.data())
+def test_any_names_are_read_and_any_key_twice_is_found(names: list[str], escaped: bool, data: st.DataObject) -> None:
+    devices = [{"uid": f'{at}"uid":', "name": name, "status": "SCHEDULED"} for at, name in enumerate(names)]
+    text = json.dumps({"devices": devices}, ensure_ascii=escaped)
+    assert [dict(device) for device in DeletionResponse.read(text.encode()).devices] == devices
+    at = data.draw(st.sampled_from([at for at, letter in enumerate(text) if text[at : at + 9] == '"status":']))
+    with pytest.raises(RepeatedKeyError):
+        DeletionResponse.read(f'{text[:at]}"name":"{at}",{text[at:]}'.encode())
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 206])

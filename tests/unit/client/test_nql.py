@@ -289,7 +289,15 @@ def test_the_columns_of_a_query(nexthink: Nexthink, transport: Transport) -> Non
         b"\xff",
         b'{"data": [{"a"',
         pytest.param(b'{"data": ' + b"[" * 100_000, id="nested and cut off"),
-        pytest.param(b'{"data": [{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}", id="nested"),
+        *(
+            pytest.param(b'{"data": [{"a": ' + b"[" * depth + b"]" * depth + b"}]}", id=f"nested {depth} deep")
+            for depth in (100_000, 1_000_000)
+        ),
+        b'{"data": [{"uid": "a", "name": "b", "uid": "c"}]}',
+        b'{"data": [{"uid": "a", "u\\u0069d": "a"}]}',
+        b'{"data": [], "data": [{"uid": "a"}]}',
+        b'{"data": [{"tags": [{"a": 1, "a": 2}]}]}',
+        b'{"data": [], "more": {"a": 1, "a": 2}}',
     ],
 )
 def test_what_is_no_result_is_refused(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
@@ -375,7 +383,15 @@ def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: s
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b'{"status": "DONE"}', b'{"status": "COMPLETED", "resultsFileUrl": ["made-up-url"]}']
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"status": "DONE"}',
+        b'{"status": "COMPLETED", "resultsFileUrl": ["made-up-url"]}',
+        b'{"status": "IN_PROGRESS", "status": "COMPLETED", "resultsFileUrl": "made-up-url"}',
+        b'{"status": "COMPLETED", "resultsFileUrl": "made-up-url", "resultsFileUrl": "made-up-other"}',
+    ],
 )
 def test_a_status_that_cannot_be_read(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
     nexthink.answers = [httpx.Response(200, content=body)]
@@ -385,13 +401,24 @@ def test_a_status_that_cannot_be_read(nexthink: Nexthink, transport: Transport, 
     assert "made-up" not in str(caught.value)
 
 
+@pytest.mark.parametrize("depth", range(50, 1200, 50))
+def test_a_nested_value_is_text_or_refused(nexthink: Nexthink, transport: Transport, depth: int) -> None:
+    value = "[" * depth + "]" * depth
+    try:
+        assert executed(nexthink, transport, f'{{"data": [{{"a": {value}}}]}}') == [{"a": value}]
+    except NexthinkExportError as error:
+        assert "not as the NQL API documents it" in str(error)
+
+
 def test_the_address_of_the_file_does_not_show(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.answers = [completed()]
 
     assert "made-up" not in repr(export_status(transport, "e-1"))
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"exportId": ""}', b'{"exportId": 1}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"exportId": ""}', b'{"exportId": 1}', b'{"exportId": "a", "exportId": "b"}']
+)
 def test_an_export_without_an_id(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
     nexthink.answers = [httpx.Response(200, content=body)]
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it"):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.plan import Plan, canonical_uid, check_guards, make_plan
+from airflow_provider_nexthink.deletion.plan import Plan, canonical_uid, check_guards, make_plan, normalize_name
 from airflow_provider_nexthink.deletion.rows import DeviceRows
 from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
@@ -106,6 +108,83 @@ def test_exclusions_match_names_whatever_their_case_and_uids_in_any_form() -> No
 )
 def test_in_doubt_an_exclusion_matches(entry: str, name: str) -> None:
     assert plan_of((A, name), exclude=[entry]).statuses == [Status.EXCLUDED]
+
+
+HYPHENS = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u2043\u02d7\u30fc\u058a\u2796"
+INVISIBLE = (
+    "\u200b\u200c\u200d\u200e\u200f\u202a\u202e\u2060\u2066\ufeff\u00ad\u034f\u180e\u3164\ufe0f\x01\x7f\U000e0001"
+)
+BLANKS = " \u00a0\u2002\u2003\u2009\u202f\u3000\t\u2028"
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ("SRV-*", "\uff33\uff32\uff36-1"),
+        ("SRV-*", "\uff33\uff32\uff36\uff0d\uff11"),
+        ("\uff33\uff32\uff36-\uff0a", "srv-1"),
+        ("SRV-*", "𝐒𝐑𝐕-1"),
+        ("SRV-*", "ⓢⓡⓥ-1"),
+        ("SRV-?", "SRV-①"),
+        ("SRV ?", "SRV\u00a01"),
+        ("Istanbul-*", "İstanbul-1"),
+        ("Istanbul-*", "İSTANBUL-1"),
+        ("Istanbul-*", "I\u0307stanbul-1"),
+        ("Istanbul-*", "istanbul-1"),
+        ("Istanbul-*", "ıstanbul-1"),
+        ("İstanbul-*", "ISTANBUL-1"),
+        ("ISPARTA-*", "ısparta-1"),
+        ("ısparta-*", "ISPARTA-1"),
+        ("DİYARBAKIR-*", "Diyarbakır-1"),
+        ("BÜRO-*", "\uff42u\u0308\uff52\uff4f-1"),
+        ("ﬁnance-*", "FINANCE-1"),
+        ("STRASSE-*", "straße-1"),
+        ("ΣΊΣΥΦΟΣ-*", "σίσυφος-1"),
+        ("ｻｰﾊﾞ-*", "サーバ-1"),
+        ("LAB\uff3b3\uff3d*", "LAB\uff3b3\uff3d-1"),
+        ("SRV[_\u2013.]1", "SRV.1"),
+        ("SRV[_\u2013.]1", "SRV_1"),
+        ("SRV[_\u2013.]1", "SRV\u20131"),
+        *((A.replace("-", hyphen), "PC") for hyphen in HYPHENS),
+        *((f"{letter}{A}{letter}", "PC") for letter in INVISIBLE + BLANKS),
+        ("\uff10" + A[1:], "PC"),
+        *((f"{hyphen}SRV{hyphen}*", "-SRV-1") for hyphen in HYPHENS),
+        *(("-SRV-*", f"{hyphen}SRV{hyphen}1") for hyphen in HYPHENS),
+        *(("SRV-*", f"{letter}S{letter}RV{letter}-1") for letter in INVISIBLE),
+        *((f"{letter}SR{letter}V-*", "SRV-1") for letter in INVISIBLE),
+        *(("MY SRV", f"{blank}my{blank}srv{blank}") for blank in BLANKS),
+    ],
+)
+def test_an_exclusion_matches_what_looks_the_same(entry: str, name: str) -> None:
+    assert plan_of((A, name), (B, "PC-1"), exclude=[entry]).statuses == [Status.EXCLUDED, None]
+
+
+@pytest.mark.parametrize("name", ["\u0421RV-1", "SRV1", "S-RV-1", "SRV_1", "SŔV-1", "PC\u2011SRV-1"])
+def test_an_exclusion_does_not_match_other_letters(name: str) -> None:
+    assert plan_of((A, name), exclude=["SRV-*"]).statuses == [None]
+
+
+LOOKS = st.text(st.sampled_from("sSrRvViIıİ\u0307\u0308üÜßﬁ-*?[]!_. " + HYPHENS + INVISIBLE + BLANKS), max_size=6)
+
+
+@given(LOOKS | st.text(max_size=6), LOOKS | st.text(max_size=6))
+@example("[_\u2013.]", ".")
+@example("\uff3b3\uff3d", "\uff3b3\uff3d")
+def test_an_exclusion_matches_at_least_what_differs_in_case_and_composition_only(entry: str, name: str) -> None:
+    assume(entry.strip() and name.strip() and "\0" not in name)
+    old = [unicodedata.normalize("NFC", text).casefold().strip() for text in (entry, name)]
+    if fnmatchcase(old[1], old[0]) or old[0] == old[1]:
+        assert plan_of((A, name), exclude=[entry]).statuses == [Status.EXCLUDED]
+        assert old[0] != old[1] or normalize_name(entry) == normalize_name(name)
+
+
+@given(st.text())
+def test_normalize_name_is_the_same_for_every_way_to_write_a_name(name: str) -> None:
+    normal = normalize_name(name)
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert normalize_name(unicodedata.normalize(form, name)) == normal
+    assert normalize_name(f"\ufeff\u200b {name}\u2060\u3000") == normal
+    assert normalize_name(normal) == normal
 
 
 def test_a_second_row_of_an_excluded_device_is_not_sent_either() -> None:

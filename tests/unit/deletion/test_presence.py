@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from airflow_provider_nexthink.deletion.presence import Departures
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 
 def uid_of(number: int) -> str:
@@ -67,6 +68,21 @@ def test_the_table_of_one_look_can_be_looked_at_again() -> None:
     assert statuses(of) == ["GONE"] * 3
 
 
+def test_the_table_of_one_look_keeps_what_nobody_waits_for() -> None:
+    first = departures([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "DUPLICATE"), row(4, "FAILED")])
+    first.look({uid_of(1), uid_of(2)})
+    of = departures(first.table())
+    assert of.awaited == 1
+    assert of.look({uid_of(2)})
+    assert statuses(of) == ["GONE", "EXCLUDED", "DUPLICATE", "FAILED"]
+
+
+@pytest.mark.parametrize("word", ["DELETED", 7, ["SCHEDULED"]])
+def test_an_unknown_status_proves_nothing(word: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+        departures([row(1, "SCHEDULED"), {**row(2, "SCHEDULED"), "status": word}])
+
+
 def test_many_that_stay_are_told_by_number_and_the_first_by_name() -> None:
     of = departures([row(number, "SCHEDULED") for number in range(8)])
     of.look({uid_of(number) for number in range(8)})
@@ -110,7 +126,7 @@ def test_lists_with_and_without_a_status_together() -> None:
     assert statuses(of) == ["EXCLUDED", "GONE"]
 
 
-CELLS = st.one_of(st.none(), st.text(max_size=5), st.sampled_from([*Status, "GONE", "STILL_PRESENT"]), st.integers())
+CELLS = st.sampled_from([*Status, "GONE", "STILL_PRESENT", "excluded", " Not sent", None, "", float("nan")])
 
 
 @given(

@@ -9,6 +9,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,63 @@ def test_what_is_not_clear_is_an_error(devices: Any, says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says) as error:
         read_devices(devices)
     assert "secret" not in str(error.value)
+
+
+TWICE = '{"uid": "a", "name": "PC1", "uid": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (TWICE, "uid"),
+        (f"[{TWICE}]", "uid"),
+        (f'[{{"uid": "a", "name": "b"}}, {TWICE}]', "uid"),
+        (f"[[{TWICE}], []]", "uid"),
+        ('{"uid": "a", "name": "PC1", "uid": "a"}', "uid"),
+        ('{"uid": "a", "name": "PC1", "name": "PC2"}', "name"),
+        ('{"uid": "a", "name": "PC1", "u\\u0069d": "b"}', "uid"),
+        ('[{"uid": "a", "name": "PC1", "owner": 1, "owner": 2}]', "owner"),
+        ('[{"uid": "a", "name": "PC1", "more": {"a": 1, "a": 2}}]', "a"),
+        ('{"uid": ["a"], "name": ["PC1"], "uid": ["b"]}', "uid"),
+        ('{"uid": ["a"], "name": ["PC1"], "status": ["EXCLUDED"], "status": ["PLANNED"]}', "status"),
+        ('{\n "uid": "a",\n "name": "PC1",\n "uid": "b"\n}', "uid"),
+        (f"{TWICE}\n{TWICE}", "uid"),
+        (f'{{"uid": "a", "name": "b"}}\n{TWICE}\n', "uid"),
+        ("\ufeff" + TWICE, "uid"),
+    ],
+)
+def test_json_that_names_a_key_twice_is_an_error(text: str, key: str, tmp_path: Path) -> None:
+    json.loads(text.removeprefix("\ufeff").splitlines()[-1] if "}\n{" in text else text.removeprefix("\ufeff"))
+    with pytest.raises(NexthinkInputError, match=rf"names the key '{key}' twice: .*ambiguous"):
+        read_devices(text)
+    if "\n " not in text and not text.startswith("["):
+        (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+        with pytest.raises(NexthinkInputError, match=rf"Line \d of the file .*a.jsonl .*names the key '{key}' twice"):
+            read_devices(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        {"uid": ["a"], "UID": ["b"], "name": ["PC1"]},
+        [{"uid": "a", "device.uid": "b", "name": "PC1"}],
+        '{"uid": ["a"], "Uid": ["b"], "name": ["PC1"]}',
+        '{"uid": "a", "name": "PC1"}\n{"UID": "b", "name": "PC2"}',
+        pa.table([pa.array(["a"]), pa.array(["b"]), pa.array(["PC1"])], names=["uid", "uid", "name"]),
+        "uid,uid,name\na,b,PC1",
+    ],
+)
+def test_one_column_in_two_spellings_is_an_error(devices: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="say with uid_column which one"):
+        read_devices(devices)
+
+
+@pytest.mark.parametrize("depth", [5, 50, 200, 300, 400, 600, 900, 3000, 100_000])
+@pytest.mark.parametrize("inner", ["", '{"uid": "a", "name": "b"}', '["a", "b"]', "1"])
+def test_lists_within_lists_are_rows_or_one_clear_error(depth: int, inner: str) -> None:
+    for columns in (None, ["uid", "name"]):
+        with suppress(NexthinkInputError):
+            assert len(read_devices("[" * depth + inner + "]" * depth, columns=columns)) <= 1
 
 
 @pytest.mark.parametrize(
