@@ -25,7 +25,7 @@ from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion import run as run_module
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
-from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.deletion.plan import Plan, make_plan
 from airflow_provider_nexthink.deletion.rows import DeviceRows
 from airflow_provider_nexthink.deletion.run import REFUSED_IN_A_ROW, UNCLEAR_BATCHES_IN_A_ROW, DeletionRun
 from airflow_provider_nexthink.deletion.words import COLUMNS, DEFAULT_FAIL_ON, Status
@@ -161,6 +161,13 @@ class FakeTime:
 def device_rows(count: int) -> DeviceRows:
     uids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(count)]
     return DeviceRows(uids, [f"PC-{number}" for number in range(count)], "uid", "name")
+
+
+def checkpoint_of(outcomes: Outcomes, plan: Plan, clock: Clock) -> Checkpoint:
+    checkpoint = Checkpoint(Store(), clock)
+    checkpoint.resume(outcomes, plan.to_send, "the tenant")
+    checkpoint.begin(plan.to_send, tenant="the tenant", instance="acme")
+    return checkpoint
 
 
 @dataclass
@@ -435,7 +442,7 @@ def test_no_more_answers_wait_than_a_few(keeps_a_checkpoint: bool, answers: int)
         waiting.append(len(tenant.sent) - settled // 100)
 
     outcomes, clock = Outcomes(plan), FakeTime().clock()
-    checkpoint = Checkpoint(Store(), "the plan", outcomes, clock) if keeps_a_checkpoint else None
+    checkpoint = checkpoint_of(outcomes, plan, clock) if keeps_a_checkpoint else None
     DeletionRun(
         outcomes, plan.to_send, tenant.send, 100, concurrency, on_progress=progress, checkpoint=checkpoint, clock=clock
     ).run()
@@ -473,7 +480,7 @@ def test_more_than_one_request_goes_out_at_once_where_that_is_quicker(
             under_way.remove(request_id)
 
     outcomes, clock = Outcomes(plan), time.clock()
-    checkpoint = Checkpoint(Store(), "the plan", outcomes, clock) if keeps_a_checkpoint else None
+    checkpoint = checkpoint_of(outcomes, plan, clock) if keeps_a_checkpoint else None
     assert DeletionRun(outcomes, plan.to_send, send, 100, 8, checkpoint=checkpoint, clock=clock).run() is None
     assert two_at_once.is_set() == more_at_once
     assert set(tenant.queued.values()) == {1}
