@@ -42,6 +42,7 @@ __all__ = [
     "form_widgets",
     "has_xcom_backend",
     "hook_lineage_collector",
+    "is_try_unknown",
     "max_map_length",
     "stats",
     "task_state_store",
@@ -95,6 +96,23 @@ def max_map_length() -> int:
 def task_state_store(context: Mapping[str, Any]) -> Any:
     """Return what keeps the state of a task from one try to the next (Airflow 3.3 on), or None."""
     return context.get("task_state_store")
+
+
+def is_try_unknown(error: BaseException) -> bool:
+    """Tell whether a write to the task state store failed because Airflow does not know this try any more.
+
+    A try that is cleared, or replaced by another one, loses the id of its task instance. The API server then responds
+    404 (or 410) with the reason ``not_found``; the supervisor hands that on in the ``detail`` of the error. A server
+    that is down or slow, a 5xx, or a 404 of something else has no such reason.
+
+    :param error: what ``set`` or ``delete`` of the store raised.
+    """
+    detail = getattr(getattr(error, "error", None), "detail", None)
+    if not isinstance(detail, Mapping) or detail.get("status_code") not in (404, 410):
+        return False
+    body = detail.get("detail")
+    reason = body.get("detail") if isinstance(body, Mapping) else None
+    return isinstance(reason, Mapping) and reason.get("reason") == "not_found"
 
 
 def stats() -> Any:

@@ -151,6 +151,13 @@ class NexthinkStoppedError(NexthinkRetryableError):
     """The run was stopped from outside, with batches left to send."""
 
 
+class NexthinkTryOverError(NexthinkStoppedError):
+    """Airflow says that this try of the task is over: cleared, replaced by another try, or its supervisor is gone.
+
+    Retryable: whether there is another try is Airflow's decision, and this one has no say in it.
+    """
+
+
 class NexthinkResultsError(NexthinkRetryableError):
     """The devices were handled, but the file with the outcome table could not be written."""
 

@@ -1,7 +1,8 @@
-"""The checkpoint: what earlier tries of a task have settled, kept where a retry of it finds it.
+"""The checkpoint: what the tries of one task were about to send, and what became of each device.
 
-It holds the rows that are not to be sent again (SCHEDULED, INVALID) with all their columns, so that the table of the
-retry is whole. It is bound to the plan by a fingerprint: for another list it does not count.
+It is a journal in a key-value store that all tries of a task share. Before its first request a try records the devices
+that it is about to send (its intent), then the rows as they are settled, and at its end the rest. A later try replays
+the journal: a device with a recorded outcome has that outcome; a device that was only intended may have been sent.
 """
 
 from __future__ import annotations
@@ -12,25 +13,40 @@ import json
 import logging
 import uuid
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.exceptions import NexthinkTryOverError
 
 log = logging.getLogger(__name__)
 
-SETTLED = frozenset({Status.SCHEDULED, Status.INVALID})
+RESUMABLE = frozenset({Status.SCHEDULED, Status.INVALID})
+"""Rows with one of these statuses are not sent again by a retry."""
 
-SAVE_EVERY_ANSWERS = 5
+SAVE_EVERY_RESPONSES = 5
 SAVE_EVERY_SECONDS = 1.0
 
-# One key of the store holds this many answers, so that a save rewrites little and no value grows large.
-_ANSWERS_IN_A_PART = 100
-_VERSION = 1
-_COLUMNS = ("status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
+LOST = (
+    "what was sent is not known here: an earlier try was lost; see its log, and whether Nexthink still has the device"
+)
+"""The reason of a device that an earlier try was about to send, and whose outcome it did not record."""
+
+_VERSION = 2
+_RESULT_COLUMNS = ("status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
+
+# Airflow warns of values above 64 KB. Each bound keeps a value below that; one that is full is not rewritten any more.
+_MAX_VALUE = 60_000
+_DEVICES_IN_AN_ENTRY = 1_500
+_INDICES_IN_AN_ENTRY = 5_000
+_RESPONSES_IN_AN_ENTRY = 100
+_CHARACTERS_IN_AN_ENTRY = 100_000  # before compression
 
 
 class StateStore(Protocol):
@@ -46,172 +62,449 @@ class StateStore(Protocol):
         """Forget a key."""
 
 
-def fingerprint(plan: Plan, tenant: str) -> str:
-    """Return what tells this plan from any other: the tenant, and which devices stand where.
+def fingerprint(tenant: str) -> str:
+    """Return a digest that identifies a tenant and its credential in the journal.
 
-    :param plan: the plan.
     :param tenant: what tells the tenant and its credential from any other.
     """
-    digest = hashlib.sha256(f"{_VERSION}\0{tenant}".encode())
-    for position in plan.to_send:
-        digest.update(f"\0{position}\0{plan.uids[position]}\0{plan.names[position]}".encode())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{_VERSION}\0{tenant}".encode()).hexdigest()
+
+
+@dataclass
+class EarlierTries:
+    """The devices that earlier tries of a task were about to send, with what is known of each.
+
+    :param outcomes: one row for each device.
+    :param tenants: the fingerprint of each row's tenant.
+    :param instance: the tenant of the latest try.
+    :param uid_column: where the latest try found the uids.
+    :param name_column: where the latest try found the names.
+    :param started_at: when the first try recorded its intent, ISO 8601.
+    :param others: the rows of devices that are not in the list of this try; all, until that list is known.
+    """
+
+    outcomes: Outcomes = field(default_factory=lambda: Outcomes(Plan([], [], [], [], [])))
+    tenants: list[str] = field(default_factory=list)
+    instance: str = ""
+    uid_column: str | None = None
+    name_column: str | None = None
+    started_at: str | None = None
+    others: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.tenants)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many of the other devices ended with each status."""
+        counter = Counter(self.outcomes.status[at] for at in self.others)
+        return {status.value: counter[status] for status in Status if counter[status]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the other devices, as in the outcome table."""
+        return self.outcomes.rows(self.others)
+
+
+@dataclass
+class _Entry:
+    """One value of the journal: an intent, or the rows of some responses."""
+
+    intent: dict[str, Any] | None = None
+    responses: list[list[Any]] = field(default_factory=list)
+    characters: int = 0
+    is_saved: bool = False
+
+    def has_room(self) -> bool:
+        is_small = len(self.responses) < _RESPONSES_IN_AN_ENTRY and self.characters < _CHARACTERS_IN_AN_ENTRY
+        return self.intent is None and is_small
+
+    def value(self) -> dict[str, Any]:
+        return {"rows": _pack(self.responses)} if self.intent is None else {"intent": self.intent}
 
 
 class Checkpoint:
-    """Keeps the settled rows of a run, a few answers at a time.
+    """Records the intent and the outcomes of a run, and reads those of earlier tries of the same task.
 
-    A store that fails costs a retry its memory, never the run: what goes wrong with it is logged.
+    If the store is slow or down, a warning is logged and the run goes on without. Only an error that says that this try
+    is over (``NexthinkTryOverError``) gets through, once: it ends the run.
 
-    :param store: where to keep them.
-    :param plan_fingerprint: of the plan of this run.
-    :param outcomes: the table of this run.
+    :param store: where to keep the journal.
     :param clock: time.
     """
 
-    def __init__(self, store: StateStore, plan_fingerprint: str, outcomes: Outcomes, clock: Clock) -> None:
+    def __init__(self, store: StateStore, clock: Clock | None = None) -> None:
         self._store = store
-        self._fingerprint = plan_fingerprint
-        self._outcomes = outcomes
-        self._clock = clock
+        self._clock = clock or Clock()
+        self.earlier = EarlierTries()
+        self.is_over = False
+        """Whether the store has said that this try is over."""
+        self.is_readable = True
+        """Whether the journal of earlier tries, if there is one, could be read."""
+        self._is_loaded = False
+        self._is_writable = True
+        self._outcomes = Outcomes(Plan([], [], [], [], []))
+        self._index_of = array("q")  # a row's position in the table -> its device's index in the journal
+        self._is_open = bytearray()  # for each row of the table: sent by this run, and not recorded since
+        self._earlier_row_of: dict[int, int] = {}
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._run = str(uuid.uuid4())  # parts that another run has left behind do not have it
-        self._part = 0
-        self._answers: list[list[Any]] = []
-        self._unsaved = 0
+        self._journal = str(uuid.uuid4())  # values that an older journal has left behind do not have it
+        self._first = 0  # the number of the first entry of this try
+        self._entries: list[_Entry] = []
+        self._saved = 0  # so many of them are saved, and full
+        self._unsaved_responses = 0
         self._saved_at = self._clock.monotonic()
 
-    def restore(self) -> int:
-        """Put what earlier tries have settled into the table: all of it, or nothing.
+    # Reading
 
-        :return: the number of the last batch that an earlier try has settled; 0 where there is none.
+    def load(self) -> EarlierTries:
+        """Read what earlier tries have recorded: all of it, or nothing. Later calls return the same.
+
+        :return: the devices of earlier tries; none if there are none, or if they cannot be read.
+        :raises NexthinkTryOverError: if this try is over.
         """
+        if self._is_loaded:
+            return self.earlier
         try:
-            parts = self._read_parts()
-        except Exception as error:  # noqa: BLE001 - sending again is harmless, not starting is not
-            log.warning("What an earlier try has settled cannot be read (%s): its devices are sent again.", error)
-            self.clear()
-            return 0
-        rows = [row for part in parts for answer in part for row in _rows_of(answer)]
-        for position, *values in rows:
-            for column, value in zip(_COLUMNS, values, strict=True):
-                getattr(self._outcomes, column)[position] = Status(value) if column == "status" else value
-        if parts:
-            self._part, self._answers = len(parts) - 1, parts[-1]
-        return max((row[3] for row in rows), default=0)
+            values = self._read_values()
+        except NexthinkTryOverError:
+            self.is_over = True
+            raise
+        except Exception as error:  # noqa: BLE001 - of any kind of store
+            # What is in the store may be whole: it must not be overwritten by this try.
+            self.is_readable = self._is_writable = False
+            self._log_unreadable(error, "this try records nothing for a later one")
+        else:
+            try:
+                self.earlier = _replay(values)
+            except Exception as error:  # noqa: BLE001 - a value may hold anything
+                self.is_readable = False
+                self._log_unreadable(error, "they are discarded")
+            else:
+                if values:
+                    self._journal, self._first = str(values[0]["journal"]), len(values)
+        self._is_loaded = True
+        return self.earlier
 
-    def _read_parts(self) -> list[list[list[Any]]]:
-        """Read the parts of the last run, if it had the same plan.
-
-        :raises Exception: of any kind, if a part is not as this version writes it.
-        """
-        parts: list[list[list[Any]]] = []
-        while (kept := self._store.get(_key(len(parts)))) is not None:
-            if kept["plan"] != self._fingerprint:
-                log.warning("An earlier try of this task had another list of devices: this one starts afresh.")
-                self.clear()
-                return []
-            if parts and kept["run"] != self._run:
+    def _read_values(self) -> list[Any]:
+        values: list[Any] = []
+        while (value := self._store.get(_key(len(values)))) is not None:
+            if values and _journal_of(value) != _journal_of(values[0]):
                 break
-            self._run = str(kept["run"])
-            answers = json.loads(zlib.decompress(base64.b85decode(kept["answers"])))
-            if not isinstance(answers, list) or not answers:
-                raise ValueError("it has another form")
-            for answer in answers:
-                self._check(answer)
-            parts.append(answers)
-        return parts
+            values.append(value)
+        return values
 
-    def _check(self, answer: list[Any]) -> None:
-        """Check that an answer is about rows that are still open, and that its values are of the right kind."""
-        spans, *columns = answer
-        open_rows = self._outcomes.status
-        if len(columns) != len(_COLUMNS) or any(first < 0 or first + count > len(open_rows) for first, count in spans):
-            raise ValueError("it has another form")
-        for position, status, reason, batch, request_id, trace_id, attempts, submitted_at in _rows_of(answer):
-            texts = (reason, request_id, trace_id, submitted_at)
-            if (
-                open_rows[position] is not Status.NOT_SENT
-                or status not in SETTLED
-                or not all(isinstance(number, int) for number in (batch, attempts))
-                or not all(text is None or isinstance(text, str) for text in texts)
-            ):
-                raise ValueError("it has values that it cannot have")
+    @staticmethod
+    def _log_unreadable(error: Exception, follows: str) -> None:
+        log.warning(
+            "The records of earlier tries of this task cannot be read (%s: %s); %s. If there were earlier tries, what "
+            "was sent is not known here: see their logs, and Nexthink's inventory. Limits hold for this try alone, and "
+            "devices may be sent again.",
+            type(error).__name__,
+            error,
+            follows,
+        )
+
+    # A run
+
+    def resume(self, outcomes: Outcomes, to_send: Sequence[int], tenant: str) -> int:
+        """Find the devices of a run among those of earlier tries, and restore the rows that are settled.
+
+        A device is the same if tenant, uid and name are.
+
+        :param outcomes: the table of this run.
+        :param to_send: the positions of its rows to send; each uid is there once.
+        :param tenant: what tells the tenant and its credential from any other.
+        :return: how many devices earlier tries have sent, or may have sent, beyond those in ``to_send``.
+        """
+        earlier = self.load()
+        self._outcomes = outcomes
+        self._index_of = array("q", [-1]) * len(outcomes)
+        self._is_open = bytearray(len(outcomes))
+        self._earlier_row_of = {}
+        position_of = {outcomes.uid[position]: position for position in to_send} if earlier else {}
+        digest = fingerprint(tenant)
+        others: list[int] = []
+        sent_elsewhere: set[tuple[str, str | None]] = set()
+        known = earlier.outcomes
+        for at, (uid, name, status) in enumerate(zip(known.uid, known.name, known.status, strict=True)):
+            position = position_of.get(uid) if earlier.tenants[at] == digest else None
+            if position is None or outcomes.name[position] != name:
+                others.append(at)
+                if position is None and status is not Status.NOT_SENT:
+                    sent_elsewhere.add((earlier.tenants[at], uid))
+                continue
+            self._index_of[position] = at
+            if status in RESUMABLE:
+                self._restore(position, at)
+            elif status is not Status.NOT_SENT:
+                self._earlier_row_of[position] = at
+        earlier.others = others
+        return len(sent_elsewhere)
+
+    def _restore(self, position: int, at: int) -> None:
+        for column in _RESULT_COLUMNS:
+            getattr(self._outcomes, column)[position] = getattr(self.earlier.outcomes, column)[at]
+
+    @property
+    def last_batch(self) -> int:
+        """The number of the last batch of earlier tries; 0 if there is none."""
+        return max((batch for batch in self.earlier.outcomes.batch if batch is not None), default=0)
+
+    def begin(
+        self,
+        positions: Sequence[int],
+        *,
+        tenant: str,
+        instance: str,
+        uid_column: str | None = None,
+        name_column: str | None = None,
+    ) -> None:
+        """Record which devices this run is about to send. Call it after ``resume``, before the first request.
+
+        :param positions: the positions of the rows to send now.
+        :param tenant: what tells the tenant and its credential from any other.
+        :param instance: the tenant.
+        :param uid_column: where the uids were found.
+        :param name_column: where the names were found.
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        origin = {
+            "tenant": fingerprint(tenant),
+            "instance": instance,
+            "uid_column": uid_column,
+            "name_column": name_column,
+            "started_at": self._clock.now().isoformat(),
+        }
+        known = [self._index_of[position] for position in positions if self._index_of[position] >= 0]
+        new = [position for position in positions if self._index_of[position] < 0]
+        for index, position in enumerate(new, len(self.earlier)):
+            self._index_of[position] = index
+        for position in positions:
+            self._is_open[position] = 1
+        for part in _slices(sorted(known), _INDICES_IN_AN_ENTRY):
+            self._entries.append(_Entry({**origin, "known": _pack(_spans(part))}))
+        for part in _slices(new, _DEVICES_IN_AN_ENTRY):
+            for devices in self._fitting(part):
+                self._entries.append(_Entry({**origin, **devices}))
+        self.save()
+
+    def _fitting(self, positions: Sequence[int]) -> Iterator[dict[str, str]]:
+        """Pack devices into as few pieces as the bound on a value allows."""
+        uids = b"".join(bytes.fromhex((self._outcomes.uid[at] or "").replace("-", "")) for at in positions)
+        names = [self._outcomes.name[at] for at in positions]
+        devices = {"uids": base64.b85encode(uids).decode(), "names": _pack(names)}
+        if len(positions) == 1 or sum(map(len, devices.values())) <= _MAX_VALUE:
+            yield devices
+        else:
+            middle = len(positions) // 2
+            yield from self._fitting(positions[:middle])
+            yield from self._fitting(positions[middle:])
 
     def note(self, positions: Sequence[int]) -> None:
-        """Keep those of these rows that are settled; saved with the next few.
+        """Record those of these rows that are settled; saved with the next few.
 
-        :param positions: rows that one answer was about.
+        :param positions: the rows of one response.
+        :raises NexthinkTryOverError: if this try is over.
         """
         status_of = self._outcomes.status
-        settled = [position for position in positions if status_of[position] in SETTLED]
+        settled = [position for position in positions if status_of[position] in RESUMABLE]
         if not settled:
             return
-        if len(self._answers) >= _ANSWERS_IN_A_PART:
-            self.save()
-            self._part += 1
-            self._answers = []
-        columns = [_packed([getattr(self._outcomes, column)[at] for at in settled]) for column in _COLUMNS]
-        self._answers.append([_spans(settled), *columns])
-        self._unsaved += 1
+        self._record(settled)
         is_due = self._clock.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS
-        if is_due or self._unsaved >= SAVE_EVERY_ANSWERS:
+        if is_due or self._unsaved_responses >= SAVE_EVERY_RESPONSES:
             self.save()
 
+    def _record(self, positions: Sequence[int]) -> None:
+        columns = [
+            _pack_column([getattr(self._outcomes, column)[at] for at in positions]) for column in _RESULT_COLUMNS
+        ]
+        response = [_spans([self._index_of[at] for at in positions]), *columns]
+        if not (self._entries and self._entries[-1].has_room()):
+            self._entries.append(_Entry())
+        entry = self._entries[-1]
+        entry.is_saved = False
+        entry.responses.append(response)
+        entry.characters += len(json.dumps(response))
+        self._unsaved_responses += 1
+        for position in positions:
+            self._is_open[position] = 0
+
+    def finish(self) -> None:
+        """Record what is not recorded yet, once the run has ended; it may be called again.
+
+        A row that this run did not get to keeps what earlier tries know of it.
+
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        status_of = self._outcomes.status
+        for position, at in self._earlier_row_of.items():
+            if status_of[position] is Status.NOT_SENT:
+                self._restore(position, at)
+        alike: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+        columns = [getattr(self._outcomes, column) for column in _RESULT_COLUMNS]
+        for position, is_open in enumerate(self._is_open):
+            if is_open:
+                alike[tuple(column[position] for column in columns)].append(position)
+        for positions in alike.values():
+            for part in _slices(positions, _INDICES_IN_AN_ENTRY):
+                self._record(part)
+        self.save()
+
+    # Writing
+
     def save(self) -> None:
-        """Save what is not saved yet."""
-        if not self._unsaved:
+        """Write what is not written yet.
+
+        :raises NexthinkTryOverError: the first time that the store says that this try is over.
+        """
+        if not self._is_writable or self.is_over:
             return
         self._saved_at = self._clock.monotonic()
-        answers = base64.b85encode(zlib.compress(json.dumps(self._answers, separators=(",", ":")).encode())).decode()
         try:
-            self._store.set(_key(self._part), {"plan": self._fingerprint, "run": self._run, "answers": answers})
+            for number in range(self._saved, len(self._entries)):
+                entry = self._entries[number]
+                if not entry.is_saved:
+                    self._store.set(_key(self._first + number), {"journal": self._journal, **entry.value()})
+                    entry.is_saved = True
+                if number < len(self._entries) - 1:
+                    self._saved = number + 1
+                    self._entries[number] = _SAVED  # its devices are needed no more
+        except NexthinkTryOverError:
+            self.is_over = True
+            raise
         except Exception as error:  # noqa: BLE001 - see the class
-            log.warning("What is settled so far cannot be kept (%s): a retry may send it again.", error)
+            log.warning(
+                "What this try sends cannot be recorded just now (%s: %s). If it stays so, a retry does not know it, "
+                "and may send it again.",
+                type(error).__name__,
+                error,
+            )
         else:
-            self._unsaved = 0
+            self._unsaved_responses = 0
 
     def clear(self) -> None:
         """Forget everything: a later run of the task sends its whole list."""
+        if not self._is_writable or self.is_over:
+            return
         try:
-            parts = 0
-            while self._store.get(_key(parts)) is not None:
-                parts += 1
-            for part in reversed(range(parts)):  # the first part last: without it, the others are not found
-                self._store.delete(_key(part))
+            for number in reversed(range(self._first + len(self._entries))):  # without the first, none is found
+                self._store.delete(_key(number))
         except Exception as error:  # noqa: BLE001 - see the class
-            log.warning("The checkpoint cannot be cleared (%s).", error)
+            log.warning("The checkpoint cannot be cleared (%s: %s).", type(error).__name__, error)
+        self.earlier = EarlierTries()
         self._start_afresh()
 
 
-def _key(part: int) -> str:
-    return f"nexthink_deletions_{part}"
+_SAVED = _Entry(intent={}, is_saved=True)
 
 
-def _spans(positions: Sequence[int]) -> list[list[int]]:
-    """Return ascending runs of positions as ``[first, count]``."""
+def _key(number: int) -> str:
+    return f"nexthink_deletions_{number}"
+
+
+def _journal_of(value: Any) -> Any:
+    return value.get("journal") if isinstance(value, dict) else None
+
+
+# Replay
+
+
+def _replay(values: Sequence[Any]) -> EarlierTries:
+    """Apply the entries of a journal, in their order.
+
+    :raises Exception: of any kind, if one is not as this version writes it.
+    """
+    earlier = EarlierTries()
+    for value in values:
+        if "intent" in value:
+            _replay_intent(earlier, value["intent"])
+        else:
+            responses = _unpack(value["rows"])
+            if not isinstance(responses, list) or not responses:
+                raise ValueError("a record has another form")
+            for response in responses:
+                _replay_response(earlier.outcomes, response)
+    earlier.others = range(len(earlier))
+    return earlier
+
+
+def _replay_intent(earlier: EarlierTries, intent: dict[str, Any]) -> None:
+    outcomes = earlier.outcomes
+    earlier.instance = str(intent["instance"])
+    earlier.uid_column, earlier.name_column = intent["uid_column"], intent["name_column"]
+    earlier.started_at = earlier.started_at or intent["started_at"]
+    if "known" in intent:
+        for index in _indices(_unpack(intent["known"]), len(outcomes)):
+            if outcomes.status[index] not in RESUMABLE:  # which request it was in before stays known
+                outcomes.status[index], outcomes.reason[index] = Status.UNKNOWN, LOST
+        return
+    packed, names = base64.b85decode(intent["uids"]), _unpack(intent["names"])
+    if len(packed) != 16 * len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError("a record has another form")
+    outcomes.uid += [str(uuid.UUID(bytes=packed[at : at + 16])) for at in range(0, len(packed), 16)]
+    outcomes.name += names
+    earlier.tenants += [str(intent["tenant"])] * len(names)
+    lost: dict[str, Any] = {"status": Status.UNKNOWN, "reason": LOST, "attempts": 0}
+    for column in _RESULT_COLUMNS:
+        getattr(outcomes, column).extend([lost.get(column)] * len(names))
+
+
+def _replay_response(outcomes: Outcomes, response: list[Any]) -> None:
+    spans, *columns = response
+    if len(columns) != len(_RESULT_COLUMNS):
+        raise ValueError("a record has another form")
+    indices = _indices(spans, len(outcomes))
+    unpacked = [column if isinstance(column, list) else [column] * len(indices) for column in columns]
+    for index, *values in zip(indices, *unpacked, strict=True):
+        status, reason, batch, request_id, trace_id, attempts, submitted_at = values
+        texts = (reason, request_id, trace_id, submitted_at)
+        if not (
+            isinstance(attempts, int)
+            and (batch is None or isinstance(batch, int))
+            and all(text is None or isinstance(text, str) for text in texts)
+        ):
+            raise ValueError("a record has values that it cannot have")
+        values[0] = Status(status)
+        if outcomes.status[index] not in RESUMABLE or values[0] in RESUMABLE:
+            for column, cell in zip(_RESULT_COLUMNS, values, strict=True):
+                getattr(outcomes, column)[index] = cell
+
+
+# Packing
+
+
+def _pack(value: Any) -> str:
+    return base64.b85encode(zlib.compress(json.dumps(value, separators=(",", ":")).encode())).decode()
+
+
+def _unpack(packed: str) -> Any:
+    return json.loads(zlib.decompress(base64.b85decode(packed)))
+
+
+def _slices(values: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _spans(indices: Sequence[int]) -> list[list[int]]:
+    """Return ascending runs of indices as ``[first, count]``."""
     spans: list[list[int]] = []
-    for position in positions:
-        if spans and position == sum(spans[-1]):
+    for index in indices:
+        if spans and index == sum(spans[-1]):
             spans[-1][1] += 1
         else:
-            spans.append([position, 1])
+            spans.append([index, 1])
     return spans
 
 
-def _packed(values: list[Any]) -> Any:
+def _indices(spans: list[list[int]], size: int) -> list[int]:
+    """Return the indices of spans, all of them below a size."""
+    if any(first < 0 or count < 1 or first + count > size for first, count in spans):
+        raise ValueError("a record has another form")
+    return [index for first, count in spans for index in range(first, first + count)]
+
+
+def _pack_column(values: list[Any]) -> Any:
     """Return one value where all are the same, else the list of them."""
     return values if any(value != values[0] for value in values) else values[0]
-
-
-def _rows_of(answer: list[Any]) -> list[tuple[Any, ...]]:
-    """Return the rows of one answer: the position, then the columns."""
-    spans, *columns = answer
-    positions = [position for first, count in spans for position in range(first, first + count)]
-    return list(zip(positions, *(_unpacked(column, len(positions)) for column in columns), strict=True))
-
-
-def _unpacked(packed: Any, size: int) -> list[Any]:
-    return packed if isinstance(packed, list) else [packed] * size

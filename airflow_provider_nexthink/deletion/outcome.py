@@ -10,6 +10,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.deletion.words import (
     COLUMNS,
@@ -22,10 +23,15 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesError,
     NexthinkDevicesRefusedError,
     NexthinkDevicesUnsettledError,
+    NexthinkError,
+    NexthinkTryOverError,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, EarlierTries
+    from airflow_provider_nexthink.deletion.run import DeletionRun
 
 _SHOWN_ROWS = 5
 
@@ -54,6 +60,11 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.uid)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows have each status, every status named."""
+        counter = Counter(self.status)
+        return {status.value: counter[status] for status in Status}
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the table as ``{column: values}``, plain JSON values only."""
@@ -109,7 +120,9 @@ class DeletionResult:
     :param started_at: when the run began.
     :param finished_at: when it ended.
     :param duration_seconds: how long it took.
-    :param forget: forgets what is kept for a later try; to be called once nobody needs it any more.
+    :param earlier: what is known of earlier tries of the same task; None where no records are kept.
+    :param is_earlier_known: False if there were earlier tries, or may have been, whose records are not there.
+    :param clear_checkpoint: forgets what is kept for a later try; to be called once nobody needs it any more.
     """
 
     outcomes: Outcomes
@@ -122,7 +135,9 @@ class DeletionResult:
     started_at: datetime
     finished_at: datetime
     duration_seconds: float = 0.0
-    forget: Callable[[], None] | None = None
+    earlier: EarlierTries | None = None
+    is_earlier_known: bool = True
+    clear_checkpoint: Callable[[], None] | None = None
 
     @cached_property
     def table(self) -> list[dict[str, Any]]:
@@ -135,10 +150,14 @@ class DeletionResult:
         return self.outcomes.rows(self._positions(NEEDS_A_PERSON))
 
     @cached_property
+    def earlier_tries(self) -> list[dict[str, Any]]:
+        """The rows of devices that earlier tries of this task had to send and that are not in this list."""
+        return self.earlier.rows() if self.earlier else []
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """How many rows ended with each status, every status named."""
-        counter = Counter(self.outcomes.status)
-        return {status.value: counter[status] for status in Status}
+        return self.outcomes.counts()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -156,6 +175,8 @@ class DeletionResult:
             "instance": self.instance,
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat(),
+            **earlier_in_summary(self.earlier, is_known=self.is_earlier_known),
+            **error_in_summary(self.error),
         }
 
     def to_pandas(self) -> pd.DataFrame:
@@ -203,3 +224,83 @@ class DeletionResult:
 
     def _positions(self, statuses: Collection[str]) -> list[int]:
         return [position for position, status in enumerate(self.outcomes.status) if status in statuses]
+
+
+@dataclass
+class Deletion:
+    """One deletion, from its plan on: its result can be taken at any moment, also after an interruption.
+
+    :param outcomes: the table, which a run fills in.
+    :param dry_run: whether nothing is to be sent.
+    :param uid_column: where the uids were found; None for an empty list.
+    :param name_column: where the names were found; None for an empty list.
+    :param instance: the tenant.
+    :param clock: time.
+    :param checkpoint: records the run for a later try, if there is one.
+    """
+
+    outcomes: Outcomes
+    dry_run: bool
+    uid_column: str | None
+    name_column: str | None
+    instance: str
+    clock: Clock
+    checkpoint: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        self.has_begun = False
+        """Whether the guards have let it pass: from here on there is a result."""
+        self.run: DeletionRun | None = None  # None as long as there is nothing to send
+        self._started_at, self._start = self.clock.now(), self.clock.monotonic()
+
+    def result(self, error: BaseException | None = None) -> DeletionResult:
+        """Return what became of each device so far, and record it in the checkpoint.
+
+        :param error: what interrupted it from outside, if something did.
+        """
+        finished_at, duration = self.clock.now(), self.clock.monotonic() - self._start
+        error = (self.run.error if self.run else None) or error
+        checkpoint = self.checkpoint
+        if checkpoint and self.run:
+            try:
+                checkpoint.finish()
+            except NexthinkTryOverError as over:
+                error = error or over
+        return DeletionResult(
+            self.outcomes,
+            error=error,
+            tally=self.run.tally if self.run else Tally(),
+            dry_run=self.dry_run,
+            uid_column=self.uid_column,
+            name_column=self.name_column,
+            instance=self.instance,
+            started_at=self._started_at,
+            finished_at=finished_at,
+            duration_seconds=duration,
+            earlier=checkpoint.earlier if checkpoint else None,
+            is_earlier_known=checkpoint.is_readable if checkpoint else True,
+            clear_checkpoint=checkpoint.clear if checkpoint else None,
+        )
+
+
+def earlier_in_summary(earlier: EarlierTries | None, *, is_known: bool) -> dict[str, Any]:
+    """Return ``earlier_tries`` for a summary: counts by status, None where they are not known; nothing for none.
+
+    :param earlier: what is known of earlier tries.
+    :param is_known: whether all of it is.
+    """
+    if not is_known:
+        return {"earlier_tries": None}
+    return {"earlier_tries": earlier.counts()} if earlier and earlier.others else {}
+
+
+def error_in_summary(error: BaseException | None) -> dict[str, Any]:
+    """Return ``error`` for a summary; nothing for none.
+
+    :param error: what kept a run from sending, or ended it.
+    """
+    if error is None:
+        return {}
+    # The text of an error of anything else may hold what belongs in no XCom; the log masks secrets.
+    message = str(error) if isinstance(error, NexthinkError) else "See the log of this try."
+    return {"error": {"type": type(error).__name__, "message": message}}

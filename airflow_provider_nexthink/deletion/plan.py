@@ -152,33 +152,48 @@ def _reject_two_names(plan: Plan, two_names: set[str], kept: frozenset[int]) -> 
 
 
 def check_guards(
-    plan: Plan, *, max_devices: int | None, max_share: float | None = None, fleet_size: int | None = None
+    plan: Plan,
+    *,
+    max_devices: int | None,
+    max_share: float | None = None,
+    fleet_size: int | None = None,
+    sent_before: int = 0,
 ) -> None:
-    """Hold the whole run back if it is larger than was meant.
+    """Abort if the plan exceeds a safety limit.
+
+    A limit holds for a task over all its tries: what earlier tries have sent counts, each device once.
 
     :param plan: the whole plan.
-    :param max_devices: how many devices may be sent at the most; None for no limit.
-    :param max_share: which share of the fleet may be sent at the most, above 0 to 1; None for no limit.
+    :param max_devices: how many devices may be sent at most; None for no limit.
+    :param max_share: which share of the fleet may be sent at most, above 0 to 1; None for no limit.
     :param fleet_size: how many devices the fleet has; counts where ``max_share`` is given.
-    :raises NexthinkGuardError: if it has more; nothing was sent.
+    :param sent_before: how many devices that are not to be sent now earlier tries have sent, or may have sent.
+    :raises NexthinkGuardError: if a limit is exceeded; nothing was sent by this try.
     """
     planned = len(plan.to_send)
-    if max_devices is not None and planned > max_devices:
+    total = planned + sent_before
+    nothing = "Nothing was sent."
+    told = f"{total} devices"
+    if sent_before:
+        nothing = "This try sent nothing."
+        told = f"{total} devices ({planned} now, {sent_before} others sent or maybe sent by earlier tries of this task)"
+    if max_devices is not None and total > max_devices:
         raise NexthinkGuardError(
-            f"The list would delete {planned} devices, more than max_devices={max_devices} allows. Nothing was sent. "
+            f"The list would delete {told}, more than max_devices={max_devices} allows. {nothing} "
             "If that many are meant, raise max_devices; there is no undo.",
-            planned=planned,
+            planned=total,
             limit=max_devices,
         )
     if max_share is None or fleet_size is None:
         return
     limit = floor(max_share * fleet_size + 1e-9)  # 0.29 x 100 is 28.999... to a computer
-    if planned > limit:
+    if total > limit:
+        told = told.replace(" devices", f" of {fleet_size} devices", 1)
         raise NexthinkGuardError(
-            f"The list would delete {planned} of {fleet_size} devices ({planned / fleet_size:.1%}), more than "
-            f"max_share={max_share} ({max_share:.1%}) allows. Nothing was sent. If that many are meant, "
+            f"The list would delete {told} ({total / fleet_size:.1%}), more than "
+            f"max_share={max_share} ({max_share:.1%}) allows. {nothing} If that many are meant, "
             "raise max_share; there is no undo.",
-            planned=planned,
+            planned=total,
             limit=limit,
         )
 

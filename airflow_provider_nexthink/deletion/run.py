@@ -77,6 +77,7 @@ class DeletionRun:
     def __post_init__(self) -> None:
         self.error: BaseException | None = None
         self.has_ended = False
+        self.tally = self.scheduler.tally
         self._lock = threading.Lock()  # of the scheduler, and so of the table
         self._changed = threading.Condition(self._lock)  # for the workers; the main thread takes the lock itself
         self._wake: SimpleQueue[None] = SimpleQueue()  # the main thread
@@ -148,7 +149,7 @@ class DeletionRun:
         self.has_ended = True
         with self._lock:
             self.scheduler.close()
-            if isinstance(self.error, NexthinkStoppedError) and self.scheduler.is_complete:
+            if type(self.error) is NexthinkStoppedError and self.scheduler.is_complete:
                 self.error = None  # the last responses came in time: nothing was held back
 
     def _save(self) -> None:

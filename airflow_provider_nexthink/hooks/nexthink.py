@@ -15,9 +15,9 @@ from airflow_provider_nexthink.client import data_management, nql
 from airflow_provider_nexthink.client.settings import NexthinkSettings
 from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.compat import amask_secret, connection_extra, form_widgets
-from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, fingerprint
+from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
-from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
+from airflow_provider_nexthink.deletion.outcome import Deletion, DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import check_guards, make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
@@ -75,6 +75,8 @@ class NexthinkHook(BaseHook):
         self._stop = threading.Event()
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
+        self.deletion: Deletion | None = None
+        """The deletion that ``delete_devices`` has planned last: after an interruption, its result is still there."""
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +149,7 @@ class NexthinkHook(BaseHook):
         batch_size: int = 100,
         max_concurrency: int = 4,
         requests_per_second: float | str | None = None,
-        state_store: StateStore | None = None,
+        state_store: StateStore | Checkpoint | None = None,
         on_plan: Callable[[Plan], object] = lambda _: None,
     ) -> DeletionResult:
         """Ask Nexthink to delete these devices. There is no undo.
@@ -166,7 +168,9 @@ class NexthinkHook(BaseHook):
         :param batch_size: devices in one request, 1 to 100.
         :param max_concurrency: requests under way at once, at the most; 1 to 32.
         :param requests_per_second: how many requests may start in a second at the most; None for no limit.
-        :param state_store: where a later try of the same finds what this one has settled, and sends only the rest.
+        :param state_store: where all tries of the same task record what they send, or the ``Checkpoint`` over it: a
+            device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
+            limits.
         :param on_plan: called with the plan before the first request; if it raises, nothing is sent.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkInputError: if the input, an option or the connection is wrong, or a guard trips; nothing
@@ -205,45 +209,65 @@ class NexthinkHook(BaseHook):
             len(plan.to_send),
             len(rows) - len(plan.to_send),
         )
-        check_guards(plan, max_devices=options.max_devices, max_share=options.max_share, fleet_size=options.fleet_size)
-        on_plan(plan)
-        stats = RunStats(instance)
-        started_at, start = transport.clock.now(), transport.clock.monotonic()
-        outcomes, run = Outcomes(plan), None
-        if options.dry_run:
-            for position in plan.to_send:
-                outcomes.status[position] = Status.PLANNED
-        elif plan.to_send:
-            run = self._run(plan, outcomes, options, state_store, stats)
-        result = DeletionResult(
-            outcomes,
-            error=run.error if run else None,
-            tally=run.scheduler.tally if run else Tally(),
+        checkpoint = _checkpoint_of(state_store, transport.clock)
+        self.deletion = deletion = Deletion(
+            Outcomes(plan),
             dry_run=options.dry_run,
             uid_column=rows.uid_column,
             name_column=rows.name_column,
             instance=instance,
-            started_at=started_at,
-            finished_at=transport.clock.now(),
-            duration_seconds=transport.clock.monotonic() - start,
-            forget=run.checkpoint.clear if run and run.checkpoint else None,
+            clock=transport.clock,
+            checkpoint=checkpoint,
         )
-        self._log_outcome(result)
-        stats.tell_outcome(result)
-        if result.tally.requests:
-            report_change(self, instance)
+        sent_before = self._resume(checkpoint, deletion, plan) if checkpoint else 0
+        check_guards(
+            plan,
+            max_devices=options.max_devices,
+            max_share=options.max_share,
+            fleet_size=options.fleet_size,
+            sent_before=sent_before,
+        )
+        on_plan(plan)
+        stats = RunStats(instance)
+        if options.dry_run:
+            for position in plan.to_send:
+                deletion.outcomes.status[position] = Status.PLANNED
+        deletion.has_begun = True
+        try:
+            if plan.to_send and not options.dry_run:
+                self._run(plan, deletion, options, stats)
+            result = deletion.result()
+            self._log_outcome(result)
+            stats.tell_outcome(result)
+            if result.tally.requests:
+                report_change(self, instance)
+        except BaseException as error:  # a timeout may come at any instruction: what was sent has a table
+            if deletion.run is None or not deletion.run.tally.requests:
+                raise
+            result = deletion.result(error)
         return result
 
-    def _run(
-        self,
-        plan: Plan,
-        outcomes: Outcomes,
-        options: DeletionOptions,
-        state_store: StateStore | None,
-        stats: RunStats,
-    ) -> DeletionRun:
+    def _resume(self, checkpoint: Checkpoint, deletion: Deletion, plan: Plan) -> int:
+        """Restore what earlier tries of the task have settled; return how many other devices they may have sent."""
+        # A dry run sends nothing: its rows become PLANNED, whatever earlier tries have done with these devices.
+        outcomes = Outcomes(plan) if deletion.dry_run else deletion.outcomes
+        sent_before = checkpoint.resume(outcomes, plan.to_send, self.tenant)
+        earlier = checkpoint.earlier
+        if deletion.dry_run:
+            earlier.others = range(len(earlier))
+        if earlier.others:
+            self.log.warning(
+                "Earlier tries of this task had %d devices that are not in this list: %s. Their rows are in the XCom "
+                "earlier_tries, and more is in the logs of those tries.",
+                len(earlier.others),
+                ", ".join(f"{count} {status}" for status, count in earlier.counts().items()),
+            )
+        return sent_before
+
+    def _run(self, plan: Plan, deletion: Deletion, options: DeletionOptions, stats: RunStats) -> None:
         """Send what the plan says, without what an earlier try has settled."""
         transport = self.get_conn()
+        outcomes, checkpoint = deletion.outcomes, deletion.checkpoint
 
         is_supervised = supervisor_check()
 
@@ -273,29 +297,25 @@ class NexthinkHook(BaseHook):
                 if departures:
                     stats.note_request(transport.clock.monotonic() - departures[0])
 
-        checkpoint, last_batch, to_send = None, 0, plan.to_send
-        if state_store is not None:
-            checkpoint = Checkpoint(state_store, fingerprint(plan, self.tenant), outcomes, transport.clock)
-            last_batch = checkpoint.restore()
-            to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
-            if settled := len(plan.to_send) - len(to_send):
-                # What the plan decides was the same then, and was counted then too.
-                stats.leave_out(status for status in outcomes.status if status is not Status.NOT_SENT)
-                self.log.info(
-                    "An earlier try of this task has settled %d of the %d devices: they are not sent again.",
-                    settled,
-                    len(plan.to_send),
-                )
+        to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
+        if settled := len(plan.to_send) - len(to_send):
+            # What the plan decides was the same then, and was counted then too.
+            stats.leave_out(status for status in outcomes.status if status is not Status.NOT_SENT)
+            self.log.info(
+                "An earlier try of this task has settled %d of the %d devices: they are not sent again.",
+                settled,
+                len(plan.to_send),
+            )
         scheduler = Scheduler(
             outcomes,
             to_send,
             batch_size=options.batch_size,
             max_concurrency=options.max_concurrency,
             rng=transport.clock.rng,
-            last_batch=last_batch,
+            last_batch=checkpoint.last_batch if checkpoint else 0,
             requests_per_second=options.requests_per_second,
         )
-        run = DeletionRun(
+        deletion.run = run = DeletionRun(
             scheduler,
             send,
             options.max_concurrency,
@@ -305,12 +325,22 @@ class NexthinkHook(BaseHook):
             checkpoint=checkpoint,
             clock=transport.clock,
         )
-        if to_send:
-            run.run()
-            self._mask_pending()
-        if run.error and not run.scheduler.tally.requests and len(to_send) == len(plan.to_send):
-            raise run.error  # there is nothing to tell but this: nothing was sent, now or before
-        return run
+        if not to_send:
+            return
+        if checkpoint:
+            checkpoint.begin(
+                to_send,
+                tenant=self.tenant,
+                instance=deletion.instance,
+                uid_column=deletion.uid_column,
+                name_column=deletion.name_column,
+            )
+        run.run()
+        self._mask_pending()
+        if run.error and not run.tally.batches and not (checkpoint and checkpoint.earlier):
+            deletion.result()  # records that nothing was sent
+            deletion.has_begun = False
+            raise run.error  # there is nothing to report but this: nothing was sent, now or before
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
         """Run a saved NQL query at once; for small results (about 1,000 rows).
@@ -532,3 +562,9 @@ def _permission(transport: Transport, path: str, body: dict[str, Any], name: str
     except NexthinkError as error:
         return f"not known ({str(error).rstrip('.')})"
     return "permitted"
+
+
+def _checkpoint_of(state_store: StateStore | Checkpoint | None, clock: Clock) -> Checkpoint | None:
+    if state_store is None or isinstance(state_store, Checkpoint):
+        return state_store
+    return Checkpoint(state_store, clock)

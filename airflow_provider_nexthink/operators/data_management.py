@@ -14,6 +14,8 @@ from airflow_provider_nexthink.deletion.files import require_parquet, shown_path
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
 from airflow_provider_nexthink.links import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
+from airflow_provider_nexthink.operators._report import DeletionReport
+from airflow_provider_nexthink.operators._state import TaskStateStore, cancel_timeout
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     DeviceInput,
@@ -54,7 +56,9 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
     """Ask Nexthink to delete devices, and tell of each what became of it. There is no undo.
 
     Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
-    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person.
+    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person; and
+    ``earlier_tries``, the rows of devices that earlier tries of the task had to send and that are not in the list any
+    more, where there are some. A try that fails before its first request leaves the tables of the tries before it.
 
     :param devices: a DataFrame (pandas, polars) or Arrow table; a list of mappings, or of rows that name their fields
         (named tuples, DB-API Rows); a list of tuples with ``columns``; one such row; a mapping of columns to lists;
@@ -168,9 +172,26 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
+        report = DeletionReport(context, enabled=self.do_xcom_push, to_format=self._formatted)
+        with final_errors_fail_the_task():
+            try:
+                return self._execute(context, report)
+            except (
+                BaseException
+            ) as error:  # a timeout may come at any instruction: what was sent is reported all the same
+                self._report_failure(report, error)
+                raise
+
+    def _execute(self, context: Context, report: DeletionReport) -> Any:
+        from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+
+        store = self._state_store(context)
+        checkpoint = Checkpoint(store) if store else None
+        report.begin(checkpoint, is_retry=_is_retry(context))  # first of all: whatever comes next may fail
+
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
-        with final_errors_fail_the_task(), NexthinkHook(self.nexthink_conn_id) as self._hook:
+        with NexthinkHook(self.nexthink_conn_id) as self._hook:
             self._check_rendered()
             result = self._hook.delete_devices(
                 self._read_devices(context),
@@ -185,14 +206,24 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 batch_size=self.batch_size,
                 max_concurrency=self.max_concurrency,
                 requests_per_second=self.requests_per_second,
-                state_store=self._state_store(context),
+                state_store=checkpoint,
                 on_plan=self._warn_of_a_large_table,
             )
-            if not result.outcomes and self.on_empty == "skip":
-                raise AirflowSkipException("devices has no rows (on_empty='skip').")
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
-            return self._conclude(context, result)
+            return self._finalize(report, result)
+
+    def _report_failure(self, report: DeletionReport, error: BaseException) -> None:
+        """Leave in XCom what is known, where an error came before this try had reported its result."""
+        if report.is_complete:
+            return
+        deletion = self._hook.deletion if self._hook else None
+        if deletion is None or not deletion.has_begun:
+            report.push_failure(error, deletion)
+            return
+        result = deletion.result(error)
+        report.push(result)
+        self._write_results(result)
 
     def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for those who get them from elsewhere
         """Return the devices to delete, in any form that the hook reads."""
@@ -226,32 +257,27 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 self.return_format,
             )
 
-    def _conclude(self, context: Context, result: DeletionResult) -> Any:
-        """Return the table; or push it, and then raise what is wrong with it."""
-        verdict: BaseException | None = None
+    def _finalize(self, report: DeletionReport, result: DeletionResult) -> Any:
+        """Push what became of each device; then raise what is wrong with it, or return the table."""
+        failure: BaseException | None = None
         try:
-            table = self._formatted(result)
             result.raise_for_status(self.fail_on)
-        except BaseException as error:  # noqa: BLE001 - a timeout too: what is known comes first
-            verdict = error
-            table = self._formatted(result)
-        values = {"summary": result.summary, "unscheduled": result.unscheduled}
-        if verdict is not None or result.forget is not None or self.results_path is not None:
-            # Airflow pushes what execute returns, but not when it raises, and not before a retry's memory is cleared.
-            values["return_value"] = table
-        for key, value in values.items() if self.do_xcom_push else ():
-            try:
-                context["ti"].xcom_push(key=key, value=value)
-            except BaseException as error:  # noqa: BLE001 - the other values may still get through
-                self.log.warning("The XCom %s could not be pushed: %s", key, error)
-                verdict = verdict or error
+        except BaseException as error:  # noqa: BLE001 - a timeout too: the table comes first
+            failure = error
+        unpushed = report.push(result)
         unwritten = self._write_results(result)
-        verdict = verdict or unwritten
-        if verdict is not None:
-            raise verdict
-        if result.forget is not None:
-            result.forget()
-        return table
+        if (failure := failure or unpushed or unwritten) is not None:
+            raise failure
+        if self.execution_timeout:
+            cancel_timeout()  # the work is done; between here and the end it could only fail a task that forgot it
+        if result.clear_checkpoint is not None:
+            result.clear_checkpoint()
+        if not result.outcomes and self.on_empty == "skip":
+            raise AirflowSkipException("devices has no rows (on_empty='skip').")
+        if self.has_dag() and not any(True for _ in self.iter_mapped_dependants()):
+            # Airflow would push the table once more. Where tasks are mapped over it, it must: it notes the length, too.
+            self.do_xcom_push = False
+        return self._formatted(result)
 
     def _write_results(self, result: DeletionResult) -> BaseException | None:
         """Write the table to its file; return what kept it from being written."""
@@ -300,13 +326,27 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
 
     def _state_store(self, context: Context) -> StateStore | None:
-        """Return where a retry finds what this try has settled (Airflow 3.3 on)."""
-        store: StateStore | None = task_state_store(context)
-        if store is None and self.retries:
+        """Return where a retry finds what this try has sent (Airflow 3.3 on)."""
+        store = task_state_store(context)
+        if store is not None:
+            return TaskStateStore(store)
+        if _is_retry(context):
+            self.log.warning(
+                "This Airflow keeps no state for a task (3.3 does): what earlier tries of this task sent is not known "
+                "here. See their logs, and Nexthink's inventory. This try sends the whole list again, and its limits "
+                "hold for itself alone."
+            )
+        elif self.retries:
             self.log.info("This Airflow keeps no state for a task (3.3 does): a retry sends the whole list again.")
-        return store
+        return None
 
     def _formatted(self, result: DeletionResult) -> Any:
         if self.return_format == "columns":
             return result.outcomes.columns()
         return result.to_pandas() if self.return_format == "dataframe" else result.table
+
+
+def _is_retry(context: Context) -> bool:
+    """Tell whether the task has had tries before: retried by Airflow, or cleared by a person."""
+    ti = context.get("ti")
+    return ti is not None and ti.try_number > 1

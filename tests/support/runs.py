@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import Outcomes
+from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.deletion.rows import DeviceRows
 from airflow_provider_nexthink.deletion.run import DeletionRun, Send
 from airflow_provider_nexthink.deletion.scheduler import Scheduler
@@ -148,6 +150,14 @@ def new_run(
         requests_per_second=requests_per_second,
     )
     return DeletionRun(scheduler, send, max_concurrency, clock=clock, **options)
+
+
+def checkpoint_of(outcomes: Outcomes, plan: Plan, clock: Clock, make: type[Checkpoint] = Checkpoint) -> Checkpoint:
+    """Return the checkpoint of a run that is about to begin."""
+    checkpoint = make(Store(), clock)
+    checkpoint.resume(outcomes, plan.to_send, "the tenant")
+    checkpoint.begin(plan.to_send, tenant="the tenant", instance="acme")
+    return checkpoint
 
 
 def raise_if(stop: threading.Event) -> None:

@@ -43,8 +43,8 @@ from tests.support.runs import (
     Answer,
     Device,
     FakeTime,
-    Store,
     Tenant,
+    checkpoint_of,
     device_rows,
     limited,
     new_run,
@@ -342,7 +342,7 @@ def test_run_checkpoint_not_saved_holds_back_further_batches() -> None:
 
     noted: list[bool] = []
     outcomes, clock = Outcomes(plan), FakeTime().clock()
-    checkpoint = SlowCheckpoint(Store(), "the plan", outcomes, clock)
+    checkpoint = checkpoint_of(outcomes, plan, clock, SlowCheckpoint)
     run = new_run(outcomes, plan.to_send, tenant.send, 100, concurrency, checkpoint=checkpoint, clock=clock)
     assert run.run() is None
     assert max(waiting) <= concurrency + 2 * unsaved

@@ -1,0 +1,162 @@
+"""What one try of a deletion leaves in XCom, whatever ends it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_nexthink.exceptions import NexthinkStoppedError
+from airflow_provider_nexthink.operators._state import timeout_deferred
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+    from airflow_provider_nexthink.deletion.outcome import Deletion, DeletionResult
+
+log = logging.getLogger(__name__)
+
+_NOT_ENDED = (
+    "This try has not recorded its end: the table is that of earlier tries, and what this one sent is not known here. "
+    "See its log, and Nexthink's inventory."
+)
+
+
+class DeletionReport:
+    """Pushes the tables and the summary of a try, and those of the tries before it.
+
+    Airflow deletes the XComs of a task when a try of it begins. So what earlier tries have done is pushed again at
+    once, before anything can fail, and replaced when this try has a table of its own.
+
+    :param context: the task's context.
+    :param enabled: whether XComs are to be pushed at all.
+    :param to_format: turns a result into the value for ``return_value``.
+    """
+
+    def __init__(self, context: Context, *, enabled: bool, to_format: Callable[[DeletionResult], Any]) -> None:
+        self._context = context
+        self._enabled = enabled
+        self._to_format = to_format
+        self._checkpoint: Checkpoint | None = None
+        self._is_earlier_known = True
+        self.is_complete = False
+        """Whether each value of this try's own result has been pushed, or refused."""
+
+    def begin(self, checkpoint: Checkpoint | None, *, is_retry: bool) -> None:
+        """Push what earlier tries have done.
+
+        :param checkpoint: what they have recorded; None where this Airflow keeps no state.
+        :param is_retry: whether there were earlier tries.
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        self._checkpoint = checkpoint
+        if checkpoint is None:
+            self._is_earlier_known = not is_retry
+            return
+        earlier = checkpoint.load()
+        self._is_earlier_known = checkpoint.is_readable
+        if not earlier:
+            return
+        result = self._earlier_result(NexthinkStoppedError(_NOT_ENDED))
+        log.info(
+            "Earlier tries of this task had %d devices: %s.",
+            len(earlier),
+            ", ".join(f"{count} {status}" for status, count in result.counts.items() if count),
+        )
+        self._push_all(result)
+
+    def push(self, result: DeletionResult) -> BaseException | None:
+        """Push the result of this try.
+
+        :param result: what became of each device.
+        :return: what kept a value from being pushed.
+        """
+        if not self._is_earlier_known:
+            result = replace(result, is_earlier_known=False)
+        failure = self._push_all(result)
+        self.is_complete = True
+        return failure
+
+    def push_failure(self, error: BaseException, deletion: Deletion | None) -> None:
+        """Push the summary of a try that sent nothing. The tables stay those of earlier tries.
+
+        :param error: what kept it from sending.
+        :param deletion: its plan, if it came that far.
+        """
+        if self._checkpoint and self._checkpoint.earlier:
+            summary = self._earlier_result(error).summary
+        elif deletion:
+            summary = deletion.result(error).summary
+        else:
+            summary = self._no_result(error).summary | {"requested": None, "dry_run": None, "instance": None}
+        self._push("summary", lambda: summary)
+
+    def _earlier_result(self, error: BaseException) -> DeletionResult:
+        """Return the devices of earlier tries as a result: they were requested, and this is what became of them."""
+        assert self._checkpoint  # noqa: S101 - the callers have looked
+        earlier = self._checkpoint.earlier
+        result = self._no_result(error)
+        return replace(
+            result,
+            outcomes=earlier.outcomes,
+            uid_column=earlier.uid_column,
+            name_column=earlier.name_column,
+            instance=earlier.instance,
+            started_at=datetime.fromisoformat(earlier.started_at) if earlier.started_at else result.started_at,
+        )
+
+    def _no_result(self, error: BaseException) -> DeletionResult:
+        """Return the result of a list that was not read."""
+        from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
+        from airflow_provider_nexthink.deletion.plan import Plan
+
+        now = datetime.now(UTC)
+        return DeletionResult(
+            Outcomes(Plan([], [], [], [], [])),
+            error=error,
+            tally=Tally(),
+            dry_run=False,
+            uid_column=None,
+            name_column=None,
+            instance="",
+            started_at=now,
+            finished_at=now,
+            is_earlier_known=self._is_earlier_known,
+        )
+
+    def _push_all(self, result: DeletionResult) -> BaseException | None:
+        values: dict[str, Callable[[], Any]] = {
+            "summary": lambda: result.summary,
+            "return_value": lambda: self._to_format(result),
+            "unscheduled": lambda: result.unscheduled,
+        }
+        if result.earlier_tries:
+            values["earlier_tries"] = lambda: result.earlier_tries
+        failure: BaseException | None = None
+        for key, value in values.items():
+            failure = self._push(key, value) or failure
+        return failure
+
+    def _push(self, key: str, value: Callable[[], Any]) -> BaseException | None:
+        """Push one value; return what kept it from being pushed, or interrupted that: then it is pushed once more."""
+        if not self._enabled or (
+            self._checkpoint and self._checkpoint.is_over
+        ):  # then the XComs are those of another try
+            return None
+        failure: BaseException | None = None
+        for _ in range(2):
+            try:
+                made = value()
+                with timeout_deferred():
+                    try:
+                        self._context["ti"].xcom_push(key=key, value=made)
+                    except Exception as error:  # noqa: BLE001 - the other values may still get through
+                        log.warning("The XCom %s could not be pushed: %s: %s", key, type(error).__name__, error)
+                        failure = failure or error
+                break
+            except BaseException as interruption:  # noqa: BLE001 - a timeout, which is raised once the table is there
+                failure = failure or interruption
+        return failure

@@ -1,0 +1,491 @@
+"""What the tries of one task know of each other: tables, summaries, limits; and a timeout at any moment."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_provider_nexthink.exceptions import NexthinkTryOverError
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.support.runs import Store
+from tests.system.conftest import KEEPS_TASK_STATE, Run
+
+RunDag = Callable[..., Run]
+Devices = list[dict[str, str]]
+
+ONE_RETRY = {"retries": 1, "retry_delay": timedelta(0)}
+HALF_AN_HOUR = {"Retry-After": "1800"}
+
+needs_task_state = pytest.mark.skipif(not KEEPS_TASK_STATE, reason="Airflow before 3.3 keeps no state for a task")
+
+
+@pytest.fixture
+def fleet(sandbox: Sandbox) -> Devices:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()]
+
+
+def run_tries(run_dag: RunDag, *tries: Callable[[], Any], retries: int | None = None, **options: Any) -> Run:
+    """Run one task, whose function does something else at each try."""
+    each = iter(tries)
+    with DAG("tries", default_args={**ONE_RETRY, "retries": len(tries) - 1 if retries is None else retries}) as dag:
+
+        @task.nexthink_delete_devices(task_id="delete", **options)
+        def devices() -> Any:
+            return next(each)()
+
+        devices()
+    return run_dag(dag)
+
+
+def stop_after(sandbox: Sandbox, requests: int) -> None:
+    """Let the try that comes now end after some requests, such that there is a retry."""
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers=HALF_AN_HOUR, skip=requests))
+
+
+def break_connection(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, **change: Any) -> None:
+    connection = json.loads(sandbox.airflow_connection())
+    connection["extra"] |= change.pop("extra", {})
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(connection | change))
+
+
+@needs_task_state
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        ("wrong secret", "NexthinkAuthenticationError"),
+        ("no such connection", None),
+        ("no CA bundle", "NexthinkSettingsError"),
+        ("the list cannot be made", "RuntimeError"),
+        ("the list cannot be read", "NexthinkInputError"),
+        ("guard", "NexthinkGuardError"),
+    ],
+)
+def test_retry_that_fails_early_leaves_the_tables_of_the_try_before(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch, failure: str, error: str | None
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 2)
+        return fleet[:266]
+
+    def second() -> Any:
+        if failure == "the list cannot be made":
+            raise RuntimeError("the query may not be asked: password=geheim")
+        if failure == "the list cannot be read":
+            return 7
+        if failure == "wrong secret":
+            break_connection(monkeypatch, sandbox, password="wrong")
+        elif failure == "no CA bundle":
+            break_connection(monkeypatch, sandbox, extra={"verify": "/nowhere/ca.pem"})
+        elif failure == "no such connection":
+            monkeypatch.delenv("AIRFLOW_CONN_NEXTHINK_DEFAULT")
+        return fleet[300:] if failure == "guard" else fleet[300:302]
+
+    run = run_tries(run_dag, first, second, max_concurrency=1, max_devices=300)
+    assert (run.state, run.tries("delete")) == ("failed", 2)
+    table, summary = run.xcom("delete"), run.xcom("delete", "summary")
+    if failure == "wrong secret":  # the second list was read: its table is there, and besides it what the first try did
+        assert [row["uid"] for row in table] == [device["uid"] for device in fleet[300:302]]
+        assert summary["NOT_SENT"] == 2
+        assert summary["earlier_tries"] == {"SCHEDULED": 200, "NOT_SENT": 66}
+        table = run.xcom("delete", "earlier_tries")
+    else:
+        assert (summary["SCHEDULED"], summary["NOT_SENT"], summary["requested"]) == (200, 66, 266)
+        assert len(run.xcom("delete", "unscheduled")) == 66
+        assert summary["instance"] == "sandbox"
+    assert [row["uid"] for row in table] == [device["uid"] for device in fleet[:266]]
+    assert Counter(row["status"] for row in table) == {"SCHEDULED": 200, "NOT_SENT": 66}
+    assert summary["requests"] == 0
+    assert error is None or summary["error"]["type"] == error
+    assert "geheim" not in json.dumps(summary)
+    assert len(sandbox.tenant.queued) == 200
+
+
+@needs_task_state
+def test_retry_other_list_table_is_its_own_and_the_others_are_told(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 2)
+        return fleet[:266]
+
+    run = run_tries(run_dag, first, lambda: [*fleet[190:202], *fleet[400:402]], max_concurrency=1)
+    assert (run.state, run.tries("delete")) == ("success", 2)
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 204
+    table, summary = run.xcom("delete"), run.xcom("delete", "summary")
+    assert [row["uid"] for row in table] == [device["uid"] for device in [*fleet[190:202], *fleet[400:402]]]
+    assert {row["status"] for row in table} == {"SCHEDULED"}
+    assert (summary["requested"], summary["SCHEDULED"], summary["requests"]) == (14, 14, 1)
+    assert summary["earlier_tries"] == {"SCHEDULED": 190, "NOT_SENT": 64}
+    others = run.xcom("delete", "earlier_tries")
+    assert [row["uid"] for row in others] == [device["uid"] for device in [*fleet[:190], *fleet[202:266]]]
+    assert "254 devices that are not in this list: 190 SCHEDULED, 64 NOT_SENT" in capsys.readouterr().out
+
+
+@needs_task_state
+@pytest.mark.parametrize(
+    "limit", [{"max_devices": 300}, {"max_devices": None, "max_share": 0.5, "fleet_size": 600}], ids=["count", "share"]
+)
+def test_limit_holds_for_the_task_over_all_its_tries(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, limit: dict[str, Any]
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 2)
+        return fleet[:299]
+
+    run = run_tries(run_dag, first, lambda: fleet[299:597], **limit)
+    assert (run.state, run.tries("delete")) == ("failed", 2)
+    assert len(sandbox.tenant.queued) <= 299
+    assert f"(298 now, {len(sandbox.tenant.queued)} others sent or maybe sent by earlier tries" in run.error
+    assert "This try sent nothing." in run.error
+    assert run.xcom("delete", "summary")["error"]["type"] == "NexthinkGuardError"
+    assert run.xcom("delete", "summary")["SCHEDULED"] == len(sandbox.tenant.queued)
+
+
+@needs_task_state
+def test_limit_refuses_no_retry_with_the_same_list_nor_with_a_part_of_it(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 2)
+        return fleet[:300]
+
+    def second() -> Devices:
+        stop_after(sandbox, 0)
+        return fleet[:300]
+
+    run = run_tries(run_dag, first, second, lambda: fleet[100:300], max_devices=300, max_concurrency=1)
+    assert (run.state, run.tries("delete")) == ("success", 3)
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 300
+    assert run.xcom("delete", "summary")["earlier_tries"] == {"SCHEDULED": 100}
+
+
+@needs_task_state
+@pytest.mark.parametrize("on_empty", ["succeed", "skip", "fail"])
+def test_retry_with_an_empty_list_tells_what_the_try_before_did(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, on_empty: str
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 1)
+        return fleet[:150]
+
+    run = run_tries(run_dag, first, list, max_concurrency=1, on_empty=on_empty)
+    assert run.states["delete"] == {"succeed": "success", "skip": "skipped", "fail": "failed"}[on_empty]
+    assert run.xcom("delete") == []
+    assert run.xcom("delete", "summary")["requested"] == 0
+    assert run.xcom("delete", "summary")["earlier_tries"] == {"SCHEDULED": 100, "NOT_SENT": 50}
+    assert len(run.xcom("delete", "earlier_tries")) == 150
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "expected"),
+    [
+        (lambda rows: rows[:20], {"max_devices": 19}, (20, 20, "NexthinkGuardError")),
+        (lambda rows: [*rows[:20], rows[0]], {"max_devices": 19}, (21, 20, "NexthinkGuardError")),
+        (lambda _: 7, {}, (None, 0, "NexthinkInputError")),
+        (lambda _: [], {"on_empty": "fail"}, (0, 0, "NexthinkInputError")),
+    ],
+)
+def test_first_try_that_fails_early_leaves_a_summary(
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    fleet: Devices,
+    devices: Callable[[Devices], Any],
+    options: dict[str, Any],
+    expected: tuple[int | None, int, str],
+) -> None:
+    run = run_tries(run_dag, lambda: devices(fleet), **options)
+    assert run.state == "failed"
+    summary = run.xcom("delete", "summary")
+    assert (summary["requested"], summary["NOT_SENT"], summary["error"]["type"]) == expected
+    assert (summary["requests"], summary["SCHEDULED"]) == (0, 0)
+    assert "earlier_tries" not in summary
+    assert summary["error"]["message"] in run.error
+
+
+def test_first_try_that_gets_no_token_leaves_a_summary(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_connection(monkeypatch, sandbox, password="wrong")
+    run = run_tries(run_dag, lambda: fleet[:20])
+    summary = run.xcom("delete", "summary")
+    assert (summary["requested"], summary["NOT_SENT"], summary["requests"]) == (20, 20, 0)
+    assert summary["error"]["type"] == "NexthinkAuthenticationError"
+    assert sandbox.client_secret not in json.dumps(summary)
+
+
+@pytest.mark.skipif(KEEPS_TASK_STATE, reason="this Airflow keeps state")
+def test_without_task_state_a_retry_says_that_earlier_tries_are_not_known(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 0)
+        return fleet[:10]
+
+    run = run_tries(run_dag, first, lambda: fleet[:10])
+    assert run.state == "success"
+    assert run.xcom("delete", "summary")["earlier_tries"] is None
+
+
+@pytest.mark.parametrize("is_mapped_over", [False, True])
+def test_table_is_pushed_once_unless_tasks_are_mapped_over_it(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch, is_mapped_over: bool
+) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    pushed: list[str] = []
+    push = task_runner._xcom_push
+
+    def record(ti: Any, key: str, *args: Any, **kwargs: Any) -> None:
+        if ti.task_id == "delete":
+            pushed.append(key)
+        push(ti, key, *args, **kwargs)
+
+    monkeypatch.setattr(task_runner, "_xcom_push", record)
+    with DAG("once") as dag:
+        delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=fleet[:3])
+
+        @task
+        def look(row: dict[str, Any]) -> str:
+            return str(row["status"])
+
+        if is_mapped_over:
+            look.expand(row=delete.output)
+    for _ in range(2):
+        pushed.clear()
+        run = run_dag(dag)
+        assert run.state == "success"
+        assert len(run.xcom("delete")) == 3
+        assert pushed.count("return_value") == (2 if is_mapped_over else 1)
+        sandbox.tenant.queued.clear()
+    assert delete.do_xcom_push
+
+
+# The operator by itself: what is pushed, and when.
+
+
+class TaskInstance:
+    """Takes XComs, as a task instance does."""
+
+    def __init__(self, try_number: int = 1) -> None:
+        self.try_number = try_number
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = json.loads(json.dumps(value))
+
+
+def execute(operator: NexthinkDeleteDevicesOperator, store: Store | None, try_number: int = 1) -> TaskInstance:
+    """Execute an operator; return the XComs, whatever it raised."""
+    ti = TaskInstance(try_number)
+    context: Any = {"ti": ti, **({"task_state_store": store} if store is not None else {})}
+    try:
+        operator.execute(context)
+    except Exception as error:  # noqa: BLE001
+        ti.xcoms["raised"] = error
+    return ti
+
+
+def copy_of(store: Store) -> Store:
+    copy = Store()
+    copy.update(store)
+    return copy
+
+
+def operator_of(devices: Any, **options: Any) -> NexthinkDeleteDevicesOperator:
+    return NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, **options)
+
+
+def test_retry_pushes_what_is_known_before_anything_can_fail(sandbox: Sandbox, fleet: Devices) -> None:
+    store, snapshots = Store(), list[Store]()
+
+    class Watched(Store):
+        def set(self, key: str, value: Any) -> None:
+            super().set(key, value)
+            snapshots.append(copy_of(self))
+
+    execute(operator_of(fleet[:250], max_concurrency=1), store := Watched())
+    assert len(store) == 0, "a success forgets"
+    queued = set(sandbox.tenant.queued)
+    for snapshot in snapshots:  # as if the worker had been killed just then
+        killed = TaskInstance(2)
+        at_once: dict[str, Any] = {}
+
+        class Killed(BaseException):
+            """Ends a try."""
+
+        operator = operator_of(fleet[:250])
+
+        def kill(context: Any, killed: TaskInstance = killed, at_once: dict[str, Any] = at_once) -> None:
+            at_once.update(killed.xcoms)
+            raise Killed
+
+        operator._read_devices = kill  # type: ignore[method-assign, assignment]
+        with pytest.raises(Killed):
+            operator.execute({"ti": killed, "task_state_store": snapshot})  # type: ignore[typeddict-item, typeddict-unknown-key]
+        table = at_once["return_value"]
+        assert [row["uid"] for row in table] == [device["uid"] for device in fleet[:250]]
+        assert {row["status"] for row in table} <= {"SCHEDULED", "UNKNOWN"}
+        assert at_once["summary"]["UNKNOWN"] == len(at_once["unscheduled"])
+        assert "what this one sent is not known here" in at_once["summary"]["error"]["message"]
+    assert len(queued) == 250
+
+
+@pytest.mark.parametrize("when", ["at the intent", "later"])
+def test_try_that_is_over_sends_no_more_and_leaves_the_xcoms_alone(sandbox: Sandbox, fleet: Devices, when: str) -> None:
+    class Over(Store):
+        def set(self, key: str, value: Any) -> None:
+            if when == "at the intent" or "rows" in value:
+                raise NexthinkTryOverError("another try has taken its place")
+            super().set(key, value)
+
+    ti = execute(operator_of(fleet, batch_size=10, max_concurrency=2), Over())
+    assert isinstance(ti.xcoms.pop("raised"), NexthinkTryOverError)
+    assert ti.xcoms == {}
+    assert len(sandbox.tenant.queued) <= (0 if when == "at the intent" else 200)
+
+
+@pytest.mark.parametrize("try_number", [1, 2])
+def test_without_a_store_a_retry_says_where_to_look(
+    sandbox: Sandbox, fleet: Devices, capsys: pytest.CaptureFixture[str], try_number: int
+) -> None:
+    ti = execute(operator_of(fleet[:3]), None, try_number)
+    log = capsys.readouterr().out
+    assert log.count("what earlier tries of this task sent is not known here. See their logs") == try_number - 1
+    assert ("earlier_tries" in ti.xcoms["summary"]) == (try_number == 2)
+    if try_number == 2:
+        assert ti.xcoms["summary"]["earlier_tries"] is None
+
+
+def test_dry_run_after_a_try_that_sent_tells_of_it(sandbox: Sandbox, fleet: Devices) -> None:
+    store = Store()
+    stop_after(sandbox, 1)
+    execute(operator_of(fleet[:150], max_concurrency=1), store)
+    ti = execute(operator_of(fleet[:150], dry_run=True), store, 2)
+    assert ti.xcoms["summary"]["PLANNED"] == 150
+    assert ti.xcoms["summary"]["earlier_tries"] == {"SCHEDULED": 100, "NOT_SENT": 50}
+    assert len(ti.xcoms["earlier_tries"]) == 150
+
+
+class AlarmError(BaseException):
+    """Airflow's timeout."""
+
+
+@contextmanager
+def timeout_after(seconds: float) -> Iterator[None]:
+    """Raise once in the main thread, at whatever instruction it is then."""
+
+    def ring(*_: object) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def is_told(sandbox: Sandbox, xcoms: dict[str, Any], devices: Devices) -> bool:
+    """Check that what the tenant has queued is in a pushed table; tell whether there is one."""
+    queued, table = set(sandbox.tenant.queued), xcoms.get("return_value")
+    if table is None:
+        assert queued == set()
+        return False
+    assert [row["uid"] for row in table] == [device["uid"] for device in devices]
+    assert queued <= {row["uid"] for row in table if row["status"] != "NOT_SENT"}
+    assert {row["uid"] for row in table if row["status"] == "SCHEDULED"} <= queued
+    counts = Counter(row["status"] for row in table)
+    assert {key: value for key, value in xcoms["summary"].items() if key in counts} == counts
+    assert "unscheduled" in xcoms
+    return True
+
+
+OUR_LINES = ("data_management.py", "_report.py", "_state.py", "nexthink.py", "outcome.py", "checkpoint.py")
+
+
+@contextmanager
+def timeout_at_line(number: int, has_begun: Callable[[], object]) -> Iterator[list[int]]:
+    """Raise once in the main thread, at the line of our code with this number, counted from a moment on."""
+    left = [number]
+
+    def ring(*_: object) -> None:
+        raise AlarmError
+
+    def at_line(_frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line" and left[0] and has_begun():
+            left[0] -= 1
+            if not left[0]:
+                signal.raise_signal(signal.SIGALRM)
+        return at_line
+
+    def at_call(frame: FrameType, _event: str, _argument: Any) -> Any:
+        path = Path(frame.f_code.co_filename)
+        return at_line if path.name in OUR_LINES and "airflow_provider_nexthink" in path.parts else None
+
+    before, tracer = signal.signal(signal.SIGALRM, ring), sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        yield left
+    finally:
+        sys.settrace(tracer)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+def test_timeout_at_any_line_once_devices_were_sent_they_are_in_a_pushed_table(
+    sandbox: Sandbox, fleet: Devices, has_store: bool
+) -> None:
+    number, has_ended = 1, False
+    while not has_ended:
+        sandbox.tenant.queued.clear()
+        ti, store = TaskInstance(), Store()
+        context: Any = {"ti": ti, "task_state_store": store} if has_store else {"ti": ti}
+        with suppress(AlarmError), timeout_at_line(number, lambda: sandbox.tenant.queued) as left:
+            operator_of(fleet[:5], batch_size=5).execute(context)
+        assert is_told(sandbox, ti.xcoms, fleet[:5])
+        has_ended = left[0] > 0
+        number += 4
+    assert number > 100
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may come in a weakref's callback
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("has_store", [True, False])
+def test_timeout_at_any_moment_what_was_sent_is_in_a_pushed_table(
+    sandbox: Sandbox, fleet: Devices, has_store: bool
+) -> None:
+    choose = random.Random(5)
+    interrupted = reported = 0
+    begun = time.monotonic()
+    execute(operator_of(fleet[:20], batch_size=5, max_concurrency=2), Store() if has_store else None)
+    usual = time.monotonic() - begun
+    for _ in range(60):
+        sandbox.tenant.queued.clear()
+        store = Store() if has_store else None
+        ti = TaskInstance()
+        operator = operator_of(fleet[:20], batch_size=5, max_concurrency=2)
+        context: Any = {"ti": ti, "task_state_store": store} if has_store else {"ti": ti}
+        try:
+            with timeout_after(choose.uniform(0.0001, 1.2 * usual)):
+                operator.execute(context)
+        except AlarmError:
+            interrupted += 1
+        reported += is_told(sandbox, ti.xcoms, fleet[:20])
+    assert interrupted > 5
+    assert reported > 5
