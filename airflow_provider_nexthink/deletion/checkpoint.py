@@ -43,7 +43,7 @@ _RESULT_COLUMNS = ("status", "reason", "batch", "request_id", "trace_id", "attem
 
 # Airflow warns of values above 64 KB. Each bound keeps a value below that; one that is full is not rewritten any more.
 _MAX_VALUE = 60_000
-_DEVICES_IN_AN_ENTRY = 1_500
+_DEVICES_IN_AN_ENTRY = 2_000
 _INDICES_IN_AN_ENTRY = 5_000
 _RESPONSES_IN_AN_ENTRY = 100
 _CHARACTERS_IN_AN_ENTRY = 100_000  # before compression

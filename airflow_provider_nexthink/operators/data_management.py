@@ -274,7 +274,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
             result.clear_checkpoint()
         if not result.outcomes and self.on_empty == "skip":
             raise AirflowSkipException("devices has no rows (on_empty='skip').")
-        if self.has_dag() and not any(True for _ in self.iter_mapped_dependants()):
+        has_dag = self.has_dag()  # type: ignore[no-untyped-call]
+        if has_dag and not any(True for _ in self.iter_mapped_dependants()):
             # Airflow would push the table once more. Where tasks are mapped over it, it must: it notes the length, too.
             self.do_xcom_push = False
         return self._formatted(result)

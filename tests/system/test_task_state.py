@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import structlog
 
@@ -36,7 +36,7 @@ def supervised(client: Any) -> Iterator[tuple[TaskStateStore, Callable[[], None]
     )
 
     ours, theirs = socket.socketpair()
-    supervisor = ActivitySubprocess(  # type: ignore[call-arg]
+    supervisor = ActivitySubprocess(
         id=uuid.uuid4(),
         pid=os.getpid(),
         stdin=theirs,
@@ -65,7 +65,7 @@ def supervised(client: Any) -> Iterator[tuple[TaskStateStore, Callable[[], None]
 def client_of(transport: httpx.BaseTransport) -> Any:
     from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor
 
-    client = InProcessTestSupervisor._Client(base_url=None, token="", dry_run=True, transport=transport)  # type: ignore[arg-type]
+    client = InProcessTestSupervisor._Client(base_url=None, token="", dry_run=True, transport=transport)
     client.base_url = httpx.URL("http://in-process.invalid./")
     return client
 
@@ -79,7 +79,7 @@ def responds(status: int, **content: Any) -> httpx.MockTransport:
 def test_write_of_a_try_that_airflow_does_not_know_says_that_the_try_is_over(airflow_db: None, write: str) -> None:
     from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor
 
-    with supervised(InProcessTestSupervisor._api_client()) as (store, _):
+    with supervised(InProcessTestSupervisor._api_client()) as (store, _):  # type: ignore[no-untyped-call]
         assert store.get("key") is None
         with pytest.raises(NexthinkTryOverError, match=r"another try has taken its place\. No other batch is sent"):
             store.set("key", 1) if write == "set" else store.delete("key")

@@ -334,9 +334,9 @@ def test_retry_pushes_what_is_known_before_anything_can_fail(sandbox: Sandbox, f
             at_once.update(killed.xcoms)
             raise Killed
 
-        operator._read_devices = kill  # type: ignore[method-assign, assignment]
+        operator._read_devices = kill  # type: ignore[method-assign]
         with pytest.raises(Killed):
-            operator.execute({"ti": killed, "task_state_store": snapshot})  # type: ignore[typeddict-item, typeddict-unknown-key]
+            operator.execute({"ti": killed, "task_state_store": snapshot})  # type: ignore[typeddict-item]
         table = at_once["return_value"]
         assert [row["uid"] for row in table] == [device["uid"] for device in fleet[:250]]
         assert {row["status"] for row in table} <= {"SCHEDULED", "UNKNOWN"}

@@ -213,6 +213,23 @@ def test_the_guard_counts_the_share_of_the_fleet() -> None:
     assert (error.value.planned, error.value.limit) == (2, 1)
 
 
+@pytest.mark.parametrize("guard", ["max_devices", "max_share"])
+def test_guard_counts_what_earlier_tries_of_the_task_have_sent(guard: str) -> None:
+    plan = plan_of((A, "PC-1"), (B, "PC-2"))
+
+    def check(sent_before: int) -> None:
+        if guard == "max_devices":
+            check_guards(plan, max_devices=5, sent_before=sent_before)
+        else:
+            check_guards(plan, max_devices=None, max_share=0.05, fleet_size=100, sent_before=sent_before)
+
+    check(3)
+    with pytest.raises(NexthinkGuardError, match=r"2 now, 4 others sent or maybe sent by earlier tries") as error:
+        check(4)
+    assert (error.value.planned, error.value.limit) == (6, 5)
+    assert "This try sent nothing." in str(error.value)
+
+
 NAMES = st.one_of(st.sampled_from(["PC-1", "PC-2", "VIP-1", "", " ", "NA"]), st.text(), st.none(), st.integers())
 UIDS = st.one_of(
     st.sampled_from([A, B, A.upper(), B.replace("-", ""), "", "x"]), st.uuids(), st.text(), st.none(), st.floats()
