@@ -121,7 +121,7 @@ TOKENS = st.one_of(ANSWERS, st.builds(token, st.just("another-token"), st.sample
 
 
 @given(st.lists(ANSWERS, max_size=8), st.lists(TOKENS, max_size=6), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_both_send_wait_and_end_alike(answers: list[Answer], tokens: list[Answer], replay: bool) -> None:
     worker, triggerer = Net([*answers], [*tokens]), Net([*answers], [*tokens])
     assert worker.send(replay) == triggerer.asend(replay)
