@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from airflow.sdk import DAG, task
 
 from airflow_provider_nexthink.sandbox.app import ReceivedRequest
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import SINCE_AIRFLOW_3_3
+from airflow_provider_nexthink.supervisor import supervisor_check
+from tests.system.conftest import SINCE_AIRFLOW_3_3, Run
 from tests.system.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, until
 
 BATCH, CONCURRENCY, DEVICES = 10, 2, 600
@@ -189,6 +192,27 @@ def test_cleared_while_it_runs_stops_before_the_next_heartbeat(airflow: RunningA
     assert set(times) <= {1, 2}
     assert times[2] <= (CONCURRENCY + SENT_UNTIL_SAVED) * BATCH
     assert {row["status"] for row in airflow.xcom("cleared", run_id, "delete")} == {"SCHEDULED"}
+
+
+def test_dag_test_has_no_supervisor_to_lose(run_dag: Callable[..., Run]) -> None:
+    """Nor does the standard input count there, which may be a socket of an IDE or of sshd."""
+    with DAG("by_hand") as dag:
+
+        @task
+        def lose_standard_input() -> bool:
+            kept, stdin = os.dup(0), socket.socketpair()
+            os.dup2(stdin[0].fileno(), 0)
+            try:
+                is_there = supervisor_check()
+                for end in stdin:
+                    end.close()
+                return is_there()
+            finally:
+                os.dup2(kept, 0)
+                os.close(kept)
+
+        lose_standard_input()
+    assert run_dag(dag).xcom("lose_standard_input") is True
 
 
 def clear(airflow: RunningAirflow, dag_id: str, run_id: str) -> None:
