@@ -4,8 +4,8 @@ Airflow runs a task in a process of its own, forked by a supervisor that sends i
 state, and ends it when it is cleared or marked. Where the supervisor is killed (out of memory, a lost Celery worker),
 the task process lives on: nobody can stop it any more, and Airflow starts a retry beside it.
 
-For the supervisor only the operating system is asked. It is the parent of the task process, and holds the
-other end of the socket pair that is the standard input of the task. Airflow 3.1 to 3.3 are alike in both.
+Only the operating system is asked for the supervisor. It is the parent of the task process, and holds the other end of
+the socket pair that is the standard input of the task. Airflow 3.1 to 3.3 are alike in both.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def _has_hung_up(descriptor: int) -> bool:
 def is_try_over(error: BaseException) -> bool:
     """Tell whether an error of the task state store says that this try of the task does not exist any more.
 
-    So it is once the task was cleared while it runs, or another try has taken over: what belonged to this try is gone,
-    and its devices are the business of the other one. The supervisor hears of it only with its next heartbeat. Any other
-    error is one of the store.
+    It says so once the task was cleared while it runs, or another try has taken over: the devices are the business of
+    the other try then. The supervisor hears of it only with its next heartbeat. Any other error is one of the store.
 
     :param error: what setting a key of Airflow's task state store raised.
     """

@@ -37,7 +37,7 @@ def chromium() -> Iterator[Browser]:
     """Give a Chromium without a window, of the system and not one that is downloaded."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=30_000)  # as for everything else; a busy machine needs more than 5 s now and then
+    expect.set_options(timeout=60_000)  # as for everything else; a busy machine needs more than 5 s now and then
 
     path = os.environ.get("NEXTHINK_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,12 @@ from typing import Any, TypeVar
 import httpx
 
 COMPONENTS = ("api-server", "dag-processor", "scheduler", "triggerer")
+
+PATIENCE = 240.0
+"""So many seconds a test waits for what takes a few: a machine may be busy with much else."""
+
+# Below those that the system gives to outgoing connections, which might take one before Airflow listens there.
+_PORTS = range(20_000, 32_000)
 
 _Value = TypeVar("_Value")
 
@@ -51,7 +58,7 @@ class RunningAirflow:
     def start(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a Dag, with these params; return the id of the run."""
         path = f"/api/v2/dags/{dag_id}"
-        until(lambda: self.http.patch(path, json={"is_paused": False}).is_success, 120, f"the Dag {dag_id}")
+        until(lambda: self.http.patch(path, json={"is_paused": False}).is_success, f"the Dag {dag_id}")
         return str(self.post(f"dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
 
     def wait(self, dag_id: str, run_id: str) -> str:
@@ -60,8 +67,20 @@ class RunningAirflow:
         def state() -> str:
             return str(self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"])
 
-        until(lambda: state() in ("success", "failed"), 180, f"the end of {dag_id} {run_id}")
+        until(lambda: state() in ("success", "failed"), f"the end of {dag_id} {run_id}")
         return state()
+
+    def wait_until_parked(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Wait until a task waits for a person, and the scheduler has noted that its process has ended.
+
+        A task that is resumed before that, as no person would be so quick, is taken for one that was lost, and fails.
+        """
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        until(lambda: self.get(path)["state"] in ("awaiting_input", "deferred"), f"the wait of {task_id}")
+        key = f"TaskInstanceKey(dag_id='{dag_id}', task_id='{task_id}', run_id='{run_id}'"
+        noted = f"Received executor event with state success for task instance {key}"
+        log = self.home / "processes.log"
+        until(lambda: noted in log.read_text(errors="replace"), f"the end of the process of {task_id}")
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> str:
         """Return the log of a try, as its worker wrote it."""
@@ -97,9 +116,9 @@ class RunningAirflow:
         return b"\n".join(path.read_bytes() for path in sorted(self.home.rglob("*")) if path.is_file())
 
 
-def until(what: Callable[[], _Value | None], seconds: float, name: str) -> _Value:
+def until(what: Callable[[], _Value | None], name: str) -> _Value:
     """Wait until something is so, and return it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
             if value := what():
@@ -107,7 +126,7 @@ def until(what: Callable[[], _Value | None], seconds: float, name: str) -> _Valu
         except (httpx.HTTPError, KeyError):
             pass
         select_nothing(0.25)
-    raise TimeoutError(f"{name}: not within {seconds:.0f} s")
+    raise TimeoutError(f"{name}: not within {PATIENCE:.0f} s")
 
 
 def select_nothing(seconds: float) -> None:
@@ -117,11 +136,13 @@ def select_nothing(seconds: float) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on: several Airflows may run at once."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(_PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 def processes_of(session: int) -> list[int]:
@@ -190,6 +211,8 @@ def running_airflow(
         "AIRFLOW__API__SECRET_KEY": "made-up-for-the-tests",
         "AIRFLOW__API_AUTH__JWT_SECRET": "made-up-for-the-tests-and-long-enough-to-sign",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+        # As late a supervisor may notice that its task process has ended; 5 seconds where nothing is said.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     }
     env = {**os.environ, **settings, **environment}
     airflow = [sys.executable, "-m", "airflow"]
@@ -210,7 +233,7 @@ def running_airflow(
         try:
             for name in commands:
                 start_component(name)
-            until(lambda: httpx.get(f"{url}/api/v2/monitor/health").is_success, 120, "the API server")
+            until(lambda: httpx.get(f"{url}/api/v2/monitor/health").is_success, "the API server")
             token = httpx.get(f"{url}/auth/token").raise_for_status().json()["access_token"]
             headers = {"Authorization": f"Bearer {token}"}
             with httpx.Client(base_url=url, headers=headers, timeout=30) as http:

@@ -159,10 +159,12 @@ def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox
     tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
     conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
     run_id = airflow.start(DAG_ID, conf)
-    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), 120, "the chunks")
+    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), "the chunks")
     assert [len(chunk["uid"]) for chunk in chunks] == [CHUNK_SIZE] * CHUNKS
 
-    worker = until(lambda: busy_worker(airflow, run_id, tenant, chunks), 120, "a worker in the middle of its work")
+    worker = until(
+        lambda: busy_worker(airflow, run_id, tenant, chunks, CHUNK_SIZE // 2), "a worker in the middle of its work"
+    )
     lost = running_on(airflow, run_id)[worker]
     kill_session(airflow.processes[worker].pid)
     accepted_before = set(tenant.tenant.queued)
@@ -203,32 +205,28 @@ def test_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes(
     for worker in WORKERS:
         if airflow.processes[worker].poll() is not None:
             airflow.start_component(worker)
-    devices = [(each.uid, each.name) for each in tenant.tenant.devices() if not kept(each.name)][: SLOTS * CHUNK_SIZE]
+    devices = [(each.uid, each.name) for each in tenant.tenant.devices() if not kept(each.name)][:PLANNED]
     with (tmp_path / "devices.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("device.uid", "device.name"), *devices])
     tenant.tenant.queued.clear()
     tenant.requests.clear()
     tenant.faults.clear()
     tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
-    conf = {
-        "devices": str(tmp_path / "devices.csv"),
-        "dry_run": False,
-        "max_devices": PLANNED,
-        "chunk_size": CHUNK_SIZE,
-    }
+    path = str(tmp_path / "devices.csv")
+    conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
     run_id = airflow.start(DAG_ID, conf)
-    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), 120, "the chunks")
+    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), "the chunks")
 
-    worker = until(lambda: busy_worker(airflow, run_id, tenant, chunks), 120, "a worker in the middle of its work")
+    worker = until(lambda: busy_worker(airflow, run_id, tenant, chunks, BATCH), "a worker that has begun")
     lost = running_on(airflow, run_id)[worker]
     tasks = [pid for pid in processes_of(airflow.processes[worker].pid) if pid in task_pids(airflow, run_id)]
     assert len(tasks) == len(lost) > 0
     supervisors = [parent_of(pid) for pid in tasks]
     airflow.processes[worker].kill()
-    until(lambda: not any(map(is_running, supervisors)), 30, "the end of the supervisors")
+    until(lambda: not any(map(is_running, supervisors)), "the end of the supervisors")
     tokens = tokens_of(tenant, {uid for index in lost for uid in chunks[index]["uid"]})
     sent = requests_with(tenant, tokens)
-    until(lambda: not any(map(is_running, tasks)), 60, "the end of the task processes")
+    until(lambda: not any(map(is_running, tasks)), "the end of the task processes")
     assert requests_with(tenant, tokens) - sent <= len(lost) * CONCURRENCY  # these were leaving at that moment
     tenant.faults.clear()
     assert airflow.wait(DAG_ID, run_id) == "success"
@@ -281,15 +279,18 @@ def running_on(airflow: RunningAirflow, run_id: str) -> dict[str, list[int]]:
 
 
 def busy_worker(
-    airflow: RunningAirflow, run_id: str, tenant: Sandbox, chunks: list[dict[str, list[str]]]
+    airflow: RunningAirflow, run_id: str, tenant: Sandbox, chunks: list[dict[str, list[str]]], accepted: int
 ) -> str | None:
-    """Return a worker that has about half of a chunk accepted, while the other one works too."""
+    """Return a worker that has so many devices of a chunk accepted, and not all, while the other one works too.
+
+    Every slot is in use then: no chunk is on its way to a worker, and lost with it until Redis delivers it again.
+    """
     at = running_on(airflow, run_id)
+    if not all(at.values()) or sum(map(len, at.values())) != SLOTS:
+        return None
     queued = set(tenant.tenant.queued)
     for worker, indexes in at.items():
-        if all(at.values()) and any(
-            CHUNK_SIZE / 2 <= len(queued.intersection(chunks[index]["uid"])) < CHUNK_SIZE for index in indexes
-        ):
+        if any(accepted <= len(queued.intersection(chunks[index]["uid"])) < CHUNK_SIZE for index in indexes):
             return worker
     return None
 

@@ -147,7 +147,7 @@ def address(answers: Answers) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    until(lambda: server.started, 10, "the server of the page")
+    until(lambda: server.started, "the server of the page")
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/team/airflow/nexthink/"
     server.should_exit = True
     server.force_exit = True
@@ -157,7 +157,7 @@ def address(answers: Answers) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     with open_page(browser, address, accept_downloads=True) as page:
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         yield page
 
 

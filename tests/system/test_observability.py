@@ -179,7 +179,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         with running_airflow(root / "home", dags, environment) as airflow:
             run_id = airflow.run("watched")
             assert set(airflow.states("watched", run_id).values()) == {"success"}
-            until(lambda: '"watched.by_hand"' in lineage.read_text(), 60, "the lineage of the last task")
+            until(lambda: '"watched.by_hand"' in lineage.read_text(), "the lineage of the last task")
             yield Watched(airflow, run_id, heard, sandbox, lineage)
 
 
@@ -264,7 +264,7 @@ def test_no_device_and_no_secret_is_in_what_was_sent(watched: Watched) -> None:
 
 
 def test_an_event_of_the_inventory_starts_the_dag_that_waits_for_it(watched: Watched) -> None:
-    runs = until(lambda: watched.airflow.get("dags/next_in_line/dagRuns")["dag_runs"], 120, "the next Dag")
+    runs = until(lambda: watched.airflow.get("dags/next_in_line/dagRuns")["dag_runs"], "the next Dag")
     assert watched.airflow.wait("next_in_line", runs[0]["dag_run_id"]) == "success"
     assert watched.airflow.xcom("next_in_line", runs[0]["dag_run_id"], "report") == ["nexthink://sandbox/devices"]
 

@@ -208,7 +208,7 @@ def test_a_retry_goes_on_with_the_same_export_and_the_sensor_tells_who_stays(
     later = {"retry-after": "7200"}
     slow.faults.add(Fault(path="status", kind="status", status=429, headers=later, times=2))
     run_id = airflow.start("waiting")
-    until(lambda: airflow.states("waiting", run_id).get("three_stay") == "failed", 180, "the end of the wait")
+    until(lambda: airflow.states("waiting", run_id).get("three_stay") == "failed", "the end of the wait")
     # All the time the other one waits too: its devices go away now.
     slow.tenant.never_removed.clear()
     assert airflow.wait("waiting", run_id) == "failed"
@@ -235,9 +235,9 @@ def test_a_triggerer_that_is_lost_costs_no_export(airflow: RunningAirflow, slow:
     slow.tenant.pending_polls = 1_000_000
     before = exports(slow)
     run_id = airflow.start("patient")
-    until(lambda: airflow.states("patient", run_id).get("pull") == "deferred", 120, "the wait")
+    until(lambda: airflow.states("patient", run_id).get("pull") == "deferred", "the wait")
     polls = len(slow.requests)
-    until(lambda: len(slow.requests) > polls + 1, 120, "looks of the triggerer")
+    until(lambda: len(slow.requests) > polls + 1, "looks of the triggerer")
     airflow.lose("triggerer")
     slow.tenant.pending_polls = 1
     assert airflow.wait("patient", run_id) == "success"

@@ -84,15 +84,15 @@ def test_slow(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, st
 
 
 def test_slow_is_too_slow_for_some(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
-    sandbox.faults.add(Fault("deletions", "slow", seconds=0.2))
+    sandbox.faults.add(Fault("deletions", "slow", seconds=1.0))
 
     with pytest.raises(httpx.ReadTimeout):
-        client.post(DELETIONS, json={"devices": devices}, timeout=0.05)
+        client.post(DELETIONS, json={"devices": devices}, timeout=httpx.Timeout(60, read=0.05))
 
     assert [request.status for request in sandbox.requests] == [None]
     assert sandbox.tenant.queued == []
     # As with the real thing, giving up does not call the request back: it is done before a later, slower one.
-    sandbox.faults.add(Fault("deletions", "slow", seconds=0.4))
+    sandbox.faults.add(Fault("deletions", "slow", seconds=2.0))
     assert delete(client, devices).status_code == 202
     assert [request.status for request in sandbox.requests] == [202, 202]
     assert sandbox.tenant.queued == uids(devices) * 2

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -82,13 +81,12 @@ def test_many_clients_at_once() -> None:
 
 def test_a_slow_answer_holds_up_nobody_else() -> None:
     with Sandbox(devices=1, stale=0) as sandbox:
-        sandbox.faults.add(Fault("token", "slow", seconds=30))
+        sandbox.faults.add(Fault("token", "slow", seconds=600))
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(sandbox.login_url, timeout=0.05)
-        assert httpx.post(sandbox.login_url, timeout=5).status_code == 401
-        started = time.monotonic()
+            httpx.post(sandbox.login_url, timeout=httpx.Timeout(60, read=0.05))
+        assert httpx.post(sandbox.login_url, timeout=60).status_code == 401
     # Nor does it hold up the end.
-    assert time.monotonic() - started < 5
+    assert "nexthink-sandbox" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_it_ends_when_the_with_block_does(caplog: pytest.LogCaptureFixture) -> None:
@@ -147,7 +145,7 @@ def test_the_command() -> None:
             assert httpx.post(curl[3], content=curl[5]).json() == {"faults": 1}
         finally:
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
 
 
