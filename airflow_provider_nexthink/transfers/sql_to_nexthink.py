@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_nexthink.compat import AirflowException
@@ -98,7 +99,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
 
     def _read_cursor(self, cursor: Any) -> DeviceRows:
         """Read the rows of a query that was run, and keep of each no more than the uid and the name."""
-        from airflow_provider_nexthink.deletion.rows import DeviceRows, pick_rows
+        from airflow_provider_nexthink.deletion.rows import pick_rows
 
         if cursor.description is None:
             raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. Nothing was sent.")
@@ -108,7 +109,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
             # In SQL these blanks are no part of a CHAR value; as part of a name they would be another device's.
             self.log.info("The column %s is CHAR: the blanks that fill up its values are cut off.", padded)
             names = [name.rstrip(" ") if isinstance(name, str) else name for name in rows.names]
-            return DeviceRows(rows.uids, names, rows.uid_column, rows.name_column)
+            return replace(rows, names=names)
         return rows
 
 
