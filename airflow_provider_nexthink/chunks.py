@@ -20,7 +20,7 @@ from airflow_provider_nexthink.compat import max_map_length
 from airflow_provider_nexthink.deletion.words import COLUMNS, Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
-NO_TABLE = "its task left no table, so whether it was sent is not known here: see the log of that task"
+NO_TABLE = "its task left no table, so what was sent is not known here: see the log of that task"
 
 
 def split_plan(

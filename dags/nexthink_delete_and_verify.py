@@ -11,19 +11,20 @@ Before the first run
         devices
         | list device.uid, device.name, device.days_since_last_seen
 
-A run deletes nothing until ``dry_run`` is switched off. There is no undo.
+A run deletes nothing until ``dry_run`` is switched off. A backfill only plans. There is no undo.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import pendulum
 from airflow.sdk import Asset, Param, dag, task
 
-from airflow_provider_nexthink.compat import AirflowSkipException
+from airflow_provider_nexthink.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
@@ -32,6 +33,21 @@ from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGon
 SEATS_FREED = Asset("nexthink_seats_freed")
 
 log = logging.getLogger(__name__)
+
+
+def still_present_after_the_last_report(ti: Any, events: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return what the last report of this Dag handed over.
+
+    The events tell which one that is. ``xcom_pull(include_prior_dates=True)`` does not: it goes by logical dates, and a
+    run by hand may have none.
+    """
+    for event in sorted(events, key=lambda event: event.timestamp, reverse=True):
+        if (event.source_dag_id, event.source_task_id) == (ti.dag_id, "report"):
+            run_id = event.source_run_id
+            left: Any = ti.xcom_pull(task_ids="report", key="still_present", run_id=run_id, map_indexes=-1)
+            if left is not None:  # None: that run was deleted, or its report is cleared
+                return list(left)
+    return []
 
 
 @dag(
@@ -55,15 +71,20 @@ def nexthink_delete_and_verify() -> None:
         parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
     )
 
-    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
-    def choose_devices(rows: list[dict[str, str]], params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
+    # A list of devices belongs in no log. No retry: the same rows lead to the same choice, or to the same error.
+    @task(inlets=[SEATS_FREED], show_return_value_in_logs=False, retries=0)
+    def choose_devices(
+        rows: list[dict[str, str]], params: Any = None, ti: Any = None, inlet_events: Any = None
+    ) -> list[dict[str, Any]]:
         """Return what the last run left behind and is stale now too, then what is stale for certain."""
-        stale = not_seen_for(rows, params["min_days_unseen"]).stale
-        left = ti.xcom_pull(task_ids="report", key="still_present", map_indexes=-1, include_prior_dates=True) or []
-        again = still_stale(left, stale)
+        age = not_seen_for(rows, params["min_days_unseen"])
+        left = still_present_after_the_last_report(ti, inlet_events[SEATS_FREED])
+        again = still_stale(left, age.stale)
         if left:
             log.warning("%d devices of the last run were still there; %d are stale now too.", len(left), len(again))
-        others = anti_join(anti_join(stale, newest_of_each_name(rows).newest), again)
+        # For the report: also those whose age is not known this time. Any others are gone, or were seen since.
+        ti.xcom_push(key="left", value=again + still_stale(left, age.unknown))
+        others = anti_join(anti_join(age.stale, newest_of_each_name(rows).newest), again)
         fresh = [{"uid": row["device.uid"], "name": row["device.name"]} for row in others]
         return [{"uid": row["uid"], "name": row["name"]} for row in again] + fresh
 
@@ -72,7 +93,7 @@ def nexthink_delete_and_verify() -> None:
         devices=choose_devices(pull.output),
         exclude=["SRV-*", "VIP-*"],
         max_devices="{{ params.max_devices }}",
-        dry_run="{{ params.dry_run }}",
+        dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
     )
 
     gone = NexthinkDevicesGoneSensor(
@@ -86,20 +107,27 @@ def nexthink_delete_and_verify() -> None:
     )
 
     @task(outlets=[SEATS_FREED], multiple_outputs=False)
-    def report(ti: Any = None, params: Any = None, outlet_events: Any = None) -> dict[str, int]:
+    def report(ti: Any = None, params: Any = None, dag_run: Any = None, outlet_events: Any = None) -> dict[str, int]:
         """Report the seats freed, and hand what is still there to the next run."""
-        table = ti.xcom_pull(task_ids="wait_until_gone", key="return_value")
-        if params["dry_run"]:
+        if params["dry_run"] or dag_run.run_type == "backfill":
             raise AirflowSkipException("A dry run frees no seats.")
-        if table is None:
-            raise RuntimeError("What is gone is not known: see the logs of delete_devices and wait_until_gone.")
+        table = ti.xcom_pull(task_ids="wait_until_gone", key="return_value")
+        if table is None:  # a retry would find no more
+            raise AirflowFailException(
+                "What is gone is not known, and what was sent is not known here: see the logs of delete_devices and "
+                "wait_until_gone. The next run begins with what the last report handed over."
+            )
+        gone = [row for row in table if row["status"] == "GONE"]
         still = [row for row in table if row["status"] == "STILL_PRESENT"]
+        # What an earlier run left behind and this one has not sent stays on the list.
+        looked_at = {row["uid"] for row in gone + still}
+        left = ti.xcom_pull(task_ids="choose_devices", key="left") or []
+        still += [row for row in left if row["uid"] not in looked_at]
         ti.xcom_push(key="still_present", value=still)
-        gone = sum(row["status"] == "GONE" for row in table)
-        numbers = {"seats_freed": gone, "still_present": len(still)}
+        numbers = {"seats_freed": len(gone), "still_present": len(still)}
         log.info("%s", numbers)
         for row in still[:20]:
-            log.warning("%(name)s (%(uid)s) is still there: the next run sends it again.", row)
+            log.warning("%(name)s (%(uid)s) is still there: the next run sends it again if it is stale then.", row)
         outlet_events[SEATS_FREED].extra = numbers
         return numbers
 

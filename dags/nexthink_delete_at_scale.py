@@ -81,7 +81,10 @@ def nexthink_delete_at_scale() -> None:
         """Return one table with a row for every row of the list, in its order."""
         plan = ti.xcom_pull(task_ids="plan")
         if plan is None:
-            log.error("Nothing was deleted: the plan was not made. See the log of its task.")
+            log.error(
+                "There is no plan, so no table; what was sent is not known here. See the log of plan, and those of "
+                "delete_devices if they have any."
+            )
             return None
         # By their numbers: of a longer list that these tasks had before they were cleared, more tables may be left.
         count = ti.xcom_pull(task_ids="split", key="count") or 0

@@ -8,7 +8,7 @@ Before the first run
         airflow pools set nexthink 2 "Tenants that are deleted from at once"
 
 What fails for one tenant fails for that one only: the others go on, and the run is red. A run deletes nothing until
-``dry_run`` is switched off. There is no undo.
+``dry_run`` is switched off. A backfill only plans. There is no undo.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def nexthink_delete_many_tenants() -> None:
             pool="nexthink",
         )
 
-        @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
+        # A list of devices belongs in no log. No retry: the same rows lead to the same choice, or to the same error.
+        @task(show_return_value_in_logs=False, retries=0)
         def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
             """Keep what is old enough for certain, and not the newest of several with one name."""
             return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
@@ -78,19 +79,23 @@ def nexthink_delete_many_tenants() -> None:
             devices=choose_devices(pull.output),
             exclude=["SRV-*", "VIP-*"],
             max_devices="{{ params.max_devices }}",
-            dry_run="{{ params.dry_run }}",
+            dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
             map_index_template="{{ task.nexthink_conn_id }}",
             pool="nexthink",
         )
 
     @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
     def join_tables(tenants: list[str], ti: Any = None) -> list[dict[str, Any]]:
-        """Return one table of all tenants; a tenant whose deletion never began is logged."""
+        """Return one table of all tenants; a tenant whose deletion left none is logged."""
         joined: list[dict[str, Any]] = []
         for index, conn_id in enumerate(tenants):
             table = ti.xcom_pull(task_ids="tenant.delete_devices", map_indexes=index)
             if table is None:
-                log.error("%s: nothing was deleted. See the logs of its tasks (map index %d).", conn_id, index)
+                log.error(
+                    "%s: no outcome table; what was sent is not known here. See the logs of its tasks, map index %d.",
+                    conn_id,
+                    index,
+                )
                 continue
             log.info("%s: %s", conn_id, dict(Counter(row["status"] for row in table)))
             joined += [{"tenant": conn_id, **row} for row in table]

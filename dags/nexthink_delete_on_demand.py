@@ -57,16 +57,17 @@ def nexthink_delete_on_demand() -> None:
     )
     def delete_devices(params: Any = None) -> object:
         """Return the devices of the form."""
-        text, table = (params["devices_text"] or "").strip(), params["devices_table"] or []
+        text, table = params["devices_text"] or "", params["devices_table"] or []
+        pasted = text.strip()  # to look at only: a blank may belong to a name, a TAB may end an empty cell
         reason = (params["reason"] or "").strip()
-        if not text and not table:
+        if not pasted and not table:
             raise NexthinkInputError("The form has no devices: paste some, or fill in the table. Nothing was deleted.")
-        if text and table:
+        if pasted and table:
             raise NexthinkInputError(
                 "The form has devices both pasted and as a table: which are meant? Leave one of the two empty. "
                 "Nothing was deleted."
             )
-        if text and "\n" not in text and "\r" not in text:
+        if pasted and "\n" not in pasted and "\r" not in pasted:
             raise NexthinkInputError(
                 "The form has one line of devices: the first line names the columns, such as uid,name, and the devices "
                 "stand below it. Nothing was deleted."
@@ -74,7 +75,7 @@ def nexthink_delete_on_demand() -> None:
         if not params["dry_run"] and not reason:
             raise NexthinkInputError("The form gives no reason: say why, or name a ticket. Nothing was deleted.")
         log.info("Reason: %s", reason or "none given (dry run)")
-        return text or table
+        return text if pasted else table
 
     @task(multiple_outputs=False)
     def report(ti: Any = None, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
@@ -83,12 +84,12 @@ def nexthink_delete_on_demand() -> None:
         who = getattr(dag_run, "triggering_user_name", None)
         asked = {"reason": params["reason"], "asked_by": who, "run": dag_run.run_id}
         if summary is None:
-            log.error("Nothing was deleted: see the log of delete_devices. %s", asked)
+            log.error("No summary; what was sent is not known here. See the log of delete_devices. %s", asked)
             return asked
-        for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
+        for row in (ti.xcom_pull(task_ids="delete_devices", key="unscheduled") or [])[:20]:
             log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
-        log.info("%s", {**asked, **{key: value for key, value in summary.items() if value not in (0, None)}})
-        return {**asked, **summary}
+        log.info("%s", {**{key: value for key, value in summary.items() if value not in (0, None)}, **asked})
+        return {**summary, **asked}
 
     # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
     delete_devices() >> report().as_teardown()

@@ -9,7 +9,7 @@ Before the first run
         | list device.uid, device.name, device.days_since_last_seen
 
 A run puts Nexthink's inventory into the table ``nexthink_devices`` and joins the two. It deletes nothing until
-``dry_run`` is switched off. There is no undo.
+``dry_run`` is switched off, and a backfill is skipped. There is no undo.
 """
 
 from __future__ import annotations
@@ -21,34 +21,54 @@ from typing import Any
 import pendulum
 from airflow.sdk import BaseHook, Param, dag, task
 
+from airflow_provider_nexthink.compat import AirflowFailException, AirflowSkipException
+from airflow_provider_nexthink.filters import PLACEHOLDER_AGE
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
 
 WAREHOUSE = "warehouse"
+
+COLUMNS = ("device.uid", "device.name", "device.days_since_last_seen")
 
 INVENTORY = """
 CREATE TABLE IF NOT EXISTS nexthink_devices (uid VARCHAR(36), name VARCHAR(255), days_unseen INTEGER)
 """
 
 # Retired, and nothing else under the same name; and in Nexthink not seen lately: both must say that it is gone.
-# REPLACE compares to the letter where a database's = takes an accent or a blank for nothing.
+# Some databases take accents, case or blanks at the end for nothing in =. LENGTH(REPLACE(..., ..., '')) = 0 does not:
+# so a match must be exact to delete a device, and a generous one is enough to keep it.
 RETIRED = """
 SELECT device.uid, device.name
 FROM nexthink_devices device
 WHERE device.days_unseen >= {{ params.min_days_unseen | int }}
   AND EXISTS (
     SELECT 1 FROM cmdb_assets asset
-    WHERE UPPER(TRIM(asset.hostname)) = UPPER(TRIM(device.name)) AND asset.status = 'retired'
-      AND REPLACE(UPPER(device.name), UPPER(TRIM(asset.hostname)), '') = ''
+    WHERE UPPER(TRIM(asset.hostname)) = UPPER(device.name) AND asset.status = 'retired'
+      AND LENGTH(REPLACE(UPPER(device.name), UPPER(TRIM(asset.hostname)), '')) = 0
   )
   AND NOT EXISTS (
     SELECT 1 FROM cmdb_assets asset
-    WHERE UPPER(TRIM(asset.hostname)) = UPPER(TRIM(device.name)) AND COALESCE(asset.status, '') <> 'retired'
+    WHERE UPPER(TRIM(asset.hostname)) = UPPER(device.name)
+      AND (asset.status IS NULL OR asset.status <> 'retired' OR LENGTH(REPLACE(asset.status, 'retired', '')) > 0)
   )
 ORDER BY device.uid
 """
 
 log = logging.getLogger(__name__)
+
+
+def whole_days(text: str) -> int | None:
+    """Return an age in whole days; None where it is missing, or is none."""
+    try:
+        days = float(text)
+    except ValueError:
+        return None
+    return int(days) if 0 <= days < PLACEHOLDER_AGE.days else None
+
+
+def can_be_compared(text: str, length: int) -> bool:
+    """Tell whether every database stores a text as it is, and takes it for no other text."""
+    return 0 < len(text) <= length and text == text.strip() and text.isprintable()
 
 
 @dag(
@@ -69,38 +89,40 @@ def nexthink_delete_retired_assets() -> None:
     pull = NexthinkNqlOperator(task_id="pull_inventory", query_id="#all_devices", return_format="columns")
 
     @task
-    def load_inventory(columns: dict[str, list[str]]) -> int:
-        """Put Nexthink's devices in the place of those of the last run."""
-        names = ("device.uid", "device.name", "device.days_since_last_seen")
-        rows = [(uid, name, int(days or 0)) for uid, name, days in zip(*(columns[name] for name in names), strict=True)]
+    def load_inventory(columns: dict[str, list[str]], dag_run: Any = None) -> int:
+        """Put Nexthink's devices in the place of those of the last run; return how many there are in Nexthink."""
+        if dag_run.run_type == "backfill":
+            raise AirflowSkipException("A backfill deletes nothing: all of its runs would load the devices of today.")
+        if missing := [column for column in COLUMNS if column not in columns]:
+            raise AirflowFailException(f"#all_devices does not list {', '.join(missing)}: this run has sent nothing.")
+        inventory = list(zip(*(columns[column] for column in COLUMNS), strict=True))
+        rows = [
+            (uid, name, age)
+            for uid, name, days in inventory
+            if (age := whole_days(days)) is not None and can_be_compared(uid, 36) and can_be_compared(name, 255)
+        ]
+        if left_out := len(inventory) - len(rows):
+            log.warning("%d devices stay: their age is not known, or their name cannot be compared in SQL.", left_out)
         warehouse: Any = BaseHook.get_hook(WAREHOUSE)
         warehouse.run([INVENTORY, "DELETE FROM nexthink_devices"])
         warehouse.insert_rows("nexthink_devices", rows, target_fields=["uid", "name", "days_unseen"])
-        return len(rows)
+        stored = set(map(tuple, warehouse.get_records("SELECT uid, name, days_unseen FROM nexthink_devices")))
+        if changed := [row for row in rows if row not in stored]:
+            raise AirflowFailException(
+                f"The warehouse has changed {len(changed)} of {len(rows)} names, such as {changed[0][1]!r}. This run "
+                "has sent nothing. Let nexthink_devices.name store all of Unicode (MariaDB, MySQL: utf8mb4)."
+            )
+        return len(inventory)
 
-    delete = SqlToNexthinkDeleteDevicesOperator(
+    SqlToNexthinkDeleteDevicesOperator(
         task_id="delete_devices",
         sql=RETIRED,
         sql_conn_id=WAREHOUSE,
         max_devices="{{ params.max_devices }}",
         max_share=0.1,
-        fleet_size=(loaded := load_inventory(pull.output)),
+        fleet_size=load_inventory(pull.output),
         dry_run="{{ params.dry_run }}",
     )
-
-    @task
-    def log_outcome(ti: Any = None) -> None:
-        """Log what became of the devices."""
-        summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
-        if summary is None:
-            log.error("Nothing was deleted: a task before this one failed before the first request. See its log.")
-            return
-        log.info("%s", {key: value for key, value in summary.items() if value not in (0, None)})
-        for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
-            log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
-
-    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
-    loaded >> delete >> log_outcome().as_teardown()
 
 
 nexthink_delete_retired_assets()

@@ -1,4 +1,4 @@
-"""Every week: pull the devices not seen for long, choose among them, delete those, log the outcome.
+"""Every week: pull the devices not seen for long, choose among them, delete those.
 
 Before the first run
     * Save this NQL query in Nexthink (NQL API queries) as ``#stale_devices``::
@@ -11,7 +11,7 @@ Before the first run
       the permissions *NQL API* and *Data management*.
 
 A run deletes nothing until ``dry_run`` is switched off: in the form of a run by hand, or below for the
-weekly ones. There is no undo.
+weekly ones. A backfill only plans. There is no undo.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def nexthink_delete_stale_devices() -> None:
         parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
     )
 
-    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
+    # A list of devices belongs in no log. No retry: the same rows lead to the same choice, or to the same error.
+    @task(show_return_value_in_logs=False, retries=0)
     def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
         """Keep what is old enough for certain, is not spared, and is not the newest of several with one name."""
         age = not_seen_for(rows, params["min_days_unseen"])
@@ -62,28 +63,14 @@ def nexthink_delete_stale_devices() -> None:
         log.info("%d of %d devices chosen; the age of %d is not known.", len(chosen), len(rows), len(age.unknown))
         return chosen
 
-    delete = NexthinkDeleteDevicesOperator(
+    NexthinkDeleteDevicesOperator(
         task_id="delete_devices",
         devices=choose_devices(pull.output),
         uid_column="device.uid",
         exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # whatever was chosen: these are never sent
         max_devices="{{ params.max_devices }}",
-        dry_run="{{ params.dry_run }}",
+        dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
     )
-
-    @task
-    def log_outcome(ti: Any = None) -> None:
-        """Log what became of the devices."""
-        summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
-        if summary is None:
-            log.error("Nothing was deleted: a task before this one failed before the first request. See its log.")
-            return
-        log.info("%s", {key: value for key, value in summary.items() if value not in (0, None)})
-        for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
-            log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
-
-    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
-    delete >> log_outcome().as_teardown()
 
 
 nexthink_delete_stale_devices()

@@ -2,7 +2,8 @@
 
 The person sees counts, the oldest and the newest, and the first names; the whole list is in the XCom of ``plan``.
 Rejected, or no answer in time: nothing is deleted. Who approves has a week, and devices come back to life in a week:
-so the deletion itself asks Nexthink once more, at each of its tries. There is no undo.
+so the deletion itself asks Nexthink once more, at each of its tries. A backfill asks nobody and deletes nothing. There
+is no undo.
 
 Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
 """
@@ -74,8 +75,10 @@ def nexthink_delete_with_approval() -> None:
     )
 
     @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
-    def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
+    def choose_devices(rows: list[dict[str, str]], params: Any = None, dag_run: Any = None) -> list[dict[str, str]]:
         """Keep what is old enough for certain, and not the newest of several with one name."""
+        if dag_run.run_type == "backfill":
+            raise AirflowSkipException("A backfill deletes nothing: all of its runs would ask for the same devices.")
         return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
 
     chosen = choose_devices(pull.output)
@@ -124,19 +127,7 @@ def nexthink_delete_with_approval() -> None:
         log.info("%d of the %d approved devices are still stale; the others stay.", len(still), len(approved))
         return still
 
-    @task
-    def log_outcome(ti: Any = None) -> None:
-        """Log what became of the devices."""
-        summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
-        if summary is None:
-            log.warning("Nothing was deleted: nothing was stale, or it was not approved, or a task before failed.")
-            return
-        log.info("%s", {key: value for key, value in summary.items() if value not in (0, None)})
-        for row in ti.xcom_pull(task_ids="delete_devices", key="unscheduled")[:20]:
-            log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
-
-    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
-    approve >> delete_devices(plan.output) >> log_outcome().as_teardown()
+    approve >> delete_devices(plan.output)
 
 
 nexthink_delete_with_approval()

@@ -67,12 +67,15 @@ def test_a_run_plans_only_unless_it_is_told_otherwise(
     assert sandbox.requests == []
 
 
-def test_the_guard_counts_the_whole_list(sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]) -> None:
+def test_the_guard_counts_the_whole_list(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     run = run_dag(dag, **options | {"max_devices": 89})
     assert run.state == "failed"
     assert run.states["join"] == "success"
     assert run.tries("plan") == 1
     assert "90 devices, more than max_devices=89" in run.error
+    assert "There is no plan, so no table; what was sent is not known here. See the log of plan" in caplog.text
     assert sandbox.requests == []
 
 
@@ -103,7 +106,7 @@ def test_what_a_chunk_without_a_table_had_is_not_known(
     run = run_dag(dag, **options)
     assert run.state == "failed"
     assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "UNKNOWN": 30, "EXCLUDED": 10, "DUPLICATE": 20}
-    assert "left no table" in str(run.xcom("join")["reason"])
+    assert "left no table, so what was sent is not known here" in str(run.xcom("join")["reason"])
 
 
 def test_without_the_one_table_the_run_is_red(

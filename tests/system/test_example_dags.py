@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseHook
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -110,6 +115,63 @@ def test_on_demand_over_its_limit(sandbox: Sandbox, dag_of: ExampleDag, run_dag:
     assert sandbox.tenant.queued == []
 
 
+UID = "0fbd5a5c-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("line_end", ["", "\n", "\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("uid,name", f"{UID},PC-1  "),
+        ("name,uid", f"  PC-1  ,{UID} "),
+        ("uid\tname\tcomment", f"{UID}\tPC-1  \t"),
+        ("\tuid\tname", f"\t{UID}\tPC-1 \u00a0"),
+        (" uid;name", f"{UID};PC-1\u3000"),
+    ],
+)
+def test_on_demand_pasted_blanks_and_empty_cells_at_either_end_arrive(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, header: str, row: str, line_end: str
+) -> None:
+    run = run_dag(dag_of("nexthink_delete_on_demand"), devices_text=f"\n{header}\r\n{row}{line_end}")
+    assert run.state == "success"
+    (planned,) = run.xcom("delete_devices")
+    assert (planned["uid"], planned["status"]) == (UID, "PLANNED")
+    assert planned["name"] in row
+    assert planned["name"].strip() == "PC-1"
+    assert len(planned["name"]) > len("PC-1")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(
+        st.text(
+            st.characters(exclude_characters='\r\n,;\t"', exclude_categories=["Cs"]) | st.sampled_from(" \u00a0\u2003"),
+            min_size=1,
+        ),
+        min_size=1,
+    ),
+    ending=st.sampled_from(["", "\n", "\r\n"]),
+)
+def test_on_demand_pasted_names_arrive_to_the_letter(example_dag: ExampleDag, names: list[str], ending: str) -> None:
+    delete: Any = example_dag("nexthink_delete_on_demand").get_task("delete_devices")
+    text = "uid,name\n" + "\n".join(f"{UID},{name}" for name in names) + ending
+    form = {"devices_text": text, "devices_table": [], "reason": "", "dry_run": True}
+    assert read_devices(delete.python_callable(params=form)).names == names
+
+
+def test_on_demand_where_the_summary_is_lost_says_that_what_was_sent_is_not_known(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, caplog: pytest.LogCaptureFixture
+) -> None:
+    dag = dag_of("nexthink_delete_on_demand")
+    delete: Any = dag.get_task("delete_devices")
+    delete.do_xcom_push = False
+    run = run_dag(dag, devices_text=text_of(sandbox.tenant.devices()[:1]), dry_run=False, reason="TICKET-17")
+    assert len(sandbox.tenant.queued) == 1
+    assert run.xcom("report")["reason"] == "TICKET-17"
+    assert "what was sent is not known here. See the log of delete_devices" in caplog.text
+    assert "Nothing was" not in caplog.text
+
+
 # The warehouse decides
 
 
@@ -149,6 +211,123 @@ def test_retired_assets_that_nexthink_still_has_are_deleted(
     again = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
     assert again.xcom("load_inventory") == 580
     assert again.xcom("delete_devices") == []
+
+
+def pull_gives(sandbox: Sandbox, changed: Mapping[str, tuple[str, str]]) -> None:
+    """Let the pull give these names and ages, by uid, and for the rest the fleet as it is."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("device.uid", "device.name", "device.days_since_last_seen"))
+    for each in sandbox.tenant.devices():
+        writer.writerow((each.uid, *changed.get(each.uid, (each.name, each.days_since_last_seen))))
+    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=text.getvalue(), times=-1))
+
+
+def retire(sandbox: Sandbox, changed: list[tuple[str, str]], hostnames: list[str]) -> list[str]:
+    """Put names and ages in the place of those of as many devices; their hostnames are retired. Return the uids."""
+    uids = [device.uid for device in sandbox.tenant.devices()[: len(changed)]]
+    pull_gives(sandbox, dict(zip(uids, changed, strict=True)))
+    fill_cmdb([(hostname, "retired") for hostname in hostnames])
+    return uids
+
+
+@ON_EACH_DATABASE
+def test_retired_names_that_cannot_be_compared_stay_and_hold_up_nobody(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
+) -> None:
+    fit = ["X-1", "X-" + "2" * 253, "Größe-3", "O'X-4", "X;--5", "X%s_-6", 'X"-7', "日本-8", "X-\U0001f600", "X 10"]
+    odd = ["Y-1 ", " Y-2", "Y-3\u00a0", "Y-4\t", "Y-" + "5" * 254, "Y-\u200b6", "Y-7\x07", "\ufeffY-8", "Y\n-9"]
+    uids = retire(
+        sandbox, [(name, "100") for name in fit + odd], [*fit[:1], *fit[2:], *(name.strip() for name in odd[:4])]
+    )
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run("DROP TABLE cmdb_assets")
+    hook.run("CREATE TABLE cmdb_assets (hostname VARCHAR(300), status VARCHAR(20))")
+    # The odd ones in each way in which a CMDB may have them.
+    visible = ["".join(char for char in name if char.isprintable()).strip() for name in odd]
+    hook.insert_rows("cmdb_assets", [(name, "retired") for name in {*fit, *odd, *visible}], ["hostname", "status"])
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert run.state == "success"
+    assert run.tries("load_inventory") == 1
+    assert run.xcom("load_inventory") == 600
+    assert {row["uid"]: row["name"] for row in run.xcom("delete_devices")} == dict(zip(uids, fit, strict=False))
+    assert sorted(sandbox.tenant.queued) == sorted(uids[: len(fit)])
+
+
+@ON_EACH_DATABASE
+def test_retired_of_unknown_age_stay_and_hold_up_nobody(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
+) -> None:
+    old = ["14", "14.0", "100", "14.9", " 20 ", "1e3"]
+    others = [
+        "13.9",
+        "0",
+        "",
+        "N/A",
+        "-20",
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "2024-01-01",
+        "2024-01-01T00:00:00",
+        "999999",
+    ]
+    names = [f"X-{at}" for at in range(len(old + others))]
+    uids = retire(sandbox, list(zip(names, old + others, strict=True)), names)
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert run.state == "success"
+    assert run.tries("load_inventory") == 1
+    assert sorted(sandbox.tenant.queued) == sorted(uids[: len(old)])
+
+
+@ON_EACH_DATABASE
+def test_retired_is_a_status_to_the_letter_on_each_database(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
+) -> None:
+    statuses = ["retired", "Retired", "RETIRED", "retired ", " retired", "retiredretired", "rétired", "", None]
+    names = [f"X-{at}" for at in range(2 * len(statuses) + 1)]
+    uids = retire(sandbox, [(name, "100") for name in names], [])
+    rows = [*zip(names, statuses, strict=False)]
+    # Each of them besides one that is retired for certain, too.
+    again = names[len(statuses) : -1]
+    rows += [(name, "retired") for name in again] + [*zip(again, statuses, strict=True)]
+    rows += [(names[-1].lower() + "  ", "retired")]
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.insert_rows("cmdb_assets", rows, ["hostname", "status"])
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert run.state == "success"
+    assert sorted(sandbox.tenant.queued) == sorted([uids[0], uids[len(statuses)], uids[-1]])
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_retired_in_a_warehouse_that_changes_names_sends_nothing(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
+) -> None:
+    names = ["X-\U0001f600", "X-1"]
+    retire(sandbox, [(name, "100") for name in names], [*names, "X-?"])
+    hook: Any = BaseHook.get_hook("warehouse")
+    hook.run("CREATE TABLE nexthink_devices (uid VARCHAR(36), name VARCHAR(255), days_unseen INTEGER)")
+    # As a MySQL does that is not strict and has latin1.
+    change = "UPDATE nexthink_devices SET name = REPLACE(name, '\U0001f600', '?') WHERE rowid = NEW.rowid"
+    hook.run(f"CREATE TRIGGER latin1 AFTER INSERT ON nexthink_devices BEGIN {change}; END", split_statements=False)
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert (run.state, run.tries("load_inventory")) == ("failed", 1)
+    assert sandbox.tenant.queued == []
+    assert "The warehouse has changed" in run.error
+    assert "utf8mb4" in run.error
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("header", ["uid,name,age", "device.uid,device.name"])
+def test_retired_without_a_column_fails_at_once(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str, header: str
+) -> None:
+    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=f"{header}\n", times=-1))
+    run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False)
+    assert (run.state, run.tries("load_inventory")) == ("failed", 1)
+    assert "#all_devices does not list" in run.error
+    assert "device.days_since_last_seen" in run.error
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -304,6 +483,8 @@ def test_without_an_outcome_the_run_is_red_and_nothing_is_reported(
     run = run_dag(dag_of("nexthink_delete_and_verify"), dry_run=False, max_devices=1)
     assert run.state == "failed"
     assert run.states["delete_devices"] == run.states["wait_until_gone"] == run.states["report"] == "failed"
+    assert [run.tries(task_id) for task_id in ("delete_devices", "wait_until_gone", "report")] == [1, 1, 1]
+    assert "what was sent is not known here: see the logs of delete_devices and wait_until_gone" in str(run.errors[-1])
     assert len(events_of("nexthink_seats_freed")) == before
     assert sandbox.tenant.queued == []
 
@@ -335,6 +516,142 @@ def test_what_was_left_behind_and_is_not_stale_for_certain_is_not_sent_again(
     second = run_dag(dag_of("nexthink_delete_and_verify"), dry_run=False)
     assert second.xcom("delete_devices") == []
     assert len(sandbox.tenant.queued) == sent
+
+
+@pytest.fixture
+def verify(example_dag: ExampleDag, run_dag: RunDag) -> RunDag:
+    """Return what runs the Dag with a short wait; ``dry_run=False`` unless it says otherwise."""
+
+    def run(**params: Any) -> Run:
+        dag = example_dag("nexthink_delete_and_verify")
+        sensor: Any = dag.get_task("wait_until_gone")
+        sensor.poke_interval, sensor.timeout = 0.2, 0.5
+        return run_dag(dag, **{"dry_run": False, **params})
+
+    return run
+
+
+@pytest.fixture
+def stuck(sandbox: Sandbox) -> list[str]:
+    """Two stale devices that are never removed, each the only one of its name, with an age of its own; oldest first."""
+    stale = [d for d in sandbox.tenant.devices() if d.days_since_last_seen >= 90 and d.name.startswith("LAPTOP-")]
+    last = sorted(stale[-40:], key=lambda device: device.days_since_last_seen)
+    younger, older = last[0], last[-1]
+    assert older.days_since_last_seen > younger.days_since_last_seen
+    sandbox.tenant.never_removed |= {older.uid, younger.uid}
+    return [older.uid, younger.uid]
+
+
+def without_logical_date(run: Run) -> None:
+    """Make of a run one that was triggered by hand, without a logical date."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.id == run.dag_run.id).values(logical_date=None))
+
+
+def still_present(run: Run) -> list[str]:
+    return [row["uid"] for row in run.xcom("report", "still_present")]
+
+
+def sent_first(run: Run, count: int) -> list[str]:
+    return [row["uid"] for row in run.xcom("delete_devices")][:count]
+
+
+@pytest.mark.parametrize("by_hand", [(), (0,), (1,), (0, 1)])
+def test_verify_begins_with_what_the_last_run_left_whatever_runs_have_no_logical_date(
+    sandbox: Sandbox, verify: RunDag, stuck: list[str], by_hand: tuple[int, ...]
+) -> None:
+    older, younger = (next(d for d in sandbox.tenant.devices() if d.uid == uid) for uid in stuck)
+    first = verify(min_days_unseen=older.days_since_last_seen)
+    assert still_present(first) == [older.uid]
+    second = verify(min_days_unseen=younger.days_since_last_seen)
+    assert sorted(still_present(second)) == sorted(stuck)
+    for at in by_hand:
+        without_logical_date((first, second)[at])
+    third = verify(min_days_unseen=90)
+    assert len(third.xcom("delete_devices")) > 10
+    assert sorted(sent_first(third, 2)) == sorted(stuck)
+
+
+@pytest.mark.parametrize(
+    "between", ["guard", "refused", "pull failed", "dry run", "nothing", "truncated look", "no age"]
+)
+def test_verify_loses_no_device_that_was_left_behind_over_a_run_that_does_not_send_it(
+    sandbox: Sandbox, verify: RunDag, stuck: list[str], between: str
+) -> None:
+    names = {device.uid: device.name for device in sandbox.tenant.devices()}
+    first = verify(min_days_unseen=90)
+    assert sorted(still_present(first)) == sorted(stuck)
+    if between == "guard":
+        assert verify(max_devices=1).state == "failed"
+    elif between == "dry run":
+        assert verify(dry_run=True).state == "success"
+    elif between == "refused":
+        sandbox.faults.add(Fault(path="deletions", kind="status", status=403))
+        run = verify()
+        assert {row["status"] for row in run.xcom("delete_devices")} == {"EXCLUDED", "NOT_SENT"}
+        assert run.xcom("report") == {"seats_freed": 0, "still_present": 2}
+    elif between == "pull failed":
+        sandbox.faults.add(Fault(path="export", kind="status", status=403))
+        assert verify().states["delete_devices"] == "upstream_failed"
+    elif between == "truncated look":
+        sandbox.tenant.export_row_limit = 100
+        assert verify().states["report"] == "failed"
+        sandbox.tenant.export_row_limit = None
+    elif between == "no age":
+        header = "device.uid,device.name,device.days_since_last_seen\n"
+        body = header + "".join(f"{uid},{names[uid]},\n" for uid in stuck)
+        sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=body, times=1))
+        run = verify()
+        assert run.xcom("delete_devices") == []
+        assert sorted(still_present(run)) == sorted(stuck)
+    # Others have become stale since then, and stand behind these.
+    last = verify(min_days_unseen=30)
+    assert sorted(sent_first(last, 2)) == sorted(stuck)
+    assert sorted(still_present(last)) == sorted(stuck)
+
+
+def test_verify_drops_a_device_that_was_left_behind_and_was_seen_since(
+    sandbox: Sandbox, verify: RunDag, stuck: list[str]
+) -> None:
+    verify()
+    sandbox.tenant.see(stuck[:1])
+    assert still_present(verify()) == stuck[1:]
+    sandbox.tenant.never_removed.clear()
+    assert still_present(verify()) == []
+
+
+def test_verify_does_not_mind_events_of_others_and_reports_that_are_gone(
+    sandbox: Sandbox, verify: RunDag, stuck: list[str]
+) -> None:
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete, select
+
+    verify()
+    second = verify()
+    with create_session() as session:
+        asset_id = session.scalar(select(AssetModel.id).where(AssetModel.name == "nexthink_seats_freed"))
+        session.add(AssetEvent(asset_id=asset_id, extra={}))
+        where = {"source_dag_id": "another", "source_task_id": "report", "source_run_id": second.dag_run.run_id}
+        session.add(AssetEvent(asset_id=asset_id, extra={}, **where))
+        session.execute(delete(XComModel).where(XComModel.run_id == second.dag_run.run_id))
+    assert sorted(sent_first(verify(), 2)) == sorted(stuck)
+
+
+@pytest.mark.parametrize("dag_id", ["nexthink_delete_and_verify", "nexthink_delete_stale_devices"])
+def test_a_pull_without_the_age_fails_at_once(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, dag_id: str
+) -> None:
+    body = f"device.uid,device.name\n{UID},PC-1\n"
+    sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=body, times=-1))
+    run = run_dag(dag_of(dag_id), dry_run=False)
+    assert run.state == "failed"
+    assert run.tries("choose_devices") == 1
 
 
 def test_a_dry_run_frees_nothing_and_publishes_nothing(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
@@ -384,7 +701,11 @@ def test_many_tenants_in_one_table(
 
 
 def test_a_tenant_that_fails_does_not_hold_up_the_others(
-    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox,
+    dag_of: ExampleDag,
+    run_dag: RunDag,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Sandbox(devices=50, stale=20, seed=2, pending_polls=0) as refusing:
         refusing.faults.add(Fault(path="export", kind="status", status=403, times=-1))
@@ -392,6 +713,8 @@ def test_a_tenant_that_fails_does_not_hold_up_the_others(
         monkeypatch.setenv("AIRFLOW_CONN_B", sandbox.airflow_connection())
         run = run_dag(dag_of("nexthink_delete_many_tenants"), dry_run=False, tenants=["a", "b", "b"])
         assert run.state == "failed"
+        assert "a: no outcome table; what was sent is not known here" in caplog.text
+        assert "othing was" not in caplog.text
         table = run.xcom("join_tables")
         assert {row["tenant"] for row in table} == {"b"}
         assert len(table) == len(sandbox.tenant.queued) + sum(row["status"] == "EXCLUDED" for row in table)
