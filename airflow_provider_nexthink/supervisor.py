@@ -22,9 +22,6 @@ _STDIN = 0
 _DATABASE_SETTING = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 _BLOCKED_DATABASE = "airflow-db-not-allowed:"
 
-# What Airflow's API replies to a try that is not the current one: not found, or moved to the history.
-_GONE = (404, 410)
-
 
 def supervisor_check() -> Callable[[], bool]:
     """Return a function that tells whether the supervisor of this task process is still there.
@@ -59,15 +56,3 @@ def _has_hung_up(descriptor: int) -> bool:
     poll = select.poll()  # one for each call: threads cannot share one
     poll.register(descriptor, 0)  # errors and hang-ups are always reported
     return bool(poll.poll(0))
-
-
-def is_try_over(error: BaseException) -> bool:
-    """Tell whether an error of the task state store says that this try of the task does not exist any more.
-
-    It says so once the task was cleared while it runs, or another try has taken over: the devices are the business of
-    the other try then. The supervisor hears of it only with its next heartbeat. Any other error is one of the store.
-
-    :param error: what setting a key of Airflow's task state store raised.
-    """
-    detail = getattr(getattr(error, "error", None), "detail", None)
-    return isinstance(detail, dict) and detail.get("status_code") in _GONE

@@ -67,7 +67,7 @@ def start(airflow: RunningAirflow, dag_id: str, logical_date: str | None = None,
 @pytest.mark.parametrize("dag_id", SCHEDULED)
 def test_backfill_sends_nothing(airflow: RunningAirflow, tenant: Sandbox, dag_id: str) -> None:
     # The run that is scheduled as soon as the Dag is not paused any more is a dry run, or is rejected in the end.
-    until(lambda: airflow.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).is_success, 120, dag_id)
+    until(lambda: airflow.http.patch(f"/api/v2/dags/{dag_id}", json={"is_paused": False}).is_success, dag_id)
     conf = {} if dag_id == "nexthink_delete_with_approval" else {"dry_run": False}
     end = {"@weekly": "2026-02-22T00:00:00Z", "@monthly": "2026-04-01T00:00:00Z"}[SCHEDULED[dag_id]]
     period = {"from_date": "2026-02-01T00:00:00Z", "to_date": end}
@@ -77,7 +77,7 @@ def test_backfill_sends_nothing(airflow: RunningAirflow, tenant: Sandbox, dag_id
         found = airflow.get(f"dags/{dag_id}/dagRuns?limit=100")["dag_runs"]
         return [run for run in found if run["run_type"] == "backfill"]
 
-    until(lambda: airflow.get(f"backfills/{backfill['id']}")["completed_at"], 300, f"the backfill of {dag_id}")
+    until(lambda: airflow.get(f"backfills/{backfill['id']}")["completed_at"], f"the backfill of {dag_id}")
     assert len(runs()) >= 2
     assert {run["state"] for run in runs()} == {"success"}
     assert tenant.tenant.queued == []
@@ -94,7 +94,7 @@ def test_backfill_sends_nothing(airflow: RunningAirflow, tenant: Sandbox, dag_id
 def test_verify_begins_with_what_the_last_run_left_whatever_runs_have_no_logical_date(
     airflow: RunningAirflow, tenant: Sandbox
 ) -> None:
-    until(lambda: airflow.http.patch(f"/api/v2/dags/{VERIFY}", json={"is_paused": False}).is_success, 120, VERIFY)
+    until(lambda: airflow.http.patch(f"/api/v2/dags/{VERIFY}", json={"is_paused": False}).is_success, VERIFY)
     devices = tenant.tenant.devices()
     stale = [d for d in devices if d.days_since_last_seen >= 90 and d.name.startswith("LAPTOP-")]
     last = sorted(stale[-20:], key=lambda device: device.days_since_last_seen)

@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-from airflow.sdk.execution_time.comms import ErrorResponse
 
-from airflow_provider_nexthink.supervisor import is_try_over, supervisor_check
+from airflow_provider_nexthink.supervisor import supervisor_check
 
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 BLOCKED = "airflow-db-not-allowed:///"
@@ -120,7 +117,7 @@ def test_script_of_a_task_with_a_standard_input_of_its_own_outlives_the_task(sta
 def test_without_standard_input_there_is_no_supervisor() -> None:
     run_supervised("""
 import os
-from airflow_provider_nexthink.supervisor import is_try_over, supervisor_check
+from airflow_provider_nexthink.supervisor import supervisor_check
 
 os.close(0)
 assert supervisor_check()()
@@ -138,7 +135,7 @@ def test_supervised_threads_may_ask_at_once() -> None:
     run_supervised("""
 import os, socket, sys
 from concurrent.futures import ThreadPoolExecutor
-from airflow_provider_nexthink.supervisor import is_try_over, supervisor_check
+from airflow_provider_nexthink.supervisor import supervisor_check
 
 kept, stdin = socket.socketpair()
 os.dup2(stdin.fileno(), 0)
@@ -156,24 +153,3 @@ def run_supervised(code: str) -> None:
     env = {**os.environ, DATABASE: BLOCKED}
     process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-
-
-@pytest.mark.parametrize(
-    ("detail", "expected"),
-    [
-        ({"status_code": 404, "detail": {"detail": {"reason": "not_found"}}}, True),
-        ({"status_code": 410}, True),
-        ({"status_code": 500}, False),
-        ({"status_code": 403}, False),
-        ({"status_code": None, "exception_type": "ConnectError"}, False),
-        (None, False),
-    ],
-)
-def test_is_try_over_reads_what_the_api_replied(detail: dict[str, Any] | None, expected: bool) -> None:
-    error = AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
-    assert is_try_over(error) is expected
-
-
-@pytest.mark.parametrize("error", [BrokenPipeError(), TimeoutError(), ValueError("404"), KeyError("status_code")])
-def test_is_try_over_of_another_error_is_false(error: Exception) -> None:
-    assert not is_try_over(error)
