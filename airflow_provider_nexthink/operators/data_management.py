@@ -268,7 +268,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def _write_results(self, result: DeletionResult) -> BaseException | None:
         """Write the table to its file; return what kept it from being written."""
-        if self.results_path is None:
+        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run stays as it is
+        if self.results_path is None or is_refused:
             return None
         from airflow_provider_nexthink.hooks.storage import write_table
 
