@@ -158,6 +158,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
+        self._hook = None
         report = DeletionReport(context, enabled=self.do_xcom_push, to_format=self._formatted)
         with final_errors_fail_the_task():
             try:
