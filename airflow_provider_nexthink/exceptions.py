@@ -27,10 +27,10 @@ class NexthinkSettingsError(NexthinkInputError):
 
 
 class NexthinkGuardError(NexthinkInputError):
-    """A guard held the whole run back: nothing was sent.
+    """A guard held the whole run back: this try sent nothing.
 
     :param message: how many, the limit, and the option that raises it.
-    :param planned: how many devices would have been sent.
+    :param planned: how many devices would have been sent, over all tries of the task.
     :param limit: the limit that this exceeds.
     """
 

@@ -172,6 +172,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
+        self._hook = None
         report = DeletionReport(context, enabled=self.do_xcom_push, to_format=self._formatted)
         with final_errors_fail_the_task():
             try:
@@ -282,7 +283,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def _write_results(self, result: DeletionResult) -> BaseException | None:
         """Write the table to its file; return what kept it from being written."""
-        if self.results_path is None:
+        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run stays as it is
+        if self.results_path is None or is_refused:
             return None
         from airflow_provider_nexthink.hooks.storage import write_table
 

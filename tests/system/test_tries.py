@@ -191,6 +191,16 @@ def test_retry_with_an_empty_list_tells_what_the_try_before_did(
     assert len(run.xcom("delete", "earlier_tries")) == 150
 
 
+@pytest.mark.parametrize("on_empty", ["succeed", "skip", "fail"])
+def test_empty_list_that_is_skipped_or_fails_leaves_the_file_of_an_earlier_run(
+    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, on_empty: str
+) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("the table of yesterday")
+    run_tries(run_dag, list, results_path=str(file), on_empty=on_empty)
+    assert (file.read_text() == "the table of yesterday") == (on_empty != "succeed")
+
+
 @pytest.mark.parametrize(
     ("devices", "options", "expected"),
     [
