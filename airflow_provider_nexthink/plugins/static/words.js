@@ -5,7 +5,7 @@ export const STATUSES = {
   INVALID: "the uid is malformed",
   FAILED: "Nexthink could not schedule it",
   UNKNOWN: "sent, and no answer that can be trusted came back",
-  NOT_SENT: "the run stopped before its turn",
+  NOT_SENT: "the run ended before its turn, or the request never left",
   REJECTED: "cannot be sent, or was refused",
   DUPLICATE: "the same device stands earlier in the list",
   EXCLUDED: "an exclusion matched",
