@@ -153,7 +153,7 @@ class Transport:
             response = self._response(next(flow), exchange)
             with suppress(StopIteration):  # of a flow that is done
                 response = self._response(flow.send(response), exchange)
-        return self._checked(response, cures)
+            return self._checked(response, cures)
 
     def send(self, method: str, path: str, *, replay: bool, **request_options: Any) -> httpx.Response:
         """Send a request, and again while that makes sense, with growing pauses.

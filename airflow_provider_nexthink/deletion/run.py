@@ -95,7 +95,7 @@ class DeletionRun:
         """
         try:
             for number in range(self.max_concurrency):
-                threading.Thread(target=self._work, name=f"nexthink-{number}", daemon=True).start()
+                threading.Thread(target=self._work, name=f"nexthink-worker-{number}", daemon=True).start()
             self._supervise()
         except BaseException as error:  # noqa: BLE001 - such as Airflow's timeout
             self.error = error
