@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,20 +25,20 @@ from airflow_provider_nexthink.sandbox.server import Sandbox
 PATIENCE = 60.0
 DEVICES, BATCH, SKIPPED = 100, 10, 3
 
-BUSY = {"status": 429, "headers": {"retry-after": "240"}, "times": -1}
-LONG = {"seconds": 600.0, "times": -1}
+BUSY: dict[str, Any] = {"status": 429, "headers": {"retry-after": "240"}, "times": -1}
+LONG: dict[str, Any] = {"seconds": 600.0, "times": -1}
 
 WAITS: dict[str, list[Fault]] = {
     "token, Retry-After": [
         Fault("deletions", "revoke_tokens", skip=SKIPPED),
-        Fault("token", "status", skip=1, **BUSY),  # type: ignore[arg-type]
+        Fault("token", "status", skip=1, **BUSY),
     ],
     "token, silent": [
         Fault("deletions", "revoke_tokens", skip=SKIPPED),
-        Fault("token", "slow", skip=1, **LONG),  # type: ignore[arg-type]
+        Fault("token", "slow", skip=1, **LONG),
     ],
-    "Retry-After": [Fault("deletions", "status", skip=SKIPPED, **BUSY)],  # type: ignore[arg-type]
-    "silent": [Fault("deletions", "slow", skip=SKIPPED, **LONG)],  # type: ignore[arg-type]
+    "Retry-After": [Fault("deletions", "status", skip=SKIPPED, **BUSY)],
+    "silent": [Fault("deletions", "slow", skip=SKIPPED, **LONG)],
     "backoff": [
         Fault("deletions", "status", skip=SKIPPED, status=503, headers={"retry-after": "240"}, times=-1),
     ],
@@ -63,7 +64,7 @@ def until(what: Callable[[], bool]) -> None:
     raise TimeoutError("it does not come")
 
 
-def stopped_run(hook: NexthinkHook, sandbox: Sandbox, waits: Callable[[], bool], **options: int) -> list[object]:
+def stopped_run(hook: NexthinkHook, sandbox: Sandbox, waits: Callable[[], bool], **options: Any) -> list[object]:
     """Stop a run once it waits; return its result, or what it has raised."""
     ended: list[object] = []
 
@@ -116,7 +117,7 @@ def test_stop_while_pacing_ends_the_run(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("kind", ["slow", "status"])
 def test_stop_before_the_first_token_raises_with_nothing_sent(sandbox: Sandbox, kind: str) -> None:
-    sandbox.faults.add(Fault("token", kind, **(LONG if kind == "slow" else BUSY)))  # type: ignore[arg-type]
+    sandbox.faults.add(Fault("token", kind, **(LONG if kind == "slow" else BUSY)))
     with NexthinkHook() as hook:
         (error,) = stopped_run(hook, sandbox, lambda: len(sandbox.requests) >= 1)
     assert isinstance(error, NexthinkStoppedError)
