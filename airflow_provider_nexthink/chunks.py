@@ -83,6 +83,36 @@ def join_tables(plan: Mapping[str, list[Any]], tables: Iterable[Mapping[str, lis
     return joined
 
 
+def split_by_plan(
+    plan: Mapping[str, list[Any]], table: Mapping[str, list[Any]]
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Tell the rows of planned devices from others.
+
+    Others are there where a task was cleared with another list and has failed before it could read it: then its table is
+    that of its earlier tries.
+
+    :param plan: the outcome table of the dry run that was cut into chunks, by columns.
+    :param table: the outcome table of a chunk, by columns.
+    :return: the rows of devices that the plan has as PLANNED, and the others; both by columns.
+    :raises NexthinkInputError: if one of them is no such table.
+    """
+    _check_table("The plan", plan)
+    _check_table("The table of a chunk", table)
+    planned = {uid for uid, status in zip(plan["uid"], plan["status"], strict=True) if status == Status.PLANNED}
+    are_planned = [uid in planned for uid in table["uid"]]
+    columns = {column: table[column] for column in COLUMNS}
+    return (
+        {
+            column: [cell for cell, is_planned in zip(cells, are_planned, strict=True) if is_planned]
+            for column, cells in columns.items()
+        },
+        {
+            column: [cell for cell, is_planned in zip(cells, are_planned, strict=True) if not is_planned]
+            for column, cells in columns.items()
+        },
+    )
+
+
 def _check_table(what: str, table: object) -> None:
     if not isinstance(table, Mapping) or not table.keys() >= set(COLUMNS):
         raise NexthinkInputError(

@@ -23,7 +23,7 @@ import pendulum
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Param, dag, task
 
-from airflow_provider_nexthink.chunks import join_tables, split_plan
+from airflow_provider_nexthink.chunks import join_tables, split_by_plan, split_plan
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,21 @@ def nexthink_delete_at_scale() -> None:
             return None
         # By their numbers: of a longer list that these tasks had before they were cleared, more tables may be left.
         count = ti.xcom_pull(task_ids="split", key="count") or 0
-        tables = (ti.xcom_pull(task_ids="delete_devices", map_indexes=number) for number in range(count))
-        table = join_tables(plan, (each for each in tables if each is not None))
+        tables = []
+        for number in range(count):
+            table = ti.xcom_pull(task_ids="delete_devices", map_indexes=number)
+            if table is None:
+                continue
+            planned, others = split_by_plan(plan, table)
+            tables.append(planned)
+            if others["uid"]:  # it was cleared with another list, and has failed before it could read it
+                log.error(
+                    "Chunk %d has the table of earlier tries with another list, %d rows: %s. See its XComs.",
+                    number,
+                    len(others["uid"]),
+                    dict(Counter(others["status"])),
+                )
+        table = join_tables(plan, tables)
         log.info("%d rows: %s", len(table["uid"]), dict(Counter(table["status"])))
         return table
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.presence import Departures
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
+_MARGIN_SECONDS = 600.0
+
 
 class NexthinkDevicesGoneSensor(BaseSensorOperator):
     """Wait until the devices of an outcome table are gone from Nexthink's inventory.
@@ -148,9 +150,9 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
             self.log.warning("The triggerer could not wait for the export: %s", ended.failure)
         if self._check(lambda hook: self._fetch(hook, ended)):
             return self._watched.table()
+        self._push_table(context)  # the next check may fail, and another process makes it
         now = time.time()
         if now >= ended.end_time:
-            self._push_table(context)
             raise AirflowSensorTimeout(f"The time has run out. {self._describe()}") from self._failure
         limit = getattr(self._failure, "retry_after", None) or 0.0
         self._defer_until(min(now + max(self.poke_interval, limit), ended.end_time), end_time=ended.end_time)
@@ -244,7 +246,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
             end_time=end_time,
         )
         # Without a triggerer nothing would ever end the wait.
-        longest = max(0.0, end_time - time.time()) + nql.EXPORT_SECONDS
+        longest = max(0.0, end_time - time.time()) + 2 * nql.EXPORT_SECONDS + _MARGIN_SECONDS  # to start, and to wait
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _push_table(self, context: Context) -> None:
@@ -254,6 +256,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     def _describe(self) -> str:
         """Say what is known when the time has run out."""
         known = self._watched.told() if self._has_checked else "Which devices are gone is not known."
+        if self.deferrable and not self._has_checked:
+            known = f"{known} If an earlier check has succeeded, the XCom return_value has what it found."
         return f"{known} The last check failed: {self._failure}" if self._failure else known
 
     def _check_options(self) -> None:

@@ -249,10 +249,23 @@ def test_when_no_check_succeeds_in_time_it_says_so_and_pushes_no_table(
     run = delete_and_wait(run_dag, devices_of(sandbox, 5), timeout=0.3, **way)
     assert run.states == {"delete": "success", "gone": "failed"}
     assert run.tries("gone") == 1
-    assert "Which devices are gone is not known. The last check failed" in run.error
+    assert "Which devices are gone is not known." in run.error
+    assert "The last check failed" in run.error
     assert "does not know the export" in run.error
     assert "are still in Nexthink" not in run.error
     assert run.xcom("gone") is None
+
+
+@pytest.mark.usefixtures("_no_wait_before_retries")
+def test_deferred_last_check_fails_leaves_the_table_of_the_one_before(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox, 5)
+    sandbox.tenant.never_removed |= {row["uid"] for row in rows}
+    sandbox.faults.add(Fault(path="export", kind="status", status=503, skip=1, times=-1))
+    run = delete_and_wait(run_dag, rows, timeout=3.0, deferrable=True)
+    assert run.states == {"delete": "success", "gone": "failed"}
+    assert "The last check failed" in run.error
+    assert "If an earlier check has succeeded" in run.error
+    assert "STILL_PRESENT" in {row["status"] for row in run.xcom("gone")}
 
 
 @WAYS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.chunks import NO_TABLE, join_tables, split_plan
+from airflow_provider_nexthink.chunks import NO_TABLE, join_tables, split_by_plan, split_plan
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.rows import read_devices
@@ -115,3 +115,16 @@ def test_another_form_is_an_error_that_says_what_to_set(table: Any) -> None:
 def test_a_size_that_cannot_be_is_an_error(chunk_size: int, max_chunks: int) -> None:
     with pytest.raises(NexthinkInputError, match="each takes 1 or more"):
         split_plan(outcome(ROWS, Status.PLANNED), chunk_size, max_chunks=max_chunks)
+
+
+def test_split_by_plan_tells_planned_devices_from_others() -> None:
+    plan: dict[str, list[Any]] = {column: [None, None, None] for column in COLUMNS}
+    plan |= {"uid": ["a", "b", "c"], "status": ["PLANNED", "EXCLUDED", "PLANNED"]}
+    table: dict[str, list[Any]] = {column: [None, None, None] for column in COLUMNS}
+    table |= {"uid": ["c", "x", "b"], "status": ["SCHEDULED", "SCHEDULED", "UNKNOWN"]}
+    planned, others = split_by_plan(plan, table)
+    assert (planned["uid"], planned["status"]) == (["c"], ["SCHEDULED"])
+    assert (others["uid"], others["status"]) == (["x", "b"], ["SCHEDULED", "UNKNOWN"])
+    assert {len(cells) for cells in planned.values()} == {1}
+    with pytest.raises(NexthinkInputError, match="outcome table by columns"):
+        split_by_plan(plan, {"uid": []})
