@@ -88,8 +88,8 @@ def split_by_plan(
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     """Tell the rows of planned devices from others.
 
-    Others are there where a task was cleared with another list and has failed before it could read it: then its table is
-    that of its earlier tries.
+    Others are there where a task was cleared with another list, and has failed before it could read it: its table is
+    then that of its earlier tries.
 
     :param plan: the outcome table of the dry run that was cut into chunks, by columns.
     :param table: the outcome table of a chunk, by columns.
