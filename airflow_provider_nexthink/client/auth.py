@@ -7,6 +7,7 @@ secret, a form with the grant type and the scope; a token is good for 15 minutes
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -40,6 +41,8 @@ END_SECONDS_BEFORE_END = 5.0
 
 RENEW_PAUSE_SECONDS = 5.0
 """Between two attempts to renew a token early."""
+
+_IS_TOKEN = re.compile(r"[\x21-\x7e]+")  # visible ASCII: what a header may hold
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +189,12 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
             "the login address: something else seems to live there.",
             status=response.status_code,
         ) from None
+    if not _IS_TOKEN.fullmatch(answer.access_token.get_secret_value()):
+        raise NexthinkAuthenticationError(
+            f"{settings.login_url} answered {response.status_code} with a token that no request can carry: it holds "
+            "blanks or control characters. Check the login address, and what is in between.",
+            status=response.status_code,
+        )
     lifetime = _lifetime(answer.expires_in)
     # A token with a very short life is used for a part of it rather than never.
     return Token(

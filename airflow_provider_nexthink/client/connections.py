@@ -243,7 +243,7 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         left = self._backend.limit(timeout, httpcore.ReadTimeout)
-        while True:
+        while not self._backend.exchange.is_cancelled():
             seconds = min(left, _CANCEL_SECONDS)
             try:
                 return self._stream.read(max_bytes, seconds)
@@ -251,8 +251,7 @@ class _Stream(httpcore.NetworkStream):
                 left -= seconds
                 if left <= 0:
                     raise
-            if self._backend.exchange.is_cancelled():
-                raise httpcore.ReadError("cancelled")
+        raise httpcore.ReadError("cancelled")
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, self._backend.limit(timeout, httpcore.WriteTimeout))

@@ -152,7 +152,9 @@ class Transport:
             flow = self._auth.sync_auth_flow(request)
             response = self._response(next(flow), exchange)
             with suppress(StopIteration):  # of a flow that is done
-                response = self._response(flow.send(response), exchange)
+                request = flow.send(response)
+                exchange.has_left = False  # what has left was answered: 401
+                response = self._response(request, exchange)
             return self._checked(response, cures)
 
     def send(self, method: str, path: str, *, replay: bool, **request_options: Any) -> httpx.Response:
@@ -227,7 +229,8 @@ class Transport:
             with self._connections.send(request, exchange) as response:
                 return self._read_response(response, exchange)
         except httpx.RequestError as error:
-            self._check_stop()
+            if not exchange.has_left:  # else it may have been carried out, stopped or not
+                self._check_stop()
             raise no_answer(
                 error,
                 request,

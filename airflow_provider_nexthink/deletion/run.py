@@ -197,7 +197,7 @@ class DeletionRun:
 
     def _next_batch(self) -> Batch | float | None:
         """Return what the scheduler says; infinite seconds also where the main thread has to save first."""
-        if self.checkpoint and len(self._settled) - self._saved >= 2 * self._unsaved_batches:
+        if self.checkpoint and not self.has_ended and len(self._settled) - self._saved >= 2 * self._unsaved_batches:
             return inf
         return self.scheduler.next_batch(self.clock.monotonic())
 

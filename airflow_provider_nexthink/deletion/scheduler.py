@@ -32,6 +32,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkInvalidRequestError,
     NexthinkRateLimitError,
+    NexthinkSettingsError,
     NexthinkStoppedError,
     NexthinkUnavailableError,
 )
@@ -49,8 +50,8 @@ QUICK_SECONDS = 0.005
 """Requests go out one at a time until one has taken this long. Python runs one thread at a time: with a tenant that
 responds at once, threads contend for the GIL, and cost half as much CPU again."""
 
-_NOT_ACCEPTED = (NexthinkConnectError, NexthinkStoppedError)
-"""Errors that say that a request has not left, also where an earlier one of the same turn has (and was refused)."""
+_NOT_ACCEPTED = (NexthinkConnectError, NexthinkSettingsError, NexthinkStoppedError)
+"""Errors that say that a request has not left, also where an earlier one of the same turn has, and was answered 401."""
 
 _SHOWN_CHARACTERS = 200
 _LOGGED_PAUSE_SECONDS = 5.0
@@ -143,11 +144,14 @@ class Batch:
     request_id: str
     attempts_before: list[int]
     is_retry: bool
+    turns: int = 0
+    """How often it was handed out."""
     attempts: int = 0
     """Requests that left."""
     has_left: bool = False
     """Whether the request of this turn has left."""
-    left_at: float = 0.0
+    started: float = 0.0
+    """When it was handed out this time, or has left."""
     submitted_at: str | None = None
     unanswered: int = 0
     limited: int = 0
@@ -200,7 +204,7 @@ class Scheduler:
         self._next_start = 0.0
         self._paused_in_a_row = 0.0
         self._unanswered_in_a_row = 0
-        self._refused_in_a_row: list[int] = []
+        self._refused_in_a_row: list[tuple[int, Status, str | None]] = []  # with what was known of them before
         self._has_accepted = False
         self._enqueue(to_send, is_retry=False)
 
@@ -253,13 +257,14 @@ class Scheduler:
             return False
         self.tally.requests += 1
         batch.attempts += 1
-        batch.has_left, batch.left_at, batch.submitted_at = True, now, at
+        batch.has_left, batch.started, batch.submitted_at = True, now, at
         return True
 
     def _hand_out(self, batch: Batch, now: float) -> Batch:
         self._next_start = next_start(now, self._requests_per_second)
         self.tally.retries += batch.is_retry
-        batch.has_left = False
+        batch.turns += 1
+        batch.has_left, batch.started = False, now
         self._in_flight[batch] = None
         return batch
 
@@ -267,8 +272,7 @@ class Scheduler:
         """Return for how long another request must wait for those in flight, since the tenant may be a quick one."""
         if self._is_slow or not self._in_flight:
             return 0.0
-        oldest = next(iter(self._in_flight))
-        elapsed = now - oldest.left_at if oldest.has_left else 0.0
+        elapsed = now - next(iter(self._in_flight)).started
         self._is_slow = elapsed >= QUICK_SECONDS
         return 0.0 if self._is_slow else QUICK_SECONDS - elapsed
 
@@ -316,7 +320,7 @@ class Scheduler:
         """
         if self._is_closed:
             return
-        self._is_slow = self._is_slow or (batch.has_left and now - batch.left_at >= QUICK_SECONDS)
+        self._is_slow = self._is_slow or now - batch.started >= QUICK_SECONDS
         del self._in_flight[batch]
         try:
             if isinstance(response, BaseException):
@@ -375,10 +379,10 @@ class Scheduler:
             self._explain_not_sent(batch.positions, f"not accepted: {reason_of(error)}")
         size = len(batch.positions)
         step = next_step(error, size=size, unanswered=batch.unanswered, limited=batch.limited, rng=self._rng)
+        if step.action is Action.THROTTLE:
+            self._throttle(step.wait, error, now)  # which may end the run: then the log does not promise a retry
         self._log_action(step, batch, error)
         if step.action in (Action.RETRY, Action.THROTTLE):
-            if step.action is Action.THROTTLE:
-                self._throttle(step.wait, error, now)
             batch.is_retry = True
             batch.not_before = now + step.wait if step.action is Action.RETRY else 0.0
             self._waiting.append(batch)
@@ -397,29 +401,34 @@ class Scheduler:
         else:
             if not batch.has_left:
                 self._explain_not_sent(batch.positions, f"not sent: {reason_of(error)}")
+            if isinstance(error, NexthinkStoppedError):
+                self._waiting.append(batch)  # it was held back: the run is not complete
             self.abort(error)
 
     def _throttle(self, wait: float, error: BaseException, now: float) -> None:
         """Let the whole run wait; end it if waiting is all that happens."""
         until = max(self._paused_until, now + wait)
         added = until - max(self._paused_until, now)
-        if added >= _LOGGED_PAUSE_SECONDS:
-            self._log(logging.INFO, "%s No request goes out for %.0f s.", error, until - now)
         self._paused_in_a_row += added
         self._paused_until = until
         if self._paused_in_a_row > RETRY_AFTER_CAP_SECONDS:
             self.abort(error)
+        elif added >= _LOGGED_PAUSE_SECONDS:
+            self._log(logging.INFO, "%s No request goes out for %.0f s.", error, until - now)
 
     def _reject(self, batch: Batch, error: BaseException) -> None:
         """Leave a device out that is refused; end the run if all are, one after the other."""
         detail = error.detail if isinstance(error, NexthinkApiError) else None
+        outcomes = self._outcomes
+        for position in batch.positions:
+            self._refused_in_a_row.append((position, outcomes.status[position], outcomes.reason[position]))
         self._set_status(batch, Status.REJECTED, f"Nexthink refuses this device: {detail or reason_of(error)}")
         self.settled += 1
-        self._refused_in_a_row += batch.positions
         if len(self._refused_in_a_row) >= REFUSED_LIMITS[self._has_accepted]:
-            for position in self._refused_in_a_row:  # it is not these devices that are wrong
-                self._outcomes.status[position] = Status.NOT_SENT
-                self._outcomes.reason[position] = f"not accepted, like all before it: {reason_of(error)}"
+            for position, status, reason in self._refused_in_a_row:  # it is not these devices that are wrong
+                if status is Status.NOT_SENT:
+                    reason = f"not accepted, like all before it: {reason_of(error)}"
+                outcomes.status[position], outcomes.reason[position] = status, reason
             self.abort(error)
 
     def _give_up(self, batch: Batch, error: BaseException) -> None:
@@ -445,7 +454,7 @@ class Scheduler:
             "Batch %d, %d devices, attempt %d [x-request-id %s]: %s -> %s.",
             batch.number,
             len(batch.positions),
-            batch.attempts,
+            batch.turns,
             batch.request_id,
             error.args[0] if isinstance(error, NexthinkError) else f"{type(error).__name__}: {error}",
             follows.format(wait=step.wait),

@@ -72,7 +72,7 @@ class NexthinkHook(BaseHook):
         super().__init__()
         self.nexthink_conn_id = nexthink_conn_id
         self._transport: Transport | None = None
-        self._stop = threading.Event()
+        self._is_stopped = False  # no Event: its lock could be held where a signal handler calls stop()
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
         self.deletion: Deletion | None = None
@@ -92,7 +92,7 @@ class NexthinkHook(BaseHook):
         if self._transport is None:
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
             self._transport = Transport(
-                settings, on_secret=self._keep_secret, traced=request_tracer(), is_stopped=self._stop.is_set
+                settings, on_secret=self._keep_secret, traced=request_tracer(), is_stopped=lambda: self._is_stopped
             )
         return self._transport
 
@@ -132,7 +132,7 @@ class NexthinkHook(BaseHook):
 
     def stop(self) -> None:
         """Send no other batch of a ``delete_devices`` that is under way; its answers are still taken."""
-        self._stop.set()
+        self._is_stopped = True
 
     def delete_devices(
         self,
@@ -272,7 +272,7 @@ class NexthinkHook(BaseHook):
         is_supervised = supervisor_check()
 
         def check() -> None:
-            if self._stop.is_set():
+            if self._is_stopped:
                 raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
             if not is_supervised():
                 raise NexthinkStoppedError(

@@ -422,6 +422,17 @@ def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transp
     assert len(tenant.token_requests) == 1
 
 
+@pytest.mark.parametrize(
+    "token", ["made-up-token\n", "made up", "made-up-t\u00f6ken", "\ufeffmade-up-token", "made-up\0"]
+)
+def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Transport, token: str) -> None:
+    tenant.sign_ins = [httpx.Response(200, json={"access_token": token})]
+    error = refusal(transport)
+    assert type(error) is NexthinkAuthenticationError
+    assert "that no request can carry" in str(error)
+    assert tenant.bearers == []
+
+
 @pytest.mark.parametrize("told", ["null", '"soon"', "NaN", '"NaN"', "Infinity", "-Infinity", "1e999", "0", "-5", "[]"])
 def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
     tenant: Tenant, transport: Transport, told: str

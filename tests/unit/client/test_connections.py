@@ -143,13 +143,15 @@ def test_exchange_departure_refused_sends_nothing() -> None:
     assert [data for data in received if data] == []
 
 
-def test_exchange_cancelled_ends_the_wait_for_a_silent_server() -> None:
+@pytest.mark.parametrize("drop", [b"", b"H"], ids=["silent", "dripping"])
+def test_exchange_cancelled_ends_the_wait_for_the_response(drop: bytes) -> None:
     cancelled, received, gone = threading.Event(), threading.Event(), threading.Event()
 
     def be_silent(connection: socket.socket) -> None:
         connection.recv(65536)
         received.set()
-        gone.wait(30)
+        while not gone.wait(0.05):
+            connection.sendall(drop)
 
     errors: list[BaseException] = []
     exchange = Exchange(timeout=60.0, is_cancelled=cancelled.is_set)

@@ -744,6 +744,31 @@ def test_send_once_departure_refused_does_not_leave(net: Net, transport: Transpo
     assert len([request for request in net.received if request.url.path == "/x"]) == 1
 
 
+def test_send_once_stopped_once_departed_is_still_ambiguous() -> None:
+    """What has left may have been carried out, whatever ends the wait for the response."""
+    stopped = threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "made-up-token"})
+        stopped.set()
+        raise httpx.ReadError("reset")
+
+    with (
+        Transport(SETTINGS, is_stopped=stopped.is_set, http_transport=httpx.MockTransport(answer)) as transport,
+        pytest.raises(NexthinkUnavailableError, match="reset"),
+    ):
+        transport.send_once("POST", "/x")
+
+
+@pytest.mark.parametrize("failure", [httpx.ConnectError("x"), httpx.ReadError("x")])
+def test_send_once_second_turn_after_a_401_is_judged_by_itself(net: Net, transport: Transport, failure: Any) -> None:
+    net.answers = [httpx.Response(401), failure]
+    with pytest.raises(NexthinkUnavailableError) as it:
+        transport.send_once("POST", "/x")
+    assert isinstance(it.value, NexthinkConnectError) == isinstance(failure, httpx.ConnectError)
+
+
 @pytest.mark.parametrize("waits_for", ["token", "request"])
 def test_pause_ends_when_stopped(waits_for: str) -> None:
     busy, waiting, stopped = httpx.Response(429, headers={"retry-after": "200"}), threading.Event(), threading.Event()

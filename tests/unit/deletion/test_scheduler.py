@@ -235,6 +235,46 @@ def test_scheduler_retries_count_every_repeated_batch(caplog: pytest.LogCaptureF
     assert len([line for line in lines if "retry" in line or "retried" in line]) == 4
 
 
+def test_scheduler_hanging_connection_opens_max_concurrency() -> None:
+    scheduler = scheduler_for(outcomes_for(800), max_concurrency=4)
+    assert isinstance(scheduler.next_batch(0.0), Batch)
+    pause = scheduler.next_batch(0.0)
+    assert isinstance(pause, float)
+    assert [isinstance(scheduler.next_batch(pause), Batch) for _ in range(3)] == [True] * 3
+    assert scheduler.next_batch(pause) == float("inf")
+
+
+def test_scheduler_breaker_of_refused_devices_keeps_what_was_ambiguous() -> None:
+    def tenant(batch: Batch) -> Outcome:
+        if batch.turns == 1 and batch.number == 1:
+            return NexthinkUnavailableError("down", status=504)
+        return NexthinkInvalidRequestError("refused", status=400, code="INVALID_REQUEST")
+
+    outcomes = outcomes_for(200)
+    Simulation(tenant).run(scheduler_for(outcomes))
+    assert {row["status"] for row in outcomes.rows()[:100]} == {"UNKNOWN"}
+    assert {row["status"] for row in outcomes.rows()[100:]} == {"NOT_SENT"}
+
+
+def test_scheduler_throttle_beyond_the_cap_promises_no_retry(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "airflow_provider_nexthink.deletion.scheduler")
+    scheduler = scheduler_for(outcomes_for(10))
+    Simulation(lambda _: NexthinkRateLimitError("slow", status=429, retry_after=200.0)).run(scheduler)
+    assert isinstance(scheduler.error, NexthinkRateLimitError)
+    lines = [message[1] % message[2:] for message in scheduler.messages]
+    assert "retry after a pause of 200.0 s" in lines[1]
+    assert lines[-1].endswith("no other batch is sent.")
+    assert len([line for line in lines if "No request goes out" in line]) == 1
+
+
+def test_scheduler_batch_held_back_by_a_stop_is_left_to_do() -> None:
+    scheduler = scheduler_for(outcomes_for(10))
+    batch = scheduler.next_batch(0.0)
+    assert isinstance(batch, Batch)
+    scheduler.settle(batch, NexthinkStoppedError("stopped"), 0.0)
+    assert not scheduler.is_complete
+
+
 def test_scheduler_closed_ignores_late_responses() -> None:
     outcomes = outcomes_for(20)
     scheduler = scheduler_for(outcomes, batch_size=10, max_concurrency=2)
