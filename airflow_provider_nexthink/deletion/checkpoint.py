@@ -243,7 +243,7 @@ class Checkpoint:
         return len(sent_elsewhere)
 
     def _restore(self, position: int, at: int) -> None:
-        for column in _RESULT_COLUMNS:
+        for column in reversed(_RESULT_COLUMNS):  # the status last: until then, the row counts as not restored
             getattr(self._outcomes, column)[position] = getattr(self.earlier.outcomes, column)[at]
 
     @property
@@ -278,15 +278,18 @@ class Checkpoint:
         }
         known = [self._index_of[position] for position in positions if self._index_of[position] >= 0]
         new = [position for position in positions if self._index_of[position] < 0]
-        for index, position in enumerate(new, len(self.earlier)):
-            self._index_of[position] = index
-        for position in positions:
-            self._is_open[position] = 1
-        for part in _slices(sorted(known), _INDICES_IN_AN_ENTRY):
-            self._entries.append(_Entry({**origin, "known": _pack(_spans(part))}))
+        entries = [
+            _Entry({**origin, "known": _pack(_spans(part))}) for part in _slices(sorted(known), _INDICES_IN_AN_ENTRY)
+        ]
         for part in _slices(new, _DEVICES_IN_AN_ENTRY):
-            for devices in self._fitting(part):
-                self._entries.append(_Entry({**origin, **devices}))
+            entries += [_Entry({**origin, **devices}) for devices in self._fitting(part)]
+        index_of, is_open = self._index_of[:], self._is_open[:]
+        for index, position in enumerate(new, len(self.earlier)):
+            index_of[position] = index
+        for position in positions:
+            is_open[position] = 1
+        # All at once: a timeout may come at any line, and no row may be recorded whose intent is not.
+        self._entries, self._index_of, self._is_open = [*self._entries, *entries], index_of, is_open
         self.save()
 
     def _fitting(self, positions: Sequence[int]) -> Iterator[dict[str, str]]:
@@ -321,12 +324,14 @@ class Checkpoint:
             _pack_column([getattr(self._outcomes, column)[at] for at in positions]) for column in _RESULT_COLUMNS
         ]
         response = [_spans([self._index_of[at] for at in positions]), *columns]
-        if not (self._entries and self._entries[-1].has_room()):
-            self._entries.append(_Entry())
-        entry = self._entries[-1]
-        entry.is_saved = False
-        entry.responses.append(response)
-        entry.characters += len(json.dumps(response))
+        characters = len(json.dumps(response))
+        if self._entries and self._entries[-1].has_room():
+            entry = self._entries[-1]
+            entry.is_saved = False
+            entry.responses.append(response)
+            entry.characters += characters
+        else:  # never an entry without rows: a timeout may come before the next line
+            self._entries.append(_Entry(responses=[response], characters=characters))
         self._unsaved_responses += 1
         for position in positions:
             self._is_open[position] = 0

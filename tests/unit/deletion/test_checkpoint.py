@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import random
+import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_nexthink.deletion import checkpoint as checkpoint_module
 from airflow_provider_nexthink.deletion.checkpoint import (
     LOST,
     RESUMABLE,
@@ -485,3 +489,86 @@ def test_however_often_it_is_cut_off_each_device_is_accepted_once(
         assert status is expected
         assert queued[plan.uids[position] or ""] == (expected is Status.SCHEDULED)
     assert len(outcomes.rows()) == count
+
+
+class Interrupted(BaseException):  # noqa: N818 - as Airflow's own timeout is one
+    """Raised at a line of the checkpoint."""
+
+
+@contextmanager
+def interrupted_at_line(number: int) -> Iterator[list[int]]:
+    """Raise once, at the line of the checkpoint's code with this number, counted from here on."""
+    left = [number]
+
+    def at_line(_frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line" and left[0]:
+            left[0] -= 1
+            if not left[0]:
+                raise Interrupted
+        return at_line
+
+    def at_call(frame: FrameType, _event: str, _argument: Any) -> Any:
+        return at_line if frame.f_code.co_filename == checkpoint_module.__file__ else None
+
+    tracer = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        yield left
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.mark.parametrize("has_store_failed", [False, True])
+def test_interrupt_at_any_line_leaves_a_journal_that_tells_of_every_try(
+    has_store_failed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "_DEVICES_IN_AN_ENTRY", 4)
+    monkeypatch.setattr(checkpoint_module, "_RESPONSES_IN_AN_ENTRY", 2)
+    monkeypatch.setattr(checkpoint_module, "_INDICES_IN_AN_ENTRY", 3)
+    before = Store()
+    one_try(Tenant([unavailable()] * 5), before, make_plan(rows(0, 6)), batch_size=2)
+    known = earlier_tries(before)
+    assert known.counts() == {"SCHEDULED": 4, "UNKNOWN": 2}
+    plan = make_plan(rows(0, 16))
+    number, has_ended = 0, False
+    while not has_ended:
+        number += 1
+        store, clock = Store(), FakeTime().clock()
+        store.update(before)
+        outcomes, checkpoint = Outcomes(plan), Checkpoint(store, clock)
+        checkpoint.resume(outcomes, plan.to_send, ACME)
+        to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
+        store.broken, has_begun = has_store_failed, False
+        try:
+            with interrupted_at_line(number) as left:
+                checkpoint.begin(to_send, tenant=ACME, instance="acme")
+                has_begun = True
+                store.broken = False
+                for start in range(0, 10, 2):
+                    part = to_send[start : start + 2]
+                    for position in part:
+                        outcomes.status[position], outcomes.batch[position] = Status.SCHEDULED, 9
+                        outcomes.request_id[position], outcomes.attempts[position] = "r", 1
+                    checkpoint.note(part)
+                checkpoint.finish()
+        except Interrupted:
+            store.broken = False
+            checkpoint.finish()  # as the result of the deletion does
+        has_ended = left[0] > 0
+        later = Checkpoint(store, clock)
+        found = later.load()
+        assert later.is_readable, number
+        assert len(found) in (6, 16), number
+        assert len(found) == 16 or not has_begun
+        found_rows = {row["uid"]: row for row in found.rows()}
+        for row in known.rows():
+            assert found_rows[row["uid"]] == row or row["status"] == "UNKNOWN"
+        for row in outcomes.rows():
+            found_row = found_rows.get(row["uid"])
+            assert found_row is None or found_row["status"] == row["status"] or found_row["reason"] == LOST
+            if row["status"] == "SCHEDULED":
+                assert found_row is not None
+                assert (found_row["status"], found_row["request_id"]) == (row["status"], row["request_id"]), number
+            if row["status"] == "UNKNOWN":
+                assert row == next(each for each in known.rows() if each["uid"] == row["uid"]), number
+    assert number > 200
