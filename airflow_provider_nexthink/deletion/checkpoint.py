@@ -63,9 +63,9 @@ class StateStore(Protocol):
 
 
 def fingerprint(tenant: str) -> str:
-    """Return a digest that identifies a tenant and its credential in the journal.
+    """Return a digest that identifies a tenant in the journal.
 
-    :param tenant: what tells the tenant and its credential from any other.
+    :param tenant: what tells the tenant from any other.
     """
     return hashlib.sha256(f"{_VERSION}\0{tenant}".encode()).hexdigest()
 
@@ -214,7 +214,7 @@ class Checkpoint:
 
         :param outcomes: the table of this run.
         :param to_send: the positions of its rows to send; each uid is there once.
-        :param tenant: what tells the tenant and its credential from any other.
+        :param tenant: what tells the tenant from any other.
         :return: how many devices earlier tries have sent, or may have sent, beyond those in ``to_send``.
         """
         earlier = self.load()
@@ -263,7 +263,7 @@ class Checkpoint:
         """Record which devices this run is about to send. Call it after ``resume``, before the first request.
 
         :param positions: the positions of the rows to send now.
-        :param tenant: what tells the tenant and its credential from any other.
+        :param tenant: what tells the tenant from any other.
         :param instance: the tenant.
         :param uid_column: where the uids were found.
         :param name_column: where the names were found.

@@ -176,6 +176,27 @@ def test_limit_refuses_no_retry_with_the_same_list_nor_with_a_part_of_it(
 
 
 @needs_task_state
+def test_retry_with_another_credential_of_the_tenant_resumes(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 2)
+        return fleet[:266]
+
+    def second() -> Devices:
+        sandbox.__exit__(None, None, None)
+        sandbox.client_id, sandbox.client_secret = "another-client", "another-secret"
+        sandbox.__enter__()
+        monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
+        return fleet[:266]
+
+    run = run_tries(run_dag, first, second, max_concurrency=1, max_devices=300)
+    assert (run.state, run.tries("delete")) == ("success", 2)
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 266
+    assert "earlier_tries" not in run.xcom("delete", "summary")
+
+
+@needs_task_state
 @pytest.mark.parametrize("on_empty", ["succeed", "skip", "fail"])
 def test_retry_with_an_empty_list_tells_what_the_try_before_did(
     sandbox: Sandbox, run_dag: RunDag, fleet: Devices, on_empty: str

@@ -254,11 +254,11 @@ def test_whenever_a_task_is_killed_what_was_sent_is_in_the_journal(
         assert sent_by_then <= known
 
 
-def test_fingerprint_differs_by_tenant_and_holds_no_credential() -> None:
-    assert fingerprint("https://a.example\0id") != fingerprint("https://b.example\0id")
+def test_fingerprint_differs_by_tenant_and_does_not_name_it() -> None:
+    assert fingerprint("https://a.example\0a") != fingerprint("https://b.example\0a")
     store = Store()
-    one_try(Tenant(), store, make_plan(device_rows(3)), where="https://a.example\0client-id")
-    assert "client-id" not in "".join(store.values())
+    one_try(Tenant(), store, make_plan(device_rows(3)), where="https://a.example\0a")
+    assert "a.example" not in "".join(store.values())
 
 
 def test_a_large_run_takes_few_bytes_and_few_calls() -> None:
