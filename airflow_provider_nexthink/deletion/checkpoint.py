@@ -15,7 +15,7 @@ import uuid
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -129,16 +129,29 @@ class Checkpoint:
 
     :param store: where to keep the journal.
     :param clock: time.
+    :param try_number: the number of this try, from 1 on; None where nobody counts them.
+    :param max_tries: the number that Airflow raises when a person clears the task; None where it is not known.
     """
 
-    def __init__(self, store: StateStore, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        clock: Clock | None = None,
+        *,
+        try_number: int | None = None,
+        max_tries: int | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock or Clock()
+        self._try_number = try_number
+        self._max_tries = max_tries
         self.earlier = EarlierTries()
+        self.cleared = EarlierTries()
+        """The tries of a task that had succeeded before a person cleared it: only told, since all is sent again."""
         self.is_over = False
         """Whether the store has said that this try is over."""
-        self.is_readable = True
-        """Whether the journal of earlier tries, if there is one, could be read."""
+        self.is_earlier_known = True
+        """False if there were earlier tries, or may have been, whose records are not there or could not be read."""
         self._is_loaded = False
         self._is_writable = True
         self._outcomes = Outcomes(Plan([], [], [], [], []))
@@ -167,24 +180,44 @@ class Checkpoint:
             return self.earlier
         try:
             values = self._read_values()
+            done = self._store.get(_DONE_KEY) if values else None
+            if not values and self._try_number not in (None, 1):
+                self.is_earlier_known = self._is_known_to_have_sent_nothing()
         except NexthinkTryOverError:
             self.is_over = True
             raise
         except Exception as error:  # noqa: BLE001 - of any kind of store
             # What is in the store may be whole: it must not be overwritten by this try.
-            self.is_readable = self._is_writable = False
+            self.is_earlier_known = self._is_writable = False
             self._log_unreadable(error, "this try records nothing for a later one")
         else:
             try:
-                self.earlier = _replay(values)
+                earlier = _replay(values)
             except Exception as error:  # noqa: BLE001 - a value may hold anything
-                self.is_readable = False
+                self.is_earlier_known = False
                 self._log_unreadable(error, "they are discarded")
             else:
                 if values:
-                    self._journal, self._first = str(values[0]["journal"]), len(values)
+                    self._take_up(values, earlier, done)
         self._is_loaded = True
         return self.earlier
+
+    def _take_up(self, values: Sequence[Any], earlier: EarlierTries, done: Any) -> None:
+        """Resume a journal; or, where a person has cleared a task that had succeeded, start another one."""
+        if _journal_of(done) != _journal_of(values[0]):
+            self.earlier = earlier
+        elif self._max_tries is None or done.get("max_tries") != self._max_tries:
+            self.cleared = earlier
+            log.info("This task had succeeded, and was cleared since: its whole list is sent again.")
+            return
+        else:  # Airflow's own retry: something failed once the devices were handled
+            self.earlier = earlier
+            self._call(lambda: self._store.delete(_DONE_KEY), "That this task had succeeded cannot be forgotten")
+        self._journal, self._first = str(values[0]["journal"]), len(values)
+
+    def _is_known_to_have_sent_nothing(self) -> bool:
+        """Tell whether the try before this one has left word that no try before has sent anything."""
+        return bool(self._store.get(_TRY_KEY) == {"try": (self._try_number or 0) - 1, "has_sent_nothing": True})
 
     def _read_values(self) -> list[Any]:
         values: list[Any] = []
@@ -389,6 +422,41 @@ class Checkpoint:
         else:
             self._unsaved_responses = 0
 
+    def claim(self) -> None:
+        """Write the number of this try, so that the store can say if another one has taken its place.
+
+        To be called before something is written for which nobody else asks that, such as XComs.
+
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        if self._try_number is None or self.is_over:
+            return
+        is_empty = self._is_loaded and not (self._first or self._entries or self.cleared)
+        mark = {"try": self._try_number, "has_sent_nothing": is_empty and self.is_earlier_known}
+        self._call(lambda: self._store.set(_TRY_KEY, mark), "The number of this try cannot be recorded")
+
+    def mark_done(self) -> None:
+        """Record that the work is done: a retry resumes, and a task that a person clears sends its whole list again.
+
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        if self.is_over or not self._is_writable or not (self._first or self._entries):
+            return
+        done = {"journal": self._journal, "max_tries": self._max_tries}
+        self._call(
+            lambda: self._store.set(_DONE_KEY, done),
+            "That this task has succeeded cannot be recorded; if it is cleared, it sends only what is not settled",
+        )
+
+    def _call(self, call: Callable[[], None], warning: str) -> None:
+        try:
+            call()
+        except NexthinkTryOverError:
+            self.is_over = True
+            raise
+        except Exception as error:  # noqa: BLE001 - see the class
+            log.warning("%s (%s: %s).", warning, type(error).__name__, error)
+
     def clear(self) -> None:
         """Forget everything: a later run of the task sends its whole list."""
         if not self._is_writable or self.is_over:
@@ -403,6 +471,9 @@ class Checkpoint:
 
 
 _SAVED = _Entry(intent={}, is_saved=True)
+
+_TRY_KEY = "nexthink_try"
+_DONE_KEY = "nexthink_deletions_done"
 
 
 def _key(number: int) -> str:
