@@ -472,7 +472,7 @@ def test_failure_of_airflow_after_the_deletion_lets_no_retry_send_again(
         delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=fleet[:4], **hooks)
         if when == "pushing the table":
             monkeypatch.setattr(task_runner, "_xcom_push", fail_once)
-            task(lambda row: row["status"], task_id="look").expand(row=delete.output)
+            task(task_id="look")(lambda row: row["status"]).expand(row=delete.output)
     run = run_dag(dag)
     assert (run.state, run.tries("delete"), failures) == ("success", 2, [])
     table = run.xcom("delete")
@@ -541,7 +541,7 @@ def test_cleared_task_that_fails_early_tells_what_is_known_of_earlier_tries(
         def interrupt(_: Any) -> None:
             raise RuntimeError("a signal")
 
-        operator._read_devices = interrupt  # type: ignore[method-assign]
+        operator._read_devices = interrupt  # type: ignore[method-assign, assignment]
     ti = execute(operator, store, 2, max_tries=1)
     assert ti.xcoms["raised"]
     summary = ti.xcoms["summary"]
