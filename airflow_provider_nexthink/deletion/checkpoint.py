@@ -15,7 +15,7 @@ import uuid
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -63,9 +63,9 @@ class StateStore(Protocol):
 
 
 def fingerprint(tenant: str) -> str:
-    """Return a digest that identifies a tenant and its credential in the journal.
+    """Return a digest that identifies a tenant in the journal.
 
-    :param tenant: what tells the tenant and its credential from any other.
+    :param tenant: what tells the tenant from any other.
     """
     return hashlib.sha256(f"{_VERSION}\0{tenant}".encode()).hexdigest()
 
@@ -129,16 +129,29 @@ class Checkpoint:
 
     :param store: where to keep the journal.
     :param clock: time.
+    :param try_number: the number of this try, from 1 on; None where nobody counts them.
+    :param max_tries: the number that Airflow raises when a person clears the task; None where it is not known.
     """
 
-    def __init__(self, store: StateStore, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        clock: Clock | None = None,
+        *,
+        try_number: int | None = None,
+        max_tries: int | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock or Clock()
+        self._try_number = try_number
+        self._max_tries = max_tries
         self.earlier = EarlierTries()
+        self.cleared = EarlierTries()
+        """The tries of a task that had succeeded before a person cleared it: only told, since all is sent again."""
         self.is_over = False
         """Whether the store has said that this try is over."""
-        self.is_readable = True
-        """Whether the journal of earlier tries, if there is one, could be read."""
+        self.is_earlier_known = True
+        """False if there were earlier tries, or may have been, whose records are not there or could not be read."""
         self._is_loaded = False
         self._is_writable = True
         self._outcomes = Outcomes(Plan([], [], [], [], []))
@@ -167,24 +180,44 @@ class Checkpoint:
             return self.earlier
         try:
             values = self._read_values()
+            done = self._store.get(_DONE_KEY) if values else None
+            if not values and self._try_number not in (None, 1):
+                self.is_earlier_known = self._is_known_to_have_sent_nothing()
         except NexthinkTryOverError:
             self.is_over = True
             raise
         except Exception as error:  # noqa: BLE001 - of any kind of store
             # What is in the store may be whole: it must not be overwritten by this try.
-            self.is_readable = self._is_writable = False
+            self.is_earlier_known = self._is_writable = False
             self._log_unreadable(error, "this try records nothing for a later one")
         else:
             try:
-                self.earlier = _replay(values)
+                earlier = _replay(values)
             except Exception as error:  # noqa: BLE001 - a value may hold anything
-                self.is_readable = False
+                self.is_earlier_known = False
                 self._log_unreadable(error, "they are discarded")
             else:
                 if values:
-                    self._journal, self._first = str(values[0]["journal"]), len(values)
+                    self._take_up(values, earlier, done)
         self._is_loaded = True
         return self.earlier
+
+    def _take_up(self, values: Sequence[Any], earlier: EarlierTries, done: Any) -> None:
+        """Resume a journal; or, where a person has cleared a task that had succeeded, start another one."""
+        if _journal_of(done) != _journal_of(values[0]):
+            self.earlier = earlier
+        elif self._max_tries is None or done.get("max_tries") != self._max_tries:
+            self.cleared = earlier
+            log.info("This task had succeeded, and was cleared since: its whole list is sent again.")
+            return
+        else:  # Airflow's own retry: something failed once the devices were handled
+            self.earlier = earlier
+            self._call(lambda: self._store.delete(_DONE_KEY), "That this task had succeeded cannot be forgotten")
+        self._journal, self._first = str(values[0]["journal"]), len(values)
+
+    def _is_known_to_have_sent_nothing(self) -> bool:
+        """Tell whether the try before this one has left word that no try before has sent anything."""
+        return bool(self._store.get(_TRY_KEY) == {"try": (self._try_number or 0) - 1, "has_sent_nothing": True})
 
     def _read_values(self) -> list[Any]:
         values: list[Any] = []
@@ -214,7 +247,7 @@ class Checkpoint:
 
         :param outcomes: the table of this run.
         :param to_send: the positions of its rows to send; each uid is there once.
-        :param tenant: what tells the tenant and its credential from any other.
+        :param tenant: what tells the tenant from any other.
         :return: how many devices earlier tries have sent, or may have sent, beyond those in ``to_send``.
         """
         earlier = self.load()
@@ -243,7 +276,7 @@ class Checkpoint:
         return len(sent_elsewhere)
 
     def _restore(self, position: int, at: int) -> None:
-        for column in _RESULT_COLUMNS:
+        for column in reversed(_RESULT_COLUMNS):  # the status last: until then, the row counts as not restored
             getattr(self._outcomes, column)[position] = getattr(self.earlier.outcomes, column)[at]
 
     @property
@@ -263,7 +296,7 @@ class Checkpoint:
         """Record which devices this run is about to send. Call it after ``resume``, before the first request.
 
         :param positions: the positions of the rows to send now.
-        :param tenant: what tells the tenant and its credential from any other.
+        :param tenant: what tells the tenant from any other.
         :param instance: the tenant.
         :param uid_column: where the uids were found.
         :param name_column: where the names were found.
@@ -278,15 +311,18 @@ class Checkpoint:
         }
         known = [self._index_of[position] for position in positions if self._index_of[position] >= 0]
         new = [position for position in positions if self._index_of[position] < 0]
-        for index, position in enumerate(new, len(self.earlier)):
-            self._index_of[position] = index
-        for position in positions:
-            self._is_open[position] = 1
-        for part in _slices(sorted(known), _INDICES_IN_AN_ENTRY):
-            self._entries.append(_Entry({**origin, "known": _pack(_spans(part))}))
+        entries = [
+            _Entry({**origin, "known": _pack(_spans(part))}) for part in _slices(sorted(known), _INDICES_IN_AN_ENTRY)
+        ]
         for part in _slices(new, _DEVICES_IN_AN_ENTRY):
-            for devices in self._fitting(part):
-                self._entries.append(_Entry({**origin, **devices}))
+            entries += [_Entry({**origin, **devices}) for devices in self._fitting(part)]
+        index_of, is_open = self._index_of[:], self._is_open[:]
+        for index, position in enumerate(new, len(self.earlier)):
+            index_of[position] = index
+        for position in positions:
+            is_open[position] = 1
+        # All at once: a timeout may come at any line, and no row may be recorded whose intent is not.
+        self._entries, self._index_of, self._is_open = [*self._entries, *entries], index_of, is_open
         self.save()
 
     def _fitting(self, positions: Sequence[int]) -> Iterator[dict[str, str]]:
@@ -321,12 +357,14 @@ class Checkpoint:
             _pack_column([getattr(self._outcomes, column)[at] for at in positions]) for column in _RESULT_COLUMNS
         ]
         response = [_spans([self._index_of[at] for at in positions]), *columns]
-        if not (self._entries and self._entries[-1].has_room()):
-            self._entries.append(_Entry())
-        entry = self._entries[-1]
-        entry.is_saved = False
-        entry.responses.append(response)
-        entry.characters += len(json.dumps(response))
+        characters = len(json.dumps(response))
+        if self._entries and self._entries[-1].has_room():
+            entry = self._entries[-1]
+            entry.is_saved = False
+            entry.responses.append(response)
+            entry.characters += characters
+        else:  # never an entry without rows: a timeout may come before the next line
+            self._entries.append(_Entry(responses=[response], characters=characters))
         self._unsaved_responses += 1
         for position in positions:
             self._is_open[position] = 0
@@ -384,6 +422,41 @@ class Checkpoint:
         else:
             self._unsaved_responses = 0
 
+    def claim(self) -> None:
+        """Write the number of this try, so that the store can say if another one has taken its place.
+
+        To be called before something is written for which nobody else asks that, such as XComs.
+
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        if self._try_number is None or self.is_over:
+            return
+        is_empty = self._is_loaded and not (self._first or self._entries or self.cleared)
+        mark = {"try": self._try_number, "has_sent_nothing": is_empty and self.is_earlier_known}
+        self._call(lambda: self._store.set(_TRY_KEY, mark), "The number of this try cannot be recorded")
+
+    def mark_done(self) -> None:
+        """Record that the work is done: a retry resumes, and a task that a person clears sends its whole list again.
+
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        if self.is_over or not self._is_writable or not (self._first or self._entries):
+            return
+        done = {"journal": self._journal, "max_tries": self._max_tries}
+        self._call(
+            lambda: self._store.set(_DONE_KEY, done),
+            "That this task has succeeded cannot be recorded; if it is cleared, it sends only what is not settled",
+        )
+
+    def _call(self, call: Callable[[], None], warning: str) -> None:
+        try:
+            call()
+        except NexthinkTryOverError:
+            self.is_over = True
+            raise
+        except Exception as error:  # noqa: BLE001 - see the class
+            log.warning("%s (%s: %s).", warning, type(error).__name__, error)
+
     def clear(self) -> None:
         """Forget everything: a later run of the task sends its whole list."""
         if not self._is_writable or self.is_over:
@@ -398,6 +471,9 @@ class Checkpoint:
 
 
 _SAVED = _Entry(intent={}, is_saved=True)
+
+_TRY_KEY = "nexthink_try"
+_DONE_KEY = "nexthink_deletions_done"
 
 
 def _key(number: int) -> str:

@@ -278,7 +278,7 @@ class Deletion:
             finished_at=finished_at,
             duration_seconds=duration,
             earlier=checkpoint.earlier if checkpoint else None,
-            is_earlier_known=checkpoint.is_readable if checkpoint else True,
+            is_earlier_known=checkpoint.is_earlier_known if checkpoint else True,
             clear_checkpoint=checkpoint.clear if checkpoint else None,
         )
 

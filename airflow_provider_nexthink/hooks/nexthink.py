@@ -120,9 +120,15 @@ class NexthinkHook(BaseHook):
 
     @property
     def tenant(self) -> str:
+        """What tells the tenant from any other, whatever the credential."""
+        settings = self.get_conn().settings
+        return "\0".join((settings.base_url, settings.instance)).lower()
+
+    @property
+    def account(self) -> str:
         """What tells the tenant and its credential from any other; no secret."""
         settings = self.get_conn().settings
-        return "\0".join((settings.base_url, settings.login_url, settings.instance, settings.client_id))
+        return "\0".join((self.tenant, settings.login_url, settings.client_id))
 
     def close(self) -> None:
         """Close the connections to Nexthink."""

@@ -8,13 +8,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_nexthink.exceptions import NexthinkStoppedError
+from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
 from airflow_provider_nexthink.operators._state import timeout_deferred
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, EarlierTries
     from airflow_provider_nexthink.deletion.outcome import Deletion, DeletionResult
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class DeletionReport:
         self._enabled = enabled
         self._to_format = to_format
         self._checkpoint: Checkpoint | None = None
+        self._earlier: EarlierTries | None = None
         self._is_earlier_known = True
         self.is_complete = False
         """Whether each value of this try's own result has been pushed, or refused."""
@@ -53,11 +54,11 @@ class DeletionReport:
         :raises NexthinkTryOverError: if this try is over.
         """
         self._checkpoint = checkpoint
+        self._is_earlier_known = not is_retry
         if checkpoint is None:
-            self._is_earlier_known = not is_retry
             return
-        earlier = checkpoint.load()
-        self._is_earlier_known = checkpoint.is_readable
+        self._earlier = earlier = checkpoint.load() or checkpoint.cleared
+        self._is_earlier_known = checkpoint.is_earlier_known
         if not earlier:
             return
         result = self._earlier_result(NexthinkStoppedError(_NOT_ENDED))
@@ -66,7 +67,19 @@ class DeletionReport:
             len(earlier),
             ", ".join(f"{count} {status}" for status, count in result.counts.items() if count),
         )
-        self._push_all(result)
+        failure = self._push_all(result)
+        if isinstance(failure, NexthinkTryOverError) or not isinstance(failure, Exception | None):
+            raise failure  # a timeout; a value that could not be pushed is in the log
+
+    @property
+    def is_over(self) -> bool:
+        """Whether another try has taken the place of this one: what there is to write belongs to that one."""
+        return self._checkpoint is not None and self._checkpoint.is_over
+
+    def mark_done(self) -> None:
+        """Record that this try has done its work."""
+        if self._checkpoint:
+            self._checkpoint.mark_done()
 
     def push(self, result: DeletionResult) -> BaseException | None:
         """Push the result of this try.
@@ -86,18 +99,19 @@ class DeletionReport:
         :param error: what kept it from sending.
         :param deletion: its plan, if it came that far.
         """
-        if self._checkpoint and self._checkpoint.earlier:
+        if self._earlier:
             summary = self._earlier_result(error).summary
         elif deletion:
             summary = deletion.result(error).summary
         else:
             summary = self._no_result(error).summary | {"requested": None, "dry_run": None, "instance": None}
+        self._claim()
         self._push("summary", lambda: summary)
 
     def _earlier_result(self, error: BaseException) -> DeletionResult:
         """Return the devices of earlier tries as a result: they were requested, and this is what became of them."""
-        assert self._checkpoint  # noqa: S101 - the callers have looked
-        earlier = self._checkpoint.earlier
+        earlier = self._earlier
+        assert earlier  # noqa: S101 - the callers have looked
         result = self._no_result(error)
         return replace(
             result,
@@ -135,16 +149,26 @@ class DeletionReport:
         }
         if result.earlier_tries:
             values["earlier_tries"] = lambda: result.earlier_tries
-        failure: BaseException | None = None
+        failure = self._claim()
         for key, value in values.items():
             failure = self._push(key, value) or failure
         return failure
 
+    def _claim(self) -> BaseException | None:
+        """Make sure that no other try has taken the place of this one; return what says so, or interrupted that."""
+        failure: BaseException | None = None
+        for _ in range(2):
+            try:
+                if self._checkpoint:
+                    self._checkpoint.claim()
+                break
+            except BaseException as error:  # noqa: BLE001 - a timeout, which is raised once the XComs are there
+                failure = failure or error
+        return failure
+
     def _push(self, key: str, value: Callable[[], Any]) -> BaseException | None:
         """Push one value; return what kept it from being pushed, or interrupted that: then it is pushed once more."""
-        if not self._enabled or (
-            self._checkpoint and self._checkpoint.is_over
-        ):  # then the XComs are those of another try
+        if not self._enabled or self.is_over:
             return None
         failure: BaseException | None = None
         for _ in range(2):

@@ -16,7 +16,7 @@ _PROBE_KEY = "nexthink_supervisor_probe"  # never set
 
 _FOLLOWS = (
     "No other batch is sent. Devices that this try has sent since its last save may be sent again by another try. "
-    "The XComs are left to that one: see the outcome in this log."
+    "The XComs and the file are left to that one: see the outcome in this log."
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_nexthink.compat import AirflowSkipException, has_xcom_backend, task_state_store
+from airflow_provider_nexthink.compat import AirflowSkipException, has_xcom_backend, max_map_length, task_state_store
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.deletion.files import require_parquet, shown_path
 from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.deletion.checkpoint import StateStore
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -184,10 +184,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 raise
 
     def _execute(self, context: Context, report: DeletionReport) -> Any:
-        from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
-
         store = self._state_store(context)
-        checkpoint = Checkpoint(store) if store else None
+        checkpoint = _checkpoint_of(store, context) if store else None
         report.begin(checkpoint, is_retry=_is_retry(context))  # first of all: whatever comes next may fail
 
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -208,7 +206,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
                 max_concurrency=self.max_concurrency,
                 requests_per_second=self.requests_per_second,
                 state_store=checkpoint,
-                on_plan=self._warn_of_a_large_table,
+                on_plan=partial(self._check_table, context),
             )
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
@@ -224,7 +222,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
             return
         result = deletion.result(error)
         report.push(result)
-        self._write_results(result)
+        if not report.is_over:
+            self._write_results(result)
 
     def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for those who get them from elsewhere
         """Return the devices to delete, in any form that the hook reads."""
@@ -245,8 +244,29 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         if (path := options.check_results_path(self.results_path)) is not None:
             check_results_path(path)
 
-    def _warn_of_a_large_table(self, plan: Plan) -> None:
-        """Say in time that the table is more than Airflow's database should be given."""
+    def _has_mapped_dependants(self) -> bool:
+        has_dag = self.has_dag()  # type: ignore[no-untyped-call]
+        return has_dag and any(True for _ in self.iter_mapped_dependants())
+
+    def _check_table(self, context: Context, plan: Plan) -> None:
+        """Refuse a table that Airflow will not take once the devices are handled; warn of one that is too large."""
+        if not getattr(context.get("ti"), "is_mapped", False) and self._has_mapped_dependants():
+            problem, remedy = "", ""
+            if not self.do_xcom_push:
+                problem, remedy = "do_xcom_push=False leaves it nothing to map over", "Leave do_xcom_push out"
+            elif self.return_format == "dataframe":
+                problem, remedy = "Airflow maps over no DataFrame", "Set return_format='records'"
+            elif self.return_format == "records" and len(plan.uids) > (most := max_map_length()):
+                problem = f"Airflow maps over {most} entries at most ([core] max_map_length), not {len(plan.uids)} rows"
+                remedy = (
+                    "Split the list (airflow_provider_nexthink.chunks), or raise max_map_length on the API server and "
+                    "on all workers"
+                )
+            if problem:
+                raise NexthinkInputError(
+                    f"A task is mapped over the outcome table of {self.task_id}, and {problem}: this task would fail "
+                    f"after the deletion. This try sent nothing. {remedy}; or map over a task that picks the rows."
+                )
         size = len(plan.uids) * _XCOM_BYTES_A_ROW[self.return_format]
         if size > _LARGE_XCOM_BYTES and self.do_xcom_push and not has_xcom_backend():
             self.log.warning(
@@ -266,17 +286,15 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         except BaseException as error:  # noqa: BLE001 - a timeout too: the table comes first
             failure = error
         unpushed = report.push(result)
-        unwritten = self._write_results(result)
+        unwritten = None if report.is_over else self._write_results(result)
         if (failure := failure or unpushed or unwritten) is not None:
             raise failure
         if self.execution_timeout:
             cancel_timeout()  # the work is done; between here and the end it could only fail a task that forgot it
-        if result.clear_checkpoint is not None:
-            result.clear_checkpoint()
+        report.mark_done()
         if not result.outcomes and self.on_empty == "skip":
             raise AirflowSkipException("devices has no rows (on_empty='skip').")
-        has_dag = self.has_dag()  # type: ignore[no-untyped-call]
-        if has_dag and not any(True for _ in self.iter_mapped_dependants()):
+        if self.has_dag() and not self._has_mapped_dependants():  # type: ignore[no-untyped-call]
             # Airflow would push the table once more. Where tasks are mapped over it, it must: it notes the length, too.
             self.do_xcom_push = False
         return self._formatted(result)
@@ -347,6 +365,13 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         if self.return_format == "columns":
             return result.outcomes.columns()
         return result.to_pandas() if self.return_format == "dataframe" else result.table
+
+
+def _checkpoint_of(store: StateStore, context: Context) -> Checkpoint:
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+
+    ti = context.get("ti")
+    return Checkpoint(store, try_number=getattr(ti, "try_number", None), max_tries=getattr(ti, "max_tries", None))
 
 
 def _is_retry(context: Context) -> bool:

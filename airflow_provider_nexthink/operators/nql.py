@@ -142,7 +142,7 @@ class NexthinkNqlOperator(BaseOperator):
 
     def _memory(self, context: Context, hook: NexthinkHook) -> ExportMemory:
         query = {
-            "tenant": hook.tenant,
+            "account": hook.account,
             "query_id": self.query_id,
             "parameters": self.parameters,
             "compression": self.compression,

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, task
 
+from airflow_provider_nexthink.compat import AirflowFailException
 from airflow_provider_nexthink.exceptions import NexthinkTryOverError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
@@ -176,6 +177,27 @@ def test_limit_refuses_no_retry_with_the_same_list_nor_with_a_part_of_it(
 
 
 @needs_task_state
+def test_retry_with_another_credential_of_the_tenant_resumes(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first() -> Devices:
+        stop_after(sandbox, 2)
+        return fleet[:266]
+
+    def second() -> Devices:
+        sandbox.__exit__(None, None, None)
+        sandbox.client_id, sandbox.client_secret = "another-client", "another-secret"
+        sandbox.__enter__()
+        monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
+        return fleet[:266]
+
+    run = run_tries(run_dag, first, second, max_concurrency=1, max_devices=300)
+    assert (run.state, run.tries("delete")) == ("success", 2)
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 266
+    assert "earlier_tries" not in run.xcom("delete", "summary")
+
+
+@needs_task_state
 @pytest.mark.parametrize("on_empty", ["succeed", "skip", "fail"])
 def test_retry_with_an_empty_list_tells_what_the_try_before_did(
     sandbox: Sandbox, run_dag: RunDag, fleet: Devices, on_empty: str
@@ -292,17 +314,19 @@ def test_table_is_pushed_once_unless_tasks_are_mapped_over_it(
 class TaskInstance:
     """Takes XComs, as a task instance does."""
 
-    def __init__(self, try_number: int = 1) -> None:
-        self.try_number = try_number
+    def __init__(self, try_number: int = 1, max_tries: int = 1) -> None:
+        self.try_number, self.max_tries = try_number, max_tries
         self.xcoms: dict[str, Any] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
 
 
-def execute(operator: NexthinkDeleteDevicesOperator, store: Store | None, try_number: int = 1) -> TaskInstance:
+def execute(
+    operator: NexthinkDeleteDevicesOperator, store: Store | None, try_number: int = 1, max_tries: int = 1
+) -> TaskInstance:
     """Execute an operator; return the XComs, whatever it raised."""
-    ti = TaskInstance(try_number)
+    ti = TaskInstance(try_number, max_tries)
     context: Any = {"ti": ti, **({"task_state_store": store} if store is not None else {})}
     try:
         operator.execute(context)
@@ -322,15 +346,14 @@ def operator_of(devices: Any, **options: Any) -> NexthinkDeleteDevicesOperator:
 
 
 def test_retry_pushes_what_is_known_before_anything_can_fail(sandbox: Sandbox, fleet: Devices) -> None:
-    store, snapshots = Store(), list[Store]()
+    snapshots = list[Store]()
 
     class Watched(Store):
         def set(self, key: str, value: Any) -> None:
             super().set(key, value)
             snapshots.append(copy_of(self))
 
-    execute(operator_of(fleet[:250], max_concurrency=1), store := Watched())
-    assert len(store) == 0, "a success forgets"
+    execute(operator_of(fleet[:250], max_concurrency=1), Watched())
     queued = set(sandbox.tenant.queued)
     for snapshot in snapshots:  # as if the worker had been killed just then
         killed = TaskInstance(2)
@@ -368,6 +391,218 @@ def test_try_that_is_over_sends_no_more_and_leaves_the_xcoms_alone(sandbox: Sand
     assert isinstance(ti.xcoms.pop("raised"), NexthinkTryOverError)
     assert ti.xcoms == {}
     assert len(sandbox.tenant.queued) <= (0 if when == "at the intent" else 200)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("empty", {}),
+        ("empty", {"on_empty": "fail"}),
+        ("dry run", {"dry_run": True}),
+        ("guard", {"max_devices": 2}),
+        ("no table", {}),
+        ("wrong secret", {}),
+        ("no connection", {}),
+        ("all settled", {}),
+        ("all settled", {"do_xcom_push": False}),
+    ],
+)
+def test_try_that_is_over_and_sends_nothing_leaves_xcoms_and_file_to_the_newer_one(
+    sandbox: Sandbox,
+    fleet: Devices,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    options: dict[str, Any],
+) -> None:
+    class Over(Store):
+        def set(self, key: str, value: Any) -> None:
+            raise NexthinkTryOverError("another try has taken its place")
+
+        def delete(self, key: str) -> None:
+            raise NexthinkTryOverError("another try has taken its place")
+
+    store, file = Over(), tmp_path / "table.csv"
+    if kind == "all settled":
+        execute(operator_of(fleet[:3]), earlier := Store())
+        del earlier["nexthink_deletions_done"]
+        store.update(earlier)
+    elif kind == "wrong secret":
+        break_connection(monkeypatch, sandbox, password="wrong")
+    elif kind == "no connection":
+        monkeypatch.delenv("AIRFLOW_CONN_NEXTHINK_DEFAULT")
+    file.write_text("the table of the newer try")
+    devices = {"empty": [], "no table": 7}.get(kind, fleet[:3])
+    queued = len(sandbox.tenant.queued)
+    ti = execute(operator_of(devices, results_path=str(file), **options), store, 2 if store else 1)
+    assert ti.xcoms.pop("raised")
+    assert ti.xcoms == {}
+    assert file.read_text() == "the table of the newer try"
+    assert len(sandbox.tenant.queued) == queued
+
+
+def test_try_asks_with_few_writes_whether_it_is_over(sandbox: Sandbox, fleet: Devices) -> None:
+    for devices, options, writes in ((fleet[:3], {}, 4), (fleet[:3], {"dry_run": True}, 1), ([], {}, 1)):
+        execute(operator_of(devices, **options), store := Store())
+        assert store.writes == writes  # the intent, the outcomes, the number of the try, and that it is done
+
+
+@needs_task_state
+@pytest.mark.parametrize("when", ["post_execute", "pushing the table"])
+def test_failure_of_airflow_after_the_deletion_lets_no_retry_send_again(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    from airflow.sdk.execution_time import task_runner
+
+    failures = [RuntimeError("the API server is away")]
+
+    def fail(*_: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    push = task_runner._xcom_push
+
+    def fail_once(ti: Any, key: str, value: Any, mapped_length: int | None = None) -> None:
+        if mapped_length:
+            fail()
+        push(ti, key, value, mapped_length=mapped_length)
+
+    with DAG("after", default_args=ONE_RETRY) as dag:
+        hooks: dict[str, Any] = {"post_execute": fail} if when == "post_execute" else {}
+        delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=fleet[:4], **hooks)
+        if when == "pushing the table":
+            monkeypatch.setattr(task_runner, "_xcom_push", fail_once)
+            task(task_id="look")(lambda row: row["status"]).expand(row=delete.output)
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete"), failures) == ("success", 2, [])
+    table = run.xcom("delete")
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == len(table)
+    assert {row["status"] for row in table} == {"SCHEDULED"}
+
+
+@needs_task_state
+def test_clearing_a_task_that_succeeded_raises_its_max_tries(sandbox: Sandbox, run_dag: RunDag, fleet: Devices) -> None:
+    from airflow.models.taskinstance import clear_task_instances
+    from airflow.utils.session import create_session
+
+    run = run_tries(run_dag, lambda: fleet[:3], retries=2)
+    ti = run.dag_run.get_task_instance("delete")
+    before = ti.max_tries
+    with create_session() as session:
+        ti = session.merge(ti)
+        clear_task_instances([ti], session)
+        assert (before, ti.max_tries) == (2, 3)
+
+
+def test_cleared_task_that_succeeded_sends_all_again_and_so_do_its_retries(sandbox: Sandbox, fleet: Devices) -> None:
+    execute(operator_of(fleet[:250]), store := Store(), 1, max_tries=1)
+    execute(operator_of(fleet[:250]), store, 2, max_tries=1)
+    assert len(sandbox.tenant.queued) == 250
+    cleared = execute(operator_of(7), store, 3, max_tries=3)  # fails before it sends anything
+    assert cleared.xcoms["summary"]["SCHEDULED"] == 250
+    ti = execute(operator_of(fleet[:250], max_devices=250), store, 4, max_tries=3)
+    assert len(sandbox.tenant.queued) == 500
+    assert ti.xcoms["summary"]["SCHEDULED"] == 250
+    assert "earlier_tries" not in ti.xcoms["summary"]
+    execute(operator_of(fleet[:250]), store, 5, max_tries=3)
+    assert len(sandbox.tenant.queued) == 500
+
+
+def test_retry_of_a_task_that_was_done_and_then_cleared_sends_what_is_open(sandbox: Sandbox, fleet: Devices) -> None:
+    execute(operator_of(fleet[:200]), store := Store(), 1, max_tries=1)
+    stop_after(sandbox, 0)
+    retried = execute(operator_of(fleet[:250]), store, 2, max_tries=1)
+    assert retried.xcoms["summary"]["NOT_SENT"] == 50
+    sandbox.faults.clear()
+    cleared = execute(operator_of(fleet[:250]), store, 3, max_tries=3)
+    assert cleared.xcoms["summary"]["SCHEDULED"] == 250
+    assert len(sandbox.tenant.queued) == 250
+
+
+@pytest.mark.parametrize("failure", ["wrong secret", "guard", "no table", "no connection", "interrupted"])
+@pytest.mark.parametrize("store_is", ["kept", "empty", "unreadable", "down"])
+def test_cleared_task_that_fails_early_tells_what_is_known_of_earlier_tries(
+    sandbox: Sandbox, fleet: Devices, monkeypatch: pytest.MonkeyPatch, failure: str, store_is: str
+) -> None:
+    execute(operator_of(fleet[:250]), store := Store(), 1, max_tries=0)
+    if store_is == "empty":
+        store.clear()
+    elif store_is == "unreadable":
+        store["nexthink_deletions_0"] = '"what is this"'
+    elif store_is == "down":
+        store.broken = True
+    if failure == "wrong secret":
+        break_connection(monkeypatch, sandbox, password="wrong")
+    elif failure == "no connection":
+        monkeypatch.delenv("AIRFLOW_CONN_NEXTHINK_DEFAULT")
+    operator = operator_of(7 if failure == "no table" else fleet[:5], max_devices=2 if failure == "guard" else 1000)
+    if failure == "interrupted":
+
+        def interrupt(_: Any) -> None:
+            raise RuntimeError("a signal")
+
+        operator._read_devices = interrupt  # type: ignore[method-assign, assignment]
+    ti = execute(operator, store, 2, max_tries=1)
+    assert ti.xcoms["raised"]
+    summary = ti.xcoms["summary"]
+    if store_is == "kept":
+        assert summary["SCHEDULED"] == len(ti.xcoms["return_value"]) == 250
+        assert "earlier_tries" not in summary
+    else:
+        assert summary["earlier_tries"] is None
+        assert summary["SCHEDULED"] == 0
+    assert summary["error"]["type"] == type(ti.xcoms["raised"].__cause__ or ti.xcoms["raised"]).__name__
+
+
+def test_retry_after_tries_that_sent_nothing_does_not_call_them_unknown(
+    sandbox: Sandbox, fleet: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    for number in (1, 2):
+        assert "earlier_tries" not in execute(operator_of(7), store, number, 3).xcoms["summary"]
+    kept = copy_of(store)
+    assert "earlier_tries" not in execute(operator_of(fleet[:3]), store, 3, 3).xcoms["summary"]
+    assert execute(operator_of(fleet[:3]), kept, 4, 3).xcoms["summary"]["earlier_tries"] is None  # the third was lost
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (31, {}, "not 31 rows"),
+        (31, {"dry_run": True}, r"\[core\] max_map_length"),
+        (3, {"return_format": "dataframe"}, "maps over no DataFrame"),
+        (3, {"do_xcom_push": False}, "nothing to map over"),
+        (30, {}, None),
+        (31, {"return_format": "columns"}, None),
+    ],
+)
+def test_table_that_airflow_cannot_map_over_is_refused_before_anything_is_sent(
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    fleet: Devices,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    options: dict[str, Any],
+    message: str | None,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "30")
+    with DAG("mapped"):
+        delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=fleet[:count], **options)
+
+        @task
+        def look(row: Any) -> None:
+            assert row
+
+        look.expand(row=delete.output)
+    context: Any = {"ti": TaskInstance()}
+    if message is None:
+        delete.execute(context)
+        assert len(sandbox.tenant.queued) == count
+        return
+    with pytest.raises(AirflowFailException, match=message) as raised:
+        delete.execute(context)
+    assert "This try sent nothing." in str(raised.value)
+    assert sandbox.tenant.queued == []
 
 
 @pytest.mark.parametrize("try_number", [1, 2])

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import random
+import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_nexthink.deletion import checkpoint as checkpoint_module
 from airflow_provider_nexthink.deletion.checkpoint import (
     LOST,
     RESUMABLE,
@@ -250,11 +254,11 @@ def test_whenever_a_task_is_killed_what_was_sent_is_in_the_journal(
         assert sent_by_then <= known
 
 
-def test_fingerprint_differs_by_tenant_and_holds_no_credential() -> None:
-    assert fingerprint("https://a.example\0id") != fingerprint("https://b.example\0id")
+def test_fingerprint_differs_by_tenant_and_does_not_name_it() -> None:
+    assert fingerprint("https://a.example\0a") != fingerprint("https://b.example\0a")
     store = Store()
-    one_try(Tenant(), store, make_plan(device_rows(3)), where="https://a.example\0client-id")
-    assert "client-id" not in "".join(store.values())
+    one_try(Tenant(), store, make_plan(device_rows(3)), where="https://a.example\0a")
+    assert "a.example" not in "".join(store.values())
 
 
 def test_a_large_run_takes_few_bytes_and_few_calls() -> None:
@@ -309,7 +313,7 @@ def test_a_store_that_is_down_never_fails_the_run(caplog: pytest.LogCaptureFixtu
     assert set(this.outcomes.status) == {Status.SCHEDULED}
     assert "cannot be read (RuntimeError: the API server is away)" in caplog.text
     assert "what was sent is not known here" in caplog.text
-    assert not this.checkpoint.is_readable
+    assert not this.checkpoint.is_earlier_known
 
 
 def test_a_store_that_is_down_at_first_loses_nothing_of_what_earlier_tries_recorded() -> None:
@@ -398,7 +402,7 @@ def test_a_journal_that_cannot_be_read_is_replaced_and_the_log_says_what_that_me
     store.set(f"nexthink_deletions_{number}", {"journal": journal, **value})
     this = one_try(tenant := Tenant(), store, plan)
     assert len(tenant.queued) == 10
-    assert not this.checkpoint.is_readable
+    assert not this.checkpoint.is_earlier_known
     assert "what was sent is not known here" in caplog.text
     assert earlier_tries(store).rows() == this.outcomes.rows()
 
@@ -485,3 +489,88 @@ def test_however_often_it_is_cut_off_each_device_is_accepted_once(
         assert status is expected
         assert queued[plan.uids[position] or ""] == (expected is Status.SCHEDULED)
     assert len(outcomes.rows()) == count
+
+
+class Interrupted(BaseException):
+    """Raised at a line of the checkpoint."""
+
+
+@contextmanager
+def interrupted_at_line(number: int) -> Iterator[list[int]]:
+    """Raise once, at the line of the checkpoint's code with this number, counted from here on."""
+    left = [number]
+
+    def at_line(_frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line" and left[0]:
+            left[0] -= 1
+            if not left[0]:
+                raise Interrupted
+        return at_line
+
+    def at_call(frame: FrameType, _event: str, _argument: Any) -> Any:
+        return at_line if frame.f_code.co_filename == checkpoint_module.__file__ else None
+
+    tracer = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        yield left
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.mark.parametrize("has_store_failed", [False, True])
+def test_interrupt_at_any_line_leaves_a_journal_that_tells_of_every_try(
+    has_store_failed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "_DEVICES_IN_AN_ENTRY", 4)
+    monkeypatch.setattr(checkpoint_module, "_RESPONSES_IN_AN_ENTRY", 2)
+    monkeypatch.setattr(checkpoint_module, "_INDICES_IN_AN_ENTRY", 3)
+    before = Store()
+    one_try(Tenant([unavailable()] * 5), before, make_plan(rows(0, 6)), batch_size=2)
+    known = earlier_tries(before)
+    assert known.counts() == {"SCHEDULED": 4, "UNKNOWN": 2}
+    plan = make_plan(rows(0, 16))
+    number, has_ended = 0, False
+    while not has_ended:
+        number += 1
+        store, clock = Store(), FakeTime().clock()
+        store.update(before)
+        outcomes, checkpoint = Outcomes(plan), Checkpoint(store, clock)
+        checkpoint.resume(outcomes, plan.to_send, ACME)
+        to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
+        store.broken, has_begun = has_store_failed, False
+        try:
+            with interrupted_at_line(number) as left:
+                checkpoint.begin(to_send, tenant=ACME, instance="acme")
+                has_begun = True
+                store.broken = False
+                for start in range(2, 12, 2):  # those before, which are known, are not got to
+                    part = to_send[start : start + 2]
+                    for position in part:
+                        outcomes.status[position], outcomes.batch[position] = Status.SCHEDULED, 9
+                        outcomes.request_id[position], outcomes.attempts[position] = "r", 1
+                    checkpoint.note(part)
+                checkpoint.finish()
+        except Interrupted:
+            store.broken = False
+            checkpoint.save()  # as the run does
+            assert earlier_tries(store).tenants, number  # killed now, it can be replayed
+            checkpoint.finish()  # as the result of the deletion does
+        has_ended = left[0] > 0
+        later = Checkpoint(store, clock)
+        found = later.load()
+        assert later.is_earlier_known, number
+        assert len(found) in (6, 16), number
+        assert len(found) == 16 or not has_begun
+        found_rows = {row["uid"]: row for row in found.rows()}
+        for row in known.rows():
+            assert found_rows[row["uid"]] == row or row["status"] == "UNKNOWN"
+        for row in outcomes.rows():
+            found_row = found_rows.get(row["uid"])
+            assert found_row is None or found_row["status"] == row["status"] or found_row["reason"] == LOST
+            if row["status"] == "SCHEDULED":
+                assert found_row is not None
+                assert (found_row["status"], found_row["request_id"]) == (row["status"], row["request_id"]), number
+            if row["status"] == "UNKNOWN":
+                assert row == next(each for each in known.rows() if each["uid"] == row["uid"]), number
+    assert number > 200
