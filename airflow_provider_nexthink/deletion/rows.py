@@ -42,6 +42,11 @@ STATUS_COLUMNS = frozenset({"status", "devicestatus"})
 
 _REQUEST_ID = "requestid"
 _ONLY_OF_AN_OUTCOME = frozenset({_REQUEST_ID, "traceid", "submittedat"})
+_EXCLUDED_BY = "excluded by "  # so begins the reason of a device that an exclusion matched
+
+# What keeps a device from being sent, anywhere in a cell: `EXCLUDED (VIP)`, `Status.EXCLUDED`, `b'EXCLUDED'`.
+_HELD_BACK = re.compile(r"(?<![^\W_])(EXCLUDED|REJECTED|INVALID|DUPLICATE)(?![^\W_])", re.IGNORECASE)
+_JOINED = re.compile(r"_(x|y|left|right)$")  # what joins add to a column that both tables have
 
 _MODULES = ("pandas", "polars", "pyarrow")
 _UID = re.compile(r"[0-9a-f-]{32,36}", re.IGNORECASE)
@@ -157,7 +162,7 @@ def pick_rows(
     uids: list[Any] = []
     names: list[Any] = []
     others: dict[int, list[Any]] = {at: [] for at in _status_columns(labels, uid, name)}
-    if others and (reason := _reason_column(labels)) is not None:
+    if (reason := _reason_column(labels)) is not None:
         others[reason] = []
     for row in rows:
         uids.append(row[uid])
@@ -498,11 +503,16 @@ def is_missing(cell: Any) -> bool:
 
 def _status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
     """Return the columns that may hold the status of an outcome table."""
-    return [at for at, label in enumerate(labels) if _bare(label) in STATUS_COLUMNS and at not in (uid, name)]
+    return [at for at, label in enumerate(labels) if _unjoined(label).endswith("status") and at not in (uid, name)]
 
 
 def _reason_column(labels: list[Any]) -> int | None:
-    return next((at for at, label in enumerate(labels) if _bare(label) == "reason"), None)
+    return next((at for at, label in enumerate(labels) if _unjoined(label) == "reason"), None)
+
+
+def _unjoined(label: object) -> str:
+    """Return the bare name of a column, without what a join has added to it."""
+    return _bare(_JOINED.sub("", label)) if isinstance(label, str) else ""
 
 
 def _find_statuses(
@@ -511,14 +521,22 @@ def _find_statuses(
     """Return the statuses and the reasons of an outcome table, or None for a list that is no such table.
 
     A ``status`` may mean something else in a list of another origin. A list is an outcome table if it has a request id
-    too, or if no other words stand in its column than those of an outcome. In doubt it is one: what an outcome table
-    excluded would be sent otherwise.
+    too, if no other words are in its column than those of an outcome, or if one of them holds a device back. In doubt it
+    is one: what an outcome table excluded would be sent otherwise.
     """
-    found = {_bare(label) for label in labels}
+    found = {_unjoined(label) for label in labels}
     columns = {at: _Statuses(cells(at)) for at in _status_columns(labels, uid, name)}
+    for at in [at for at, column in columns.items() if _unjoined(labels[at]) not in STATUS_COLUMNS]:
+        if not (columns[at].known and columns[at].unknown is None):
+            del columns[at]  # such as `os_status`
     known = [at for at, column in columns.items() if column.known]
-    is_outcome = _REQUEST_ID in found or any(columns[at].unknown is None for at in known)
-    if not columns and found >= _ONLY_OF_AN_OUTCOME:
+    is_outcome = (
+        _REQUEST_ID in found
+        or any(columns[at].unknown is None for at in known)
+        or any(column.holds_back for column in columns.values())
+    )
+    reason = _reason_column(labels)
+    if not columns and (found & _ONLY_OF_AN_OUTCOME or _has_exclusions(reason, cells)):
         raise NexthinkInputError(
             "devices looks like an outcome table, but has no column 'status': which of its devices are not to be sent "
             f"is not known. Its columns are {', '.join(map(repr, labels[:20]))}. Give it the status again; or, to plan "
@@ -541,8 +559,11 @@ def _find_statuses(
             f"is no status of an outcome table, which takes {', '.join((*Status, *Presence))}. Mend that row; or, if "
             "the column means something else, leave it out."
         )
-    reason = _reason_column(labels)
     return statuses.words, None if reason is None else cells(reason)
+
+
+def _has_exclusions(reason: int | None, cells: Callable[[int], list[Any]]) -> bool:
+    return reason is not None and any(isinstance(cell, str) and cell.startswith(_EXCLUDED_BY) for cell in cells(reason))
 
 
 class _Statuses:
@@ -568,6 +589,8 @@ class _Statuses:
                 self.unknown, word = row if self.unknown is None else self.unknown, None
             self.words.append(word)
         self.known = any(read.values())
+        # Whether a cell says, in whatever form, that a device is not to be sent.
+        self.holds_back = any(_HELD_BACK.search(str(cell)) for cell in read)
 
 
 def _is_status(cell: Any) -> bool:

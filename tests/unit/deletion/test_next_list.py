@@ -274,7 +274,7 @@ def test_a_row_without_a_status_is_planned_afresh(blank: Any) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["active", "retired"], ["EXCLUDED", "in use"], ["UNKNOWN", ["x"]], [1, 2], ["Planned for 2027", "PLANNED"]],
+    [["active", "retired"], ["FAILED", "in use"], ["UNKNOWN", ["x"]], [1, 2], ["Planned for 2027", "PLANNED"]],
 )
 @pytest.mark.parametrize("spelling", ["status", "Status", "Device Status"])
 def test_a_status_that_means_something_else_changes_nothing(words: list[Any], spelling: str) -> None:
@@ -316,10 +316,54 @@ def test_the_status_of_another_origin_beside_that_of_an_outcome_table_is_left_al
 def test_an_outcome_table_that_lost_its_status_is_an_error() -> None:
     _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
     frame = pd.DataFrame(table)
-    for lost in (frame.drop(columns="status"), frame.rename(columns={"status": "status_x"}), frame.set_index("status")):
+    shorter = frame[["uid", "name", "reason"]]
+    for lost in (
+        frame.drop(columns="status"),
+        frame.set_index("status"),
+        frame[["uid", "name", "reason", "request_id", "attempts"]],
+        frame[["uid", "name", "submitted_at"]],
+        shorter,
+        shorter.rename(columns={"reason": "reason_x"}),
+    ):
         with pytest.raises(NexthinkInputError, match="looks like an outcome table, but has no column 'status'"):
             read_devices(lost)
     assert len(read_devices(frame[["uid", "name"]])) == 2
+
+
+@pytest.mark.parametrize("spelling", ["status_x", "deletion_status", "Status_y", "status_right"])
+def test_status_column_renamed_by_a_join_or_a_person_is_found(spelling: str) -> None:
+    _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
+    for frame in (pd.DataFrame(table), pd.DataFrame(table)[["uid", "name", "status"]]):
+        assert make_plan(read_devices(frame.rename(columns={"status": spelling}))).to_send == [0]
+
+
+def test_two_outcome_tables_joined_are_ambiguous() -> None:
+    _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
+    frame = pd.DataFrame(table)
+    with pytest.raises(NexthinkInputError, match="which one is the status is ambiguous"):
+        read_devices(frame.merge(frame, on=["uid", "name"]))
+
+
+@pytest.mark.parametrize("columns", [("uid", "name", "status"), ("uid", "name", "status", "reason")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("EXCLUDED", "PLANED"),
+        ("EXCLUDED (VIP)", "PLANNED"),
+        ("Status.EXCLUDED", "Status.PLANNED"),
+        (b"EXCLUDED", b"PLANNED"),
+        ("excluded", 7),
+        ("REJECTED", "in use"),
+        ("x: duplicate", "active"),
+    ],
+    ids=repr,
+)
+def test_status_that_holds_back_beside_an_unknown_word_is_an_error(words: tuple[Any, Any], columns: list[str]) -> None:
+    rows = [dict(zip(columns, (uid, uid, word, None), strict=False)) for uid, word in zip([A, B], words, strict=True)]
+    with pytest.raises(NexthinkInputError, match="is no status of an outcome table"):
+        read_devices(rows)
+    with pytest.raises(NexthinkInputError, match="is no status of an outcome table"):
+        read_devices(pd.DataFrame(rows))
 
 
 def test_a_long_or_odd_reason_is_kept_as_far_as_a_database_takes_it() -> None:
