@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
@@ -11,10 +12,11 @@ from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factor
 
 from airflow_provider_nexthink.compat import determine_kwargs
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import DeviceInput, is_template
+from airflow_provider_nexthink.operators._task import DeviceInput, DevicesTemplate, is_template
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 
 if TYPE_CHECKING:
+    import jinja2
     from airflow.sdk import Context
     from airflow.sdk.bases.decorator import Task
 
@@ -128,13 +130,43 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         if devices is None:
             raise NexthinkInputError(
                 f"{self.python_callable.__name__} returned nothing: it must return the devices, or an empty list. "
-                "Nothing was sent."
+                "This try sent nothing."
             )
         return devices
 
 
+class _ArgumentTemplate(DevicesTemplate):
+    """A Jinja template of an argument: JSON stays as it is; all else is as Airflow renders it."""
+
+    __slots__ = ()
+
+    def render(self, context: Mapping[str, Any], jinja_env: jinja2.Environment, resolved: Collection[int]) -> Any:
+        """Return what the template gives: JSON read as JSON, and not as Python, where the Dag renders natively."""
+        from jinja2.nativetypes import NativeEnvironment
+
+        if id(self.given) in resolved:
+            return self.given
+        template = jinja_env.from_string(self.given)
+        if isinstance(jinja_env, NativeEnvironment) and _is_json("".join(map(str, template.generate(context)))):
+            return super().render(context, jinja_env, resolved)
+        return template.render(context)
+
+
+def _is_json(text: str) -> bool:
+    """Tell a list or an object in JSON, also one that names a key twice: that is not for Python to resolve."""
+    if not text.lstrip().startswith(("[", "{")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _wrapped(argument: Any) -> Any:
     """Keep a table away from Jinja and out of the rendered view; every other argument is left as it is."""
+    if isinstance(argument, str) and is_template(argument):
+        return argument if isinstance(argument, DevicesTemplate) else _ArgumentTemplate(argument)
     if isinstance(argument, str | bytes | DeviceInput) or is_template(argument):
         return argument
     if isinstance(argument, Mapping):  # of columns, not of options

@@ -284,7 +284,11 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     def match(uid: str, name: str) -> str | None:
         if found := uids.get(uid) or match_name(normalize_name(name)):
             return found
-        return None if name.isascii() else match_name(_in_one_case(name))
+        if name.isascii():
+            return None
+        # A soft hyphen cannot be seen, or is shown as a hyphen, by the program.
+        soft = match_name(normalize_name(name.replace("\xad", "-"))) if "\xad" in name else None
+        return soft or match_name(_in_one_case(name))
 
     return match
 

@@ -521,8 +521,8 @@ def _find_statuses(
     """Return the statuses and the reasons of an outcome table, or None for a list that is no such table.
 
     A ``status`` may mean something else in a list of another origin. A list is an outcome table if it has a request id
-    too, if no other words are in its column than those of an outcome, or if one of them holds a device back. In doubt it
-    is one: what an outcome table excluded would be sent otherwise.
+    too, if no other words are in its column than those of an outcome, or if one of them holds a device back. In doubt
+    it is one: what an outcome table excluded would be sent otherwise.
     """
     found = {_unjoined(label) for label in labels}
     columns = {at: _Statuses(cells(at)) for at in _status_columns(labels, uid, name)}

@@ -195,3 +195,36 @@ def test_a_table_that_is_an_argument_is_not_in_the_rendered_view(
         assert rows[0]["uid"] not in shown
         assert "{{" not in shown
     assert len(seen) == (2 if mapped else 1)
+
+
+UID = "0fbd5a5c-0000-4000-8000-000000000001"
+
+
+@NATIVE
+def test_argument_json_in_a_template_is_read_as_json(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+    with DAG(
+        "argument", render_template_as_native_obj=native, params={"text": "", "number": 7, "plain": "00123"}
+    ) as dag:
+
+        @task.nexthink_delete_devices(dry_run=True)
+        def delete(text: Any, number: Any, plain: Any) -> Any:
+            assert (number, plain) == ((7, "00123") if native else ("7", "00123"))  # as Airflow renders them
+            return text
+
+        delete("{{ params.text }}", "{{ params.number }}", "{{ params.plain }}")
+    run = run_dag(dag, text=f'[{{"uid": "{UID}", "name": "SITE\\/PC1"}}]')
+    assert [row["name"] for row in run.xcom("delete")] == ["SITE/PC1"]
+
+
+@NATIVE
+def test_argument_json_that_names_a_key_twice_is_refused(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+    with DAG("twice", render_template_as_native_obj=native, params={"text": ""}) as dag:
+
+        @task.nexthink_delete_devices(dry_run=True)
+        def delete(text: Any) -> Any:
+            return text
+
+        delete("{{ params.text }}")
+    run = run_dag(dag, text=f'{{"uid": "{UID}", "name": "PC1", "uid": "{UID[:-1]}2"}}')
+    assert run.states == {"delete": "failed"}
+    assert "twice" in run.error

@@ -252,3 +252,9 @@ def test_every_row_is_decided_once_and_no_device_is_sent_twice(rows: list[tuple[
                 assert other == name
     for position, status in enumerate(plan.statuses):
         assert (status is None) == (plan.reasons[position] is None)
+
+
+def test_exclusion_matches_a_soft_hyphen_in_either_reading() -> None:
+    for name, pattern in (("SRV\u00ad1", "SRV-*"), ("SR\u00adV-1", "SRV-*"), ("S\u00adRV\u00ad1", "S-RV-*")):
+        plan = make_plan(DeviceRows(["0fbd5a5c-0000-4000-8000-000000000001"], [name], "uid", "name"), [pattern])
+        assert plan.to_send == []
