@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from airflow_provider_nexthink.deletion.rows import DeviceRows, is_missing
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.deletion.words import KEPT, Status
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 
 _CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -21,9 +21,6 @@ _BARE_UID = re.compile(r"[0-9a-f]{32}")
 _SHOWN_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
 _NAME_REFUSED = "the name "
-
-KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})
-"""The statuses that a row of an outcome table keeps when the table is the next list."""
 
 _DUPLICATE = (Status.DUPLICATE, "the same device stands earlier in the list")
 _TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is not clear")
