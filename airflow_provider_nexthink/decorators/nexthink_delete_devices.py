@@ -11,10 +11,11 @@ from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factor
 
 from airflow_provider_nexthink.compat import determine_kwargs
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import DeviceInput, is_template
+from airflow_provider_nexthink.operators._task import DeviceInput, is_brackets, is_template, rendered_value
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 
 if TYPE_CHECKING:
+    import jinja2
     from airflow.sdk import Context
     from airflow.sdk.bases.decorator import Task
 
@@ -119,6 +120,34 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
     @op_kwargs.setter
     def op_kwargs(self, value: Mapping[str, Any]) -> None:
         self._op_kwargs = {name: _wrapped(argument) for name, argument in value.items()}
+
+    def render_template(
+        self,
+        content: Any,
+        context: Context,
+        jinja_env: jinja2.Environment | None = None,
+        seen_oids: set[int] | None = None,
+    ) -> Any:
+        """Render a template; what may be JSON of devices is natively read as JSON: see ``DevicesTemplate``.
+
+        Python text in brackets is read by Airflow, but for what Python may read as other devices than are meant:
+        mappings, which may name a key twice, and escapes. That stays text.
+        """
+        from jinja2.nativetypes import NativeEnvironment, native_concat
+
+        jinja_env = jinja_env or self.get_template_env()
+        is_native = getattr(self, "render_template_as_native_obj", None)  # the task's own; else its Dag decides
+        if is_native is None:
+            is_native = isinstance(jinja_env, NativeEnvironment)
+        if not is_native or not isinstance(content, str) or id(content) in (seen_oids or ()):
+            return super().render_template(content, context, jinja_env, seen_oids)
+        nodes: list[Any] = list(jinja_env.from_string(content).generate(context))
+        value = rendered_value(nodes, is_native=True)
+        if isinstance(value, str):
+            is_ours = is_brackets(value) and ("{" in value or "\\" in value)
+        else:
+            is_ours = isinstance(value, Sized)
+        return value if is_ours else native_concat(nodes)
 
     def _read_devices(self, context: Context) -> object:
         """Call the function."""
