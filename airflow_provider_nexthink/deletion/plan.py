@@ -21,6 +21,7 @@ _BARE_UID = re.compile(r"[0-9a-f]{32}")
 _SHOWN_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
 _NAME_REFUSED = "the name "
+_SOFT_HYPHEN = "\u00ad"
 
 _DUPLICATE = (Status.DUPLICATE, "the same device stands earlier in the list")
 _TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is not clear")
@@ -266,8 +267,8 @@ def _shown(cell: Any, characters: int = _SHOWN_CHARACTERS) -> str | None:
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
     uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
-    # An entry is read in two ways, in which its brackets and hyphens may mean different things: `[–.]`.
-    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((normalize_name(entry), _in_one_case(entry)))]
+    # An entry is read in several ways, in which its brackets and hyphens may mean different things: `[–.]`.
+    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*_normal_forms(entry), _in_one_case(entry)))]
     names = {form: entry for entry, form in reversed(forms)}
     globs = [(entry, translate(form)) for entry, form in forms]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
@@ -279,8 +280,11 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
         return found
 
     def match(uid: str, name: str) -> str | None:
-        if found := uids.get(uid) or match_name(normalize_name(name)):
+        if found := uids.get(uid):
             return found
+        for form in _normal_forms(name):
+            if found := match_name(form):
+                return found
         return None if name.isascii() else match_name(_in_one_case(name))
 
     return match
@@ -300,6 +304,13 @@ def normalize_name(name: str) -> str:
         return text
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKS)
     return unicodedata.normalize("NFKC", text.replace("i\u0307", "i")).strip()
+
+
+def _normal_forms(name: str) -> tuple[str, ...]:
+    """Return what a name may look like: some programs show a soft hyphen, others do not."""
+    if _SOFT_HYPHEN not in name:
+        return (normalize_name(name),)
+    return normalize_name(name), normalize_name(name.replace(_SOFT_HYPHEN, "-"))
 
 
 def _in_one_case(name: str) -> str:
