@@ -157,7 +157,7 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         if devices is None:
             raise NexthinkInputError(
                 f"{self.python_callable.__name__} returned nothing: it must return the devices, or an empty list. "
-                "Nothing was sent."
+                "This try sent nothing."
             )
         return devices
 

@@ -62,7 +62,7 @@ def require_parquet(purpose: str) -> None:
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise NexthinkInputError(
-            f"{purpose} needs pyarrow: install airflow-provider-nexthink[dataframe]. Nothing was sent."
+            f"{purpose} needs pyarrow: install airflow-provider-nexthink[dataframe]. This try sent nothing."
         )
 
 

@@ -42,7 +42,8 @@ def check_results_path(path: str) -> None:
         target.fs  # noqa: B018 - loads the library and the connection that it needs
     except (ImportError, ValueError) as error:
         raise NexthinkInputError(
-            f"results_path is {shown_path(path)}, which cannot be opened: {error}. {STORAGE_HINT} Nothing was sent."
+            f"results_path is {shown_path(path)}, which cannot be opened: {error}. {STORAGE_HINT} "
+            "This try sent nothing."
         ) from None
     if not is_local:
         return
@@ -55,7 +56,7 @@ def check_results_path(path: str) -> None:
             raise IsADirectoryError(None, "it is a folder")
     except OSError as error:
         raise NexthinkInputError(
-            f"results_path is {path}, but nothing can be written there: {error.strerror}. Nothing was sent."
+            f"results_path is {path}, but nothing can be written there: {error.strerror}. This try sent nothing."
         ) from None
 
 

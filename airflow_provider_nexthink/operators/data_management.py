@@ -237,8 +237,8 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         for limit in self._templated_limits:
             if getattr(self, limit) in (None, "None", ""):
                 raise NexthinkInputError(
-                    f"{limit} is a template that gave nothing, and so no limit. Nothing was sent. Give it a value; "
-                    f"for no limit write {limit}=None in the Dag."
+                    f"{limit} is a template that gave nothing, and so no limit. This try sent nothing. Give it a "
+                    f"value; for no limit write {limit}=None in the Dag."
                 )
         if self.return_format == "dataframe":
             require_parquet("return_format='dataframe'")

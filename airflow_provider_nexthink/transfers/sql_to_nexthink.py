@@ -76,7 +76,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         hook = self._sql_hook()
         check_text("sql", self.sql)
         if len(hook.split_sql_string(self.sql)) != 1:
-            raise NexthinkInputError("sql takes one query, not several statements. None was run, and nothing was sent.")
+            raise NexthinkInputError("sql takes one query, not several statements. This try ran none and sent nothing.")
         rows: Any = hook.run(self.sql, parameters=self.parameters, handler=self._read_cursor, split_statements=False)
         return rows if isinstance(rows, DeviceRows) else rows[-1]
 
@@ -102,7 +102,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         from airflow_provider_nexthink.deletion.rows import pick_rows
 
         if cursor.description is None:
-            raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. Nothing was sent.")
+            raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. This try sent nothing.")
         labels = [column[0] for column in cursor.description]
         rows = pick_rows(labels, _rows_of(cursor, labels), self.uid_column, self.name_column)
         if (padded := rows.name_column) in [column[0] for column in cursor.description if column[1] == POSTGRES_CHAR]:

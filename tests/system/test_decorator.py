@@ -113,7 +113,7 @@ def test_the_options_guard_what_the_function_returns(sandbox: Sandbox, run_dag: 
 @pytest.mark.parametrize(
     ("given", "tries", "says"),
     [
-        (None, 1, "delete returned nothing: it must return the devices, or an empty list"),
+        (None, 1, "delete returned nothing: it must return the devices, or an empty list. This try sent nothing."),
         ("no list", 1, "text that is not JSON"),
         ([], 1, "no rows"),
         (NexthinkInputError("The form is empty."), 1, "The form is empty."),
