@@ -127,7 +127,7 @@ def no_answer(
     if isinstance(error, httpx.ProxyError) and reason.startswith(_PROXY_REFUSALS):
         return NexthinkSettingsError(
             f"The proxy {proxy} refused the connection to {host}: {reason}. Check the user and the password of the "
-            "proxy, and whether it lets this machine through to Nexthink. The request was not sent."
+            "proxy, and whether it lets this machine through to Nexthink. It was not sent."
         )
     via = f" through the proxy {proxy}" if proxy else ""
     if not has_left or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
@@ -12,7 +11,7 @@ from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factor
 
 from airflow_provider_nexthink.compat import determine_kwargs
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import DeviceInput, DevicesTemplate, is_template
+from airflow_provider_nexthink.operators._task import DeviceInput, is_brackets, is_template, rendered_value
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 
 if TYPE_CHECKING:
@@ -122,6 +121,34 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
     def op_kwargs(self, value: Mapping[str, Any]) -> None:
         self._op_kwargs = {name: _wrapped(argument) for name, argument in value.items()}
 
+    def render_template(
+        self,
+        content: Any,
+        context: Context,
+        jinja_env: jinja2.Environment | None = None,
+        seen_oids: set[int] | None = None,
+    ) -> Any:
+        """Render a template; what may be JSON of devices is natively read as JSON: see ``DevicesTemplate``.
+
+        Python text in brackets is read by Airflow, but for what Python may read as other devices than are meant:
+        mappings, which may name a key twice, and escapes. That stays text.
+        """
+        from jinja2.nativetypes import NativeEnvironment, native_concat
+
+        jinja_env = jinja_env or self.get_template_env()
+        is_native = getattr(self, "render_template_as_native_obj", None)  # the task's own; else its Dag decides
+        if is_native is None:
+            is_native = isinstance(jinja_env, NativeEnvironment)
+        if not is_native or not isinstance(content, str) or id(content) in (seen_oids or ()):
+            return super().render_template(content, context, jinja_env, seen_oids)
+        nodes: list[Any] = list(jinja_env.from_string(content).generate(context))
+        value = rendered_value(nodes, is_native=True)
+        if isinstance(value, str):
+            is_ours = is_brackets(value) and ("{" in value or "\\" in value)
+        else:
+            is_ours = isinstance(value, Sized)
+        return value if is_ours else native_concat(nodes)
+
     def _read_devices(self, context: Context) -> object:
         """Call the function."""
         args = [_unwrapped(argument) for argument in self.op_args]
@@ -135,38 +162,8 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         return devices
 
 
-class _ArgumentTemplate(DevicesTemplate):
-    """A Jinja template of an argument: JSON stays as it is; all else is as Airflow renders it."""
-
-    __slots__ = ()
-
-    def render(self, context: Mapping[str, Any], jinja_env: jinja2.Environment, resolved: Collection[int]) -> Any:
-        """Return what the template gives: JSON read as JSON, and not as Python, where the Dag renders natively."""
-        from jinja2.nativetypes import NativeEnvironment
-
-        if id(self.given) in resolved:
-            return self.given
-        template = jinja_env.from_string(self.given)
-        if isinstance(jinja_env, NativeEnvironment) and _is_json("".join(map(str, template.generate(context)))):
-            return super().render(context, jinja_env, resolved)
-        return template.render(context)
-
-
-def _is_json(text: str) -> bool:
-    """Tell a list or an object in JSON, also one that names a key twice: that is not for Python to resolve."""
-    if not text.lstrip().startswith(("[", "{")):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
 def _wrapped(argument: Any) -> Any:
     """Keep a table away from Jinja and out of the rendered view; every other argument is left as it is."""
-    if isinstance(argument, str) and is_template(argument):
-        return argument if isinstance(argument, DevicesTemplate) else _ArgumentTemplate(argument)
     if isinstance(argument, str | bytes | DeviceInput) or is_template(argument):
         return argument
     if isinstance(argument, Mapping):  # of columns, not of options

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from airflow_provider_nexthink.deletion.rows import DeviceRows, is_missing
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.deletion.words import KEPT, Status
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 
 _CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -21,9 +21,7 @@ _BARE_UID = re.compile(r"[0-9a-f]{32}")
 _SHOWN_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
 _NAME_REFUSED = "the name "
-
-KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})
-"""The statuses that a row of an outcome table keeps when the table is the next list."""
+_SOFT_HYPHEN = "\u00ad"
 
 _DUPLICATE = (Status.DUPLICATE, "the same device stands earlier in the list")
 _TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is not clear")
@@ -269,8 +267,8 @@ def _shown(cell: Any, characters: int = _SHOWN_CHARACTERS) -> str | None:
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
     uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
-    # An entry is read in two ways, in which its brackets and hyphens may mean different things: `[–.]`.
-    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((normalize_name(entry), _in_one_case(entry)))]
+    # An entry is read in several ways, in which its brackets and hyphens may mean different things: `[–.]`.
+    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*_normal_forms(entry), _in_one_case(entry)))]
     names = {form: entry for entry, form in reversed(forms)}
     globs = [(entry, translate(form)) for entry, form in forms]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
@@ -282,13 +280,12 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
         return found
 
     def match(uid: str, name: str) -> str | None:
-        if found := uids.get(uid) or match_name(normalize_name(name)):
+        if found := uids.get(uid):
             return found
-        if name.isascii():
-            return None
-        # A soft hyphen cannot be seen, or is shown as a hyphen, by the program.
-        soft = match_name(normalize_name(name.replace("\xad", "-"))) if "\xad" in name else None
-        return soft or match_name(_in_one_case(name))
+        for form in _normal_forms(name):
+            if found := match_name(form):
+                return found
+        return None if name.isascii() else match_name(_in_one_case(name))
 
     return match
 
@@ -307,6 +304,13 @@ def normalize_name(name: str) -> str:
         return text
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKS)
     return unicodedata.normalize("NFKC", text.replace("i\u0307", "i")).strip()
+
+
+def _normal_forms(name: str) -> tuple[str, ...]:
+    """Return what a name may look like: some programs show a soft hyphen, others do not."""
+    if _SOFT_HYPHEN not in name:
+        return (normalize_name(name),)
+    return normalize_name(name), normalize_name(name.replace(_SOFT_HYPHEN, "-"))
 
 
 def _in_one_case(name: str) -> str:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from airflow_provider_nexthink.deletion.files import (
     shown_path,
     suffix_of,
 )
-from airflow_provider_nexthink.deletion.words import Presence, Status
+from airflow_provider_nexthink.deletion.words import KEPT, Presence, Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
@@ -42,11 +43,15 @@ STATUS_COLUMNS = frozenset({"status", "devicestatus"})
 
 _REQUEST_ID = "requestid"
 _ONLY_OF_AN_OUTCOME = frozenset({_REQUEST_ID, "traceid", "submittedat"})
-_EXCLUDED_BY = "excluded by "  # so begins the reason of a device that an exclusion matched
-
-# What keeps a device from being sent, anywhere in a cell: `EXCLUDED (VIP)`, `Status.EXCLUDED`, `b'EXCLUDED'`.
-_HELD_BACK = re.compile(r"(?<![^\W_])(EXCLUDED|REJECTED|INVALID|DUPLICATE)(?![^\W_])", re.IGNORECASE)
-_JOINED = re.compile(r"_(x|y|left|right)$")  # what joins add to a column that both tables have
+# How a merge or a join names a column that both sides have: `status_x`, `status_right`, `status.1`.
+_SUFFIX = re.compile(r"(?:[\W_]+(?:x|y|l|r|left|right|old|new|\d+))+[\W_]*$", re.IGNORECASE)
+_REASONS_OF_KEPT = (
+    "excluded by ",
+    "the list has it as ",
+    "another row of the list has this device as ",
+    "the same device stands earlier in the list",
+    "the list gives this uid two names",
+)
 
 _MODULES = ("pandas", "polars", "pyarrow")
 _UID = re.compile(r"[0-9a-f-]{32,36}", re.IGNORECASE)
@@ -162,7 +167,7 @@ def pick_rows(
     uids: list[Any] = []
     names: list[Any] = []
     others: dict[int, list[Any]] = {at: [] for at in _status_columns(labels, uid, name)}
-    if (reason := _reason_column(labels)) is not None:
+    if (reason := _reason_column(labels, uid, name)) is not None:
         others[reason] = []
     for row in rows:
         uids.append(row[uid])
@@ -503,16 +508,12 @@ def is_missing(cell: Any) -> bool:
 
 def _status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
     """Return the columns that may hold the status of an outcome table."""
-    return [at for at, label in enumerate(labels) if _unjoined(label).endswith("status") and at not in (uid, name)]
+    return [at for at, label in enumerate(labels) if _stem(label).endswith("status") and at not in (uid, name)]
 
 
-def _reason_column(labels: list[Any]) -> int | None:
-    return next((at for at, label in enumerate(labels) if _unjoined(label) == "reason"), None)
-
-
-def _unjoined(label: object) -> str:
-    """Return the bare name of a column, without what a join has added to it."""
-    return _bare(_JOINED.sub("", label)) if isinstance(label, str) else ""
+def _reason_column(labels: list[Any], uid: int, name: int) -> int | None:
+    found = [at for at, label in enumerate(labels) if _stem(label) == "reason" and at not in (uid, name)]
+    return min(found, key=lambda at: _bare(labels[at]) != "reason", default=None)
 
 
 def _find_statuses(
@@ -521,49 +522,57 @@ def _find_statuses(
     """Return the statuses and the reasons of an outcome table, or None for a list that is no such table.
 
     A ``status`` may mean something else in a list of another origin. A list is an outcome table if it has a request id
-    too, if no other words are in its column than those of an outcome, or if one of them holds a device back. In doubt
-    it is one: what an outcome table excluded would be sent otherwise.
+    too, if no other words are in its column than those of an outcome, or if one of them is a word that keeps a device
+    from being sent. In doubt it is one: what an outcome table excluded would be sent otherwise.
     """
-    found = {_unjoined(label) for label in labels}
+    found = {_stem(label) for label in labels}
+    has_request_id = _REQUEST_ID in found
     columns = {at: _Statuses(cells(at)) for at in _status_columns(labels, uid, name)}
-    for at in [at for at, column in columns.items() if _unjoined(labels[at]) not in STATUS_COLUMNS]:
-        if not (columns[at].known and columns[at].unknown is None):
-            del columns[at]  # such as `os_status`
-    known = [at for at, column in columns.items() if column.known]
-    is_outcome = (
-        _REQUEST_ID in found
-        or any(columns[at].unknown is None for at in known)
-        or any(column.holds_back for column in columns.values())
-    )
-    reason = _reason_column(labels)
-    if not columns and (found & _ONLY_OF_AN_OUTCOME or _has_exclusions(reason, cells)):
+    named = [at for at in columns if _stem(labels[at]) in STATUS_COLUMNS]
+    telling = [at for at in named if columns[at].known or columns[at].kept is not None]
+    # Another column that ends in "status" (`deletion_status`, but also `certificate_status`) counts by its words only.
+    telling += [
+        at
+        for at, column in columns.items()
+        if at not in named
+        and (column.is_whole or (not telling and (column.kept is not None or (column.known and has_request_id))))
+    ]
+    reason = _reason_column(labels, uid, name)
+    reasons = None if reason is None else cells(reason)
+    if not telling and (
+        (not named and found & _ONLY_OF_AN_OUTCOME)
+        or any(_text_of(cell).startswith(_REASONS_OF_KEPT) for cell in reasons or ())
+    ):
         raise NexthinkInputError(
-            "devices looks like an outcome table, but has no column 'status': which of its devices are not to be sent "
-            f"is not known. Its columns are {', '.join(map(repr, labels[:20]))}. Give it the status again; or, to plan "
-            "all its rows afresh, pass their uid and name only."
+            "devices looks like an outcome table, but has no column 'status' with the words of one: which of its "
+            f"devices are not to be sent is not known. Its columns are {', '.join(map(repr, labels[:20]))}. Give it "
+            "the status again; or, to plan all its rows afresh, pass their uid and name only."
         )
-    if not is_outcome or not columns:
+    is_outcome = has_request_id or any(columns[at].is_whole or columns[at].kept is not None for at in telling)
+    if not is_outcome:
         return None, None
-    if len(known) > 1:
+    if len(telling) > 1:
         raise NexthinkInputError(
-            f"devices has {' and '.join(repr(labels[at]) for at in known)}, which both hold words of an outcome table: "
-            "which one is the status is ambiguous. Leave the other one out."
+            f"devices has {' and '.join(repr(labels[at]) for at in telling)}, which both hold words of an outcome "
+            "table: which one is the status is ambiguous. Leave the other one out."
         )
-    chosen = known[0] if known else next((at for at, column in columns.items() if column.unknown is not None), None)
+    chosen = telling[0] if telling else next((at for at in named if columns[at].unknown is not None), None)
     if chosen is None:  # nothing but blank cells
         return None, None
     statuses = columns[chosen]
     if (row := statuses.unknown) is not None:
+        kept = statuses.kept
+        why = "" if kept in (None, row) else f" Row {kept} has {_preview(statuses.cells[kept])}, and is not to be sent."
         raise NexthinkInputError(
-            f"Row {row} of devices has {reprlib.repr(statuses.cells[row])[:60]} in its column {labels[chosen]!r}: that "
-            f"is no status of an outcome table, which takes {', '.join((*Status, *Presence))}. Mend that row; or, if "
-            "the column means something else, leave it out."
+            f"Row {row} of devices has {_preview(statuses.cells[row])} in its column {labels[chosen]!r}: that "
+            f"is no status of an outcome table, which takes {', '.join((*Status, *Presence))}.{why} Mend row {row}; "
+            "or, if the column means something else, leave it out."
         )
-    return statuses.words, None if reason is None else cells(reason)
+    return statuses.words, reasons
 
 
-def _has_exclusions(reason: int | None, cells: Callable[[int], list[Any]]) -> bool:
-    return reason is not None and any(isinstance(cell, str) and cell.startswith(_EXCLUDED_BY) for cell in cells(reason))
+def _preview(cell: Any) -> str:
+    return reprlib.repr(cell)[:60]
 
 
 class _Statuses:
@@ -577,24 +586,43 @@ class _Statuses:
         self.words: list[Status | Presence | None] = []
         self.known = False  # whether any of them is a status
         self.unknown: int | None = None  # the first row whose cell is none
+        self.kept: int | None = None  # the first row with a word that keeps a device from being sent
         read: dict[Any, Status | Presence | None] = {}
         for row, cell in enumerate(cells):
             try:
                 word = read[cell]
             except KeyError:
-                if self.unknown is None and not _is_status(cell):
-                    self.unknown = row
-                word = read[cell] = _STATUSES.get(_bare(cell))
-            except TypeError:  # not hashable, and so no word
-                self.unknown, word = row if self.unknown is None else self.unknown, None
+                word = read[cell] = self._read(row, cell)
+            except (TypeError, ValueError):  # not hashable
+                word = self._read(row, cell)
             self.words.append(word)
-        self.known = any(read.values())
-        # Whether a cell says, in whatever form, that a device is not to be sent.
-        self.holds_back = any(_HELD_BACK.search(str(cell)) for cell in read)
+
+    def _read(self, row: int, cell: Any) -> Status | Presence | None:
+        """Return the word that a cell is, at its first row."""
+        word = _STATUSES.get(_bare(cell))
+        if word is not None:
+            self.known = True
+        elif self.unknown is None and not _is_blank(cell):
+            self.unknown = row
+        if self.kept is None and (word in KEPT or (word is None and _KEPT_WORD.search(_text_of(cell)))):
+            self.kept = row
+        return word
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are words of an outcome, and no others."""
+        return self.known and self.unknown is None
 
 
-def _is_status(cell: Any) -> bool:
-    return is_missing(cell) or (isinstance(cell, str) and (not cell.strip() or _bare(cell) in _STATUSES))
+def _is_blank(cell: Any) -> bool:
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
+
+
+def _text_of(cell: Any) -> str:
+    """Return a cell as text, as far as it has any: databases give bytes, enums have their name in it."""
+    if isinstance(cell, bytes | bytearray | memoryview):
+        cell = bytes(cell).decode(errors="replace")
+    return unicodedata.normalize("NFKC", str(cell))
 
 
 def _find(labels: list[Any], what: str, asked: str | None, known: Collection[str]) -> int:
@@ -627,7 +655,14 @@ def _bare(label: object) -> str:
     return re.sub(r"[\W_]+", "", label).casefold() if isinstance(label, str) else ""
 
 
+def _stem(label: object) -> str:
+    """Return a label as ``_bare`` does, without what a merge has put behind it."""
+    return _bare(_SUFFIX.sub("", label)) if isinstance(label, str) else ""
+
+
 _STATUSES: dict[str, Status | Presence] = {_bare(word): word for word in (*Status, *Presence)}
+# A word of its own, wherever it is: `EXCLUDED (VIP)`, `Status.EXCLUDED`, `rejected_by_owner`.
+_KEPT_WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(sorted(KEPT))})(?![^\W\d_])", re.IGNORECASE)
 
 
 def _kind(value: object) -> str:

@@ -46,4 +46,7 @@ UNSETTLED = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
 NEEDS_A_PERSON = UNSETTLED | {Status.INVALID, Status.REJECTED}
 """What does not take its course by itself: these rows go to the XCom ``unscheduled``."""
 
+KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})
+"""The statuses that a row of an outcome table keeps when the table is the next list."""
+
 DEFAULT_FAIL_ON = (Status.FAILED, Status.UNKNOWN, Status.NOT_SENT)

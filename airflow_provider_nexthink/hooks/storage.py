@@ -42,8 +42,8 @@ def check_results_path(path: str) -> None:
         target.fs  # noqa: B018 - loads the library and the connection that it needs
     except (ImportError, ValueError) as error:
         raise NexthinkInputError(
-            f"results_path is {shown_path(path)}, which cannot be opened: {error}. {STORAGE_HINT} This try sent "
-            "nothing."
+            f"results_path is {shown_path(path)}, which cannot be opened: {error}. {STORAGE_HINT} "
+            "This try sent nothing."
         ) from None
     if not is_local:
         return

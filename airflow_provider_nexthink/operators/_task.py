@@ -98,17 +98,35 @@ class DevicesTemplate(str):
         :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
             are no templates, whatever stands in them.
         """
-        from jinja2 import Undefined
         from jinja2.nativetypes import NativeEnvironment
 
         if id(self.given) in resolved:
             return DeviceInput(self.given)
         nodes: list[Any] = list(jinja_env.from_string(self.given).generate(context))
-        values = [node for node in nodes if not isinstance(node, str) or node.strip()]
-        if len(values) == 1 and not isinstance(values[0], str | Undefined):
-            return DeviceInput(values[0])
-        text = "".join(map(str, nodes))
-        if isinstance(jinja_env, NativeEnvironment) and text.lstrip().startswith(("[", "{")):
-            with suppress(ValueError):  # no JSON, or ambiguous: whoever reads the devices says so
-                return DeviceInput(read_json(text))
-        return DeviceInput(text)
+        return DeviceInput(rendered_value(nodes, is_native=isinstance(jinja_env, NativeEnvironment)))
+
+
+def rendered_value(nodes: list[Any], *, is_native: bool) -> Any:
+    """Return what a template gives: text, or natively what a single expression, or JSON, is.
+
+    :param nodes: what the parts of the template gave.
+    :param is_native: whether the task renders natively.
+    """
+    from jinja2 import Undefined
+
+    values = [node for node in nodes if not isinstance(node, str) or node.strip()]
+    if len(values) == 1 and not isinstance(values[0], str | Undefined):
+        return values[0]
+    text = "".join(map(str, nodes))
+    if is_native and is_brackets(text):
+        with suppress(ValueError):  # no JSON, or ambiguous: whoever reads the devices says so
+            return read_json(text)
+    return text
+
+
+def is_brackets(text: str) -> bool:
+    """Tell whether text may be JSON of devices.
+
+    :param text: any.
+    """
+    return text.lstrip().startswith(("[", "{"))

@@ -76,9 +76,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         hook = self._sql_hook()
         check_text("sql", self.sql)
         if len(hook.split_sql_string(self.sql)) != 1:
-            raise NexthinkInputError(
-                "sql takes one query, not several statements. None was run, and this try sent nothing."
-            )
+            raise NexthinkInputError("sql takes one query, not several statements. This try ran none and sent nothing.")
         rows: Any = hook.run(self.sql, parameters=self.parameters, handler=self._read_cursor, split_statements=False)
         return rows if isinstance(rows, DeviceRows) else rows[-1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Param, task
 from airflow.serialization.helpers import serialize_template_field
 
 from airflow_provider_nexthink.decorators.nexthink_delete_devices import nexthink_delete_devices_task
@@ -113,7 +113,7 @@ def test_the_options_guard_what_the_function_returns(sandbox: Sandbox, run_dag: 
 @pytest.mark.parametrize(
     ("given", "tries", "says"),
     [
-        (None, 1, "delete returned nothing: it must return the devices, or an empty list"),
+        (None, 1, "delete returned nothing: it must return the devices, or an empty list. This try sent nothing."),
         ("no list", 1, "text that is not JSON"),
         ([], 1, "no rows"),
         (NexthinkInputError("The form is empty."), 1, "The form is empty."),
@@ -197,34 +197,127 @@ def test_a_table_that_is_an_argument_is_not_in_the_rendered_view(
     assert len(seen) == (2 if mapped else 1)
 
 
-UID = "0fbd5a5c-0000-4000-8000-000000000001"
+def slashed(rows: object) -> str:
+    return json.dumps(rows).replace("/", r"\/")  # as PHP and others write it
 
 
 @NATIVE
-def test_argument_json_in_a_template_is_read_as_json(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
-    with DAG(
-        "argument", render_template_as_native_obj=native, params={"text": "", "number": 7, "plain": "00123"}
-    ) as dag:
+@pytest.mark.parametrize("where", ["the Dag", "the task"])
+def test_json_text_that_is_an_argument_keeps_its_names(
+    sandbox: Sandbox, run_dag: RunDag, where: str, native: bool
+) -> None:
+    names = ["SITE/PC1", "C:\\new", "\\x41", "Kiosk-\u20ac", "'", '"', "1e10"]
+    rows = [{**row, "name": name} for row, name in zip(devices_of(sandbox, len(names)), names, strict=True)]
+    given: dict[str, tuple[Any, Any]] = {
+        "template": ("{{ params.text }}", rows),
+        "blanks": (" {{ params.text }}\n", rows),
+        "columns": ("{{ params.columns }}", rows),
+        "written": (slashed(rows), rows),
+        "tojson": ("{{ params.rows | tojson }}", rows),
+        "nested": (["{{ params.text }}", "{{ params.rows | tojson }}"], [*rows, *rows]),
+    }
+    params = {
+        "rows": Param(rows),
+        "text": Param(slashed(rows)),
+        "columns": Param(slashed({key: [row[key] for row in rows] for key in ("uid", "name")})),
+    }
+    with DAG("json", params=params, render_template_as_native_obj=native and where == "the Dag") as dag:
+        for task_id, (argument, _) in given.items():
 
-        @task.nexthink_delete_devices(dry_run=True)
-        def delete(text: Any, number: Any, plain: Any) -> Any:
-            assert (number, plain) == ((7, "00123") if native else ("7", "00123"))  # as Airflow renders them
-            return text
+            @task.nexthink_delete_devices(
+                task_id=task_id,
+                dry_run=True,
+                render_template_as_native_obj=native if where == "the task" else None,
+            )
+            def delete(found: Any, named: Any) -> Any:
+                lists = [json.loads(text) if isinstance(text, str) else text for text in (found, named)]
+                if isinstance(found, list) and isinstance(found[0], str | list):
+                    return [row for text in found for row in (json.loads(text) if isinstance(text, str) else text)]
+                assert lists[0] == lists[1]
+                return found
 
-        delete("{{ params.text }}", "{{ params.number }}", "{{ params.plain }}")
-    run = run_dag(dag, text=f'[{{"uid": "{UID}", "name": "SITE\\/PC1"}}]')
-    assert [row["name"] for row in run.xcom("delete")] == ["SITE/PC1"]
+            delete(argument, named=argument)
+    run = run_dag(dag)
+    assert run.state == "success"
+    for task_id, (_, wanted) in given.items():
+        found = [(row["uid"], row["name"]) for row in run.xcom(task_id)]
+        assert found == [(row["uid"], row["name"]) for row in wanted], task_id
 
 
 @NATIVE
-def test_argument_json_that_names_a_key_twice_is_refused(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
-    with DAG("twice", render_template_as_native_obj=native, params={"text": ""}) as dag:
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[{"uid": "%s", "name": "a", "name": "b"}]', "names the key 'name' twice"),
+        ('{"uid": ["%s"], "name": ["a"], "name": ["b"]}', "names the key 'name' twice"),
+        ("[{'uid': '%s', 'name': 'a', 'name': 'b'}]", "looks like Python, not JSON"),
+        (r"""[{"uid": "%s", "name": "SITE\x41"}]""", "not JSON"),
+    ],
+)
+def test_text_that_is_an_argument_and_is_ambiguous_is_refused(
+    sandbox: Sandbox, run_dag: RunDag, text: str, says: str, native: bool
+) -> None:
+    params = {"text": Param(text % devices_of(sandbox, 1)[0]["uid"])}
+    with DAG("ambiguous", params=params, render_template_as_native_obj=native) as dag:
+
+        @task.nexthink_delete_devices
+        def delete(found: Any) -> Any:
+            return found
+
+        delete("{{ params.text }}")
+    run = run_dag(dag)
+    assert run.state == "failed"
+    assert says in run.error
+    assert sandbox.requests == []
+
+
+def test_other_arguments_are_natively_what_airflow_makes_of_them(sandbox: Sandbox, run_dag: RunDag) -> None:
+    templates = {
+        "number": ("{{ 1 + 2 }}", 3),
+        "padded number": (" {{ 1 + 2 }} ", " 3 "),
+        "digits": ("{{ '7' }}", 7),
+        "truth": ("{{ params.count == 2 }}", True),
+        "text": ("{{ 'PC' }}-*", "PC-*"),
+        "nothing": ("{% if false %}x{% endif %}", None),
+        "none": ("{{ none }}", None),
+        "names": ("['{{ params.count }}', 'b']", ["2", "b"]),
+        "numbers": ("[{{ params.count }}, 3]", [2, 3]),
+        "range": ("{{ range(params.count) | list }}", [0, 1]),
+        "tuple": ("({{ params.count }}, 'b')", (2, "b")),
+        "options": ("{{ {'prefix': params.count} }}", {"prefix": 2}),
+        "nested": (["{{ 1 + 2 }}", {"a": "{{ 'b' }}"}], [3, {"a": "b"}]),
+        "when": ("{{ logical_date is none }}", False),
+    }
+    seen: dict[str, Any] = {}
+    with DAG("others", params={"count": 2}, render_template_as_native_obj=True) as dag:
+
+        @task.nexthink_delete_devices(on_empty="succeed")
+        def delete(arguments: Any, **context: Any) -> Any:
+            seen.update(arguments)
+            return []
+
+        delete({name: template for name, (template, _) in templates.items()})
+    assert run_dag(dag).state == "success"
+    assert seen == {name: value for name, (_, value) in templates.items()}
+    assert {name: type(value) for name, value in seen.items()} == {
+        name: type(value) for name, (_, value) in templates.items()
+    }
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_text_of_an_xcom_that_is_an_argument_is_no_template(sandbox: Sandbox, run_dag: RunDag, mapped: bool) -> None:
+    rows = [{**row, "name": r"{{ 7*7 }} / \x41"} for row in devices_of(sandbox, 2)]
+    with DAG("xcom", render_template_as_native_obj=True) as dag:
+
+        @task
+        def found() -> Any:
+            return [slashed(rows)] if mapped else slashed(rows)
 
         @task.nexthink_delete_devices(dry_run=True)
         def delete(text: Any) -> Any:
+            assert text == slashed(rows)
             return text
 
-        delete("{{ params.text }}")
-    run = run_dag(dag, text=f'{{"uid": "{UID}", "name": "PC1", "uid": "{UID[:-1]}2"}}')
-    assert run.states == {"delete": "failed"}
-    assert "twice" in run.error
+        delete.expand(text=found()) if mapped else delete(found())
+    table = run_dag(dag).xcom("delete", map_index=0 if mapped else -1)
+    assert [(row["uid"], row["name"]) for row in table] == [(row["uid"], row["name"]) for row in rows]

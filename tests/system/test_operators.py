@@ -230,7 +230,7 @@ def test_a_guard_that_renders_to_nothing_is_no_permission(
         NexthinkDeleteDevicesOperator(task_id="delete", devices=devices_of(sandbox, 1), **guards)
     run = run_dag(dag)
     assert (run.state, run.tries("delete")) == ("failed", 1)
-    assert f"{guard} is a template that gave nothing" in run.error
+    assert f"{guard} is a template that gave nothing, and so no limit. This try sent nothing." in run.error
     assert sandbox.requests == []
 
 

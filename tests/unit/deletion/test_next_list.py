@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import csv
+import enum
 import io
 import json
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from pyarrow import parquet
 
 from airflow_provider_nexthink.deletion.files import write_file
 from airflow_provider_nexthink.deletion.outcome import Outcomes
-from airflow_provider_nexthink.deletion.plan import KEPT, Plan, check_guards, make_plan
+from airflow_provider_nexthink.deletion.plan import Plan, check_guards, make_plan
 from airflow_provider_nexthink.deletion.rows import DeviceRows, pick_rows, read_devices
-from airflow_provider_nexthink.deletion.words import COLUMNS, Status
+from airflow_provider_nexthink.deletion.words import COLUMNS, KEPT, Status
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkInputError
 
 Table = dict[str, list[Any]]
@@ -274,14 +276,68 @@ def test_a_row_without_a_status_is_planned_afresh(blank: Any) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["active", "retired"], ["FAILED", "in use"], ["UNKNOWN", ["x"]], [1, 2], ["Planned for 2027", "PLANNED"]],
+    [["active", "retired"], ["UNKNOWN", ["x"]], [1, 2], ["Planned for 2027", "PLANNED"], ["invalidated", "excludes"]],
 )
-@pytest.mark.parametrize("spelling", ["status", "Status", "Device Status"])
+@pytest.mark.parametrize("spelling", ["status", "Status", "Device Status", "hr_status"])
 def test_a_status_that_means_something_else_changes_nothing(words: list[Any], spelling: str) -> None:
     rows = [{"uid": uid, "name": uid, spelling: word} for uid, word in zip([A, B], words, strict=True)]
     read = read_devices(rows)
     assert read.statuses is read.reasons is None
     assert make_plan(read).to_send == [0, 1]
+
+
+class Lifecycle(enum.Enum):
+    """Of another program."""
+
+    EXCLUDED = 1
+
+
+HELD_BACK = [
+    *(write(word) for word in sorted(KEPT) for write in (str, str.lower, " {} ".format, "{} (VIP)".format, str.encode)),
+    "Status.EXCLUDED",
+    "<Status.EXCLUDED: 'EXCLUDED'>",
+    "excluded by the owner",
+    "DO_NOT_SEND/REJECTED",
+    "invalid2",
+    "\uff25\uff38\uff23\uff2c\uff35\uff24\uff25\uff24",
+    bytearray(b"EXCLUDED"),
+    memoryview(bytearray(b"EXCLUDED")),
+    ["EXCLUDED"],
+    Lifecycle.EXCLUDED,
+    *KEPT,
+]
+
+
+@pytest.mark.parametrize("held_back", HELD_BACK, ids=repr)
+@pytest.mark.parametrize("spelling", [*SPELLINGS, "deletion_status", "status_x", "Status.right"])
+@pytest.mark.parametrize("others", [["PLANNED", "PLANED"], ["in use", None]])
+def test_a_table_without_request_ids_in_which_one_row_is_held_back_and_another_is_no_status_is_an_error(
+    held_back: Any, spelling: str, others: list[Any]
+) -> None:
+    table: Table = {"uid": [A, B, C], "name": ["a", "b", "c"], spelling: [held_back, *others]}
+    with pytest.raises(NexthinkInputError, match=r"Row [012] of devices .*no status of an outcome table.*leave it out"):
+        read_devices(table)
+    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+        pick_rows([*table, "reason"], zip(*table.values(), [None] * 3, strict=True), None, None)
+    if isinstance(held_back, str):
+        with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+            read_devices(as_csv(table))
+
+
+def test_the_error_of_a_wrong_status_tells_which_row_is_held_back() -> None:
+    with pytest.raises(NexthinkInputError, match=r"Row 0 of devices has 'active'.* Row 1 has 'EXCLUDED'.*Mend row 0"):
+        read_devices({"uid": [A, B], "name": ["a", "b"], "status": ["active", "EXCLUDED"]})
+
+
+@given(
+    word=st.sampled_from(sorted(KEPT)),
+    before=st.text(st.characters(exclude_categories=["L", "M", "Cs"]), max_size=5),
+    after=st.text(st.characters(exclude_categories=["L", "M", "Cs"]), max_size=5),
+)
+def test_no_device_is_sent_of_which_a_cell_has_a_word_that_holds_it_back(word: str, before: str, after: str) -> None:
+    rows = {"uid": [A, B], "name": ["a", "b"], "status": [before + word + after, "PLANED"]}
+    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+        read_devices(rows)
 
 
 @pytest.mark.parametrize(
@@ -313,57 +369,103 @@ def test_the_status_of_another_origin_beside_that_of_an_outcome_table_is_left_al
     assert make_plan(read_devices({**table, "request_id": [None, None]})).to_send == [1]
 
 
-def test_an_outcome_table_that_lost_its_status_is_an_error() -> None:
+LOST_STATUS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "dropped": lambda frame: frame.drop(columns="status"),
+    "in the index": lambda frame: frame.set_index("status"),
+    "some columns": lambda frame: frame[["uid", "name", "reason", "request_id", "attempts"]],
+    "renamed past recognition": lambda frame: frame.rename(columns={"status": "state"}),
+    "a status of another origin": lambda frame: frame.drop(columns="status").assign(hr_status="active"),
+    "reason only": lambda frame: frame[["uid", "name", "reason"]],
+    "reason, with a suffix": lambda frame: frame[["uid", "name", "reason"]].rename(columns={"reason": "reason_x"}),
+    "reason, beside another status": lambda frame: frame[["uid", "name", "reason"]].assign(status="active"),
+    **{
+        f"{label} only": partial(lambda label, frame: frame[["uid", "name"]].assign(**{label: None}), label)
+        for label in (
+            "request_id",
+            "trace_id",
+            "submitted_at",
+            "Request ID",
+            "traceId",
+            "submitted_at_y",
+            "request_id.1",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("lost", LOST_STATUS)
+def test_an_outcome_table_that_lost_its_status_is_an_error(lost: str) -> None:
     _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
-    frame = pd.DataFrame(table)
-    shorter = frame[["uid", "name", "reason"]]
-    for lost in (
-        frame.drop(columns="status"),
-        frame.set_index("status"),
-        frame[["uid", "name", "reason", "request_id", "attempts"]],
-        frame[["uid", "name", "submitted_at"]],
-        shorter,
-        shorter.rename(columns={"reason": "reason_x"}),
-    ):
+    frame = LOST_STATUS[lost](pd.DataFrame(table))
+    for form in (frame, frame.to_dict("records"), frame.to_csv(index=False)):
         with pytest.raises(NexthinkInputError, match="looks like an outcome table, but has no column 'status'"):
-            read_devices(lost)
+            read_devices(form)
+    with pytest.raises(NexthinkInputError, match="looks like an outcome table, but has no column 'status'"):
+        pick_rows(list(frame.columns), frame.itertuples(index=False), None, None)
     assert len(read_devices(frame[["uid", "name"]])) == 2
 
 
-@pytest.mark.parametrize("spelling", ["status_x", "deletion_status", "Status_y", "status_right"])
-def test_status_column_renamed_by_a_join_or_a_person_is_found(spelling: str) -> None:
-    _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
-    for frame in (pd.DataFrame(table), pd.DataFrame(table)[["uid", "name", "status"]]):
-        assert make_plan(read_devices(frame.rename(columns={"status": spelling}))).to_send == [0]
-
-
-def test_two_outcome_tables_joined_are_ambiguous() -> None:
-    _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
-    frame = pd.DataFrame(table)
-    with pytest.raises(NexthinkInputError, match="which one is the status is ambiguous"):
-        read_devices(frame.merge(frame, on=["uid", "name"]))
-
-
-@pytest.mark.parametrize("columns", [("uid", "name", "status"), ("uid", "name", "status", "reason")])
 @pytest.mark.parametrize(
-    "words",
+    "reason",
     [
-        ("EXCLUDED", "PLANED"),
-        ("EXCLUDED (VIP)", "PLANNED"),
-        ("Status.EXCLUDED", "Status.PLANNED"),
-        (b"EXCLUDED", b"PLANNED"),
-        ("excluded", 7),
-        ("REJECTED", "in use"),
-        ("x: duplicate", "active"),
+        "excluded by 'VIP-*'",
+        "the list has it as EXCLUDED",
+        f"another row of the list has this device as EXCLUDED: excluded by {D!r}",
+        "the same device stands earlier in the list",
+        "the list gives this uid two names: which device is meant is not clear",
     ],
-    ids=repr,
 )
-def test_status_that_holds_back_beside_an_unknown_word_is_an_error(words: tuple[Any, Any], columns: list[str]) -> None:
-    rows = [dict(zip(columns, (uid, uid, word, None), strict=False)) for uid, word in zip([A, B], words, strict=True)]
-    with pytest.raises(NexthinkInputError, match="is no status of an outcome table"):
-        read_devices(rows)
-    with pytest.raises(NexthinkInputError, match="is no status of an outcome table"):
-        read_devices(pd.DataFrame(rows))
+def test_a_list_with_the_reasons_of_an_outcome_table_and_no_status_is_an_error(reason: str) -> None:
+    with pytest.raises(NexthinkInputError, match="looks like an outcome table, but has no column 'status'"):
+        read_devices({"uid": [A, B], "name": ["a", "b"], "Reason": [None, reason]})
+
+
+def test_a_reason_of_another_origin_changes_nothing() -> None:
+    read = read_devices({"uid": [A, B], "name": ["a", "b"], "reason": ["lease is over", "not excluded by anyone"]})
+    assert make_plan(read).to_send == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda frame: frame.merge(frame, on=["uid", "name"]),
+        lambda frame: frame.merge(frame, on=["uid", "name"], suffixes=("_left", "_right")),
+        lambda frame: frame.merge(frame, on=["uid", "name"], suffixes=(None, "_y")),
+        lambda frame: frame.merge(frame, on=["uid", "name"], suffixes=("_old", "_new"))[
+            ["uid", "name", "status_old", "status_new"]
+        ],
+        lambda frame: pl.DataFrame(frame).join(pl.DataFrame(frame), on=["uid", "name"]),
+        lambda frame: frame.assign(deletion_status=frame["status"]),
+    ],
+)
+def test_two_outcome_tables_side_by_side_are_an_error(join: Callable[[pd.DataFrame], Any]) -> None:
+    _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
+    with pytest.raises(NexthinkInputError, match="which both hold words of an outcome table"):
+        read_devices(join(pd.DataFrame({key: list(map(str, cells)) for key, cells in table.items()})))
+
+
+@pytest.mark.parametrize(
+    "label", ["status_x", "status_right", "Status.1", "status_y_x", "deletion_status", "planStatus"]
+)
+@pytest.mark.parametrize("columns", sorted(COLUMN_SETS))
+def test_a_status_under_another_name_is_kept(label: str, columns: str) -> None:
+    first, table = plan_and_table([(A, "PC-1"), (B, "VIP-1"), (A, "PC-1"), (C, ""), ("x", "PC-2")])
+    frame = pd.DataFrame({column: table[column] for column in COLUMN_SETS[columns]})
+    again = make_plan(read_devices(frame.rename(columns={"status": label, "reason": "reason_x"})))
+    assert again.statuses == first.statuses
+    if "reason" in frame:
+        assert again.reasons == first.reasons
+
+
+def test_another_column_that_ends_in_status_beside_the_status_is_left_alone() -> None:
+    table: Table = {
+        "uid": [A, B],
+        "name": ["a", "b"],
+        "status": ["EXCLUDED", "PLANNED"],
+        "certificate_status": ["INVALID", "valid"],
+    }
+    assert make_plan(read_devices(table)).to_send == [1]
+    assert make_plan(read_devices({**table, "request_id": [None, None]})).to_send == [1]
 
 
 def test_a_long_or_odd_reason_is_kept_as_far_as_a_database_takes_it() -> None:

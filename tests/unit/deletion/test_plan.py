@@ -164,6 +164,23 @@ def test_an_exclusion_does_not_match_other_letters(name: str) -> None:
     assert plan_of((A, name), exclude=["SRV-*"]).statuses == [None]
 
 
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ("SRV-*", "SRV\u00ad1"),
+        ("SRV\u00ad*", "SRV-1"),
+        ("SRV-1", "srv\u00ad1"),
+        ("SRV-LAB-*", "SRV\u00adLAB\u20111"),
+        ("SRV-*", "\uff33\uff32\uff36\u00ad\uff11"),
+        ("SRV1", "SRV\u00ad1"),
+        ("SRV\u00ad1", "SRV1"),
+        ("SRV[\u00ad_]1", "SRV-1"),
+    ],
+)
+def test_exclusion_matches_soft_hyphen_as_a_hyphen_and_as_nothing(entry: str, name: str) -> None:
+    assert plan_of((A, name), exclude=[entry]).statuses == [Status.EXCLUDED]
+
+
 LOOKS = st.text(st.sampled_from("sSrRvViIıİ\u0307\u0308üÜßﬁ-*?[]!_. " + HYPHENS + INVISIBLE + BLANKS), max_size=6)
 
 
