@@ -128,7 +128,7 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a template; what may be JSON of devices is natively read as JSON: see ``DevicesTemplate``.
+        """Render a template; what may be JSON of devices is natively read as JSON: see ``render_devices``.
 
         Python text in brackets is read by Airflow, but for what Python may read as other devices than are meant:
         mappings, which may name a key twice, and escapes. That stays text.

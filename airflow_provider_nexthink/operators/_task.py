@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_nexthink.compat import AirflowFailException
 from airflow_provider_nexthink.deletion.files import is_path, shown_path
@@ -53,8 +53,6 @@ class DeviceInput:
         """Wrap what is no template. Airflow sets a field again once its template is resolved: it is wrapped then."""
         if isinstance(value, cls):
             return value
-        if isinstance(value, str) and is_template(value):
-            return DevicesTemplate(value)
         return value if is_template(value) else cls(value)
 
     def serialize(self) -> str:
@@ -70,40 +68,27 @@ class DeviceInput:
     __str__ = serialize
 
 
-class DevicesTemplate(str):
-    """A Jinja template for devices, rendered so that their text stays as it is.
+def render_devices(
+    template: str, context: Mapping[str, Any], jinja_env: jinja2.Environment, resolved: Collection[int]
+) -> DeviceInput:
+    """Render a Jinja template for devices so that their text stays as it is.
 
     Where a Dag renders natively, Jinja reads text as Python, which has other escapes than JSON. A slash with a
     backslash before it, as many programs write it, makes another name.
 
-    :param given: the template.
+    :param template: the template, as it was given.
+    :param context: of the task.
+    :param jinja_env: Jinja's environment; whether it is a native one makes the difference.
+    :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
+        are no templates, whatever stands in them.
+    :return: text, or natively what a single expression is if that is no text.
     """
+    from jinja2.nativetypes import NativeEnvironment
 
-    __slots__ = ("given",)
-    given: str
-
-    def __new__(cls, given: str) -> Self:
-        """Make a template of this text."""
-        template = super().__new__(cls, given)
-        template.given = given
-        return template
-
-    def render(
-        self, context: Mapping[str, Any], jinja_env: jinja2.Environment, resolved: Collection[int]
-    ) -> DeviceInput:
-        """Return what the template gives: text, or natively what a single expression is if that is no text.
-
-        :param context: of the task.
-        :param jinja_env: Jinja's environment; whether it is a native one makes the difference.
-        :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
-            are no templates, whatever stands in them.
-        """
-        from jinja2.nativetypes import NativeEnvironment
-
-        if id(self.given) in resolved:
-            return DeviceInput(self.given)
-        nodes: list[Any] = list(jinja_env.from_string(self.given).generate(context))
-        return DeviceInput(rendered_value(nodes, is_native=isinstance(jinja_env, NativeEnvironment)))
+    if id(template) in resolved:
+        return DeviceInput(template)
+    nodes: list[Any] = list(jinja_env.from_string(template).generate(context))
+    return DeviceInput(rendered_value(nodes, is_native=isinstance(jinja_env, NativeEnvironment)))
 
 
 def rendered_value(nodes: list[Any], *, is_native: bool) -> Any:

@@ -19,9 +19,9 @@ from airflow_provider_nexthink.operators._state import TaskStateStore, cancel_ti
 from airflow_provider_nexthink.operators._task import (
     RETURN_FORMATS,
     DeviceInput,
-    DevicesTemplate,
     final_errors_fail_the_task,
     is_template,
+    render_devices,
 )
 
 if TYPE_CHECKING:
@@ -165,9 +165,9 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a template, that of the devices in its own way: see ``DevicesTemplate``."""
-        if isinstance(content, DevicesTemplate):
-            return content.render(context, jinja_env or self.get_template_env(), seen_oids or ())
+        """Render a template, that of the devices in its own way: see ``render_devices``."""
+        if isinstance(content, str) and content is self._devices:
+            return render_devices(content, context, jinja_env or self.get_template_env(), seen_oids or ())
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def execute(self, context: Context) -> Any:
