@@ -19,7 +19,7 @@ from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.services import DATABASES
-from tests.system.conftest import Run
+from tests.system.conftest import DAGS, DagSerialization, Run
 from tests.system.test_stale_dag import meant_to_go
 
 RunDag = Callable[..., Run]
@@ -721,8 +721,8 @@ def test_a_tenant_that_fails_does_not_hold_up_the_others(
 
 
 @pytest.mark.parametrize("dag_id", sorted(path.stem for path in DAGS.glob("*.py")))
-def test_example_dag_reaches_the_scheduler_as_the_dag_processor_sends_it(dag_of: ExampleDag, dag_id: str) -> None:
+def test_example_dag_reaches_the_scheduler_as_the_dag_processor_sends_it(example_dag: ExampleDag, dag_id: str) -> None:
     """It sends plain text, numbers, lists and mappings only: a subclass of one of them keeps the whole Dag out."""
     import msgspec
 
-    msgspec.msgpack.encode(DagSerialization.to_dict(dag_of(dag_id)))
+    msgspec.msgpack.encode(DagSerialization.to_dict(example_dag(dag_id)))
