@@ -28,6 +28,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkNotFoundError,
     NexthinkPermissionError,
     NexthinkStoppedError,
+    NexthinkTryOverError,
 )
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.storage import open_file
@@ -281,7 +282,7 @@ class NexthinkHook(BaseHook):
             if self._is_stopped:
                 raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
             if not is_supervised():
-                raise NexthinkStoppedError(
+                raise NexthinkTryOverError(
                     "Airflow's supervisor of this task process is gone, and a retry may run beside it: no other batch "
                     "is sent."
                 )

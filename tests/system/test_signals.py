@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def check(result: DeletionResult, sandbox: Sandbox) -> None:
     left = Counter({row["uid"]: row["attempts"] for row in result.table if row["attempts"]})
     end = time.monotonic() + 10
     while sent(sandbox) != left and time.monotonic() < end:  # what has just left is still to arrive
-        time.sleep(0.01)
+        threading.Event().wait(0.01)
     assert sent(sandbox) == left
     assert len(result.table) == DEVICES
     queued = set(sandbox.tenant.queued)
