@@ -82,7 +82,9 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         timeout: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        if timeout is not None:  # which Airflow before 3.2 takes for a wrong value
+            kwargs["timeout"] = timeout
+        super().__init__(poke_interval=poke_interval, **kwargs)
         self.devices = devices
         self.query_id = query_id
         self.parameters = parameters
