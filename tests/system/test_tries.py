@@ -481,7 +481,9 @@ def test_failure_of_airflow_after_the_deletion_lets_no_retry_send_again(
 
 
 @needs_task_state
-def test_clearing_a_task_that_succeeded_changes_its_max_tries(sandbox: Sandbox, run_dag: RunDag, fleet: Devices) -> None:
+def test_clearing_a_task_that_succeeded_changes_its_max_tries(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices
+) -> None:
     from airflow.models.taskinstance import clear_task_instances
     from airflow.utils.session import create_session
 
@@ -491,7 +493,7 @@ def test_clearing_a_task_that_succeeded_changes_its_max_tries(sandbox: Sandbox, 
     with create_session() as session:
         ti = session.merge(ti)
         clear_task_instances([ti], session)
-        assert ti.max_tries != before  # with the retries of whichever version of the Dag the database has
+        assert ti.max_tries != before  # to what exactly depends on the Dag's version in the database
 
 
 def test_cleared_task_that_succeeded_sends_all_again_and_so_do_its_retries(sandbox: Sandbox, fleet: Devices) -> None:
