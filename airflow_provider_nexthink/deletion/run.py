@@ -25,7 +25,7 @@ RESPONSE_GRACE_SECONDS = 30.0
 """How long requests in flight may still be answered once a response has ended the run."""
 
 STOP_GRACE_SECONDS = 2.5
-"""The same once the run is told to stop. Airflow kills a process that has not ended 5 seconds after it was asked to,
+"""The same once the run is stopped. Airflow kills a process that has not ended 5 seconds after it was asked to,
 and the table is still to be pushed."""
 
 _TICK_SECONDS = 0.25

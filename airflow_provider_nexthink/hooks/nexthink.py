@@ -524,7 +524,7 @@ class NexthinkHook(BaseHook):
             mask_secret(self._unmasked.popleft())
 
     def _progress(self, planned: int, clock: Clock, stats: RunStats) -> Callable[[int], None]:
-        """Return what is called a few times a second while a run goes on."""
+        """Return what is called a few times a second during a run."""
         start = last = clock.monotonic()
 
         def progress(settled: int) -> None:

@@ -80,7 +80,7 @@ def render_devices(
     :param context: of the task.
     :param jinja_env: Jinja's environment; whether it is a native one makes the difference.
     :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
-        are no templates, whatever stands in them.
+        are no templates, whatever they hold.
     :return: text, or natively what a single expression is if that is no text.
     """
     from jinja2.nativetypes import NativeEnvironment

@@ -177,9 +177,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         with final_errors_fail_the_task():
             try:
                 return self._execute(context, report)
-            except (
-                BaseException
-            ) as error:  # a timeout may come at any instruction: what was sent is reported all the same
+            except BaseException as error:  # a timeout may come at any instruction: what was sent is reported
                 self._report_failure(report, error)
                 raise
 

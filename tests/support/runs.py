@@ -38,9 +38,9 @@ class Answer:
 
 @dataclass
 class Tenant:
-    """Answers as it is told, and remembers what it was sent and what it queued.
+    """Answers as scripted, and remembers what it was sent and what it queued.
 
-    :param script: errors to answer with before all else; ``after`` says whether the devices are queued all the same.
+    :param script: errors to answer with before all else; ``after`` says whether the devices are queued nevertheless.
     """
 
     script: list[NexthinkError | None] = field(default_factory=list)

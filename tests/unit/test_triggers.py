@@ -296,7 +296,7 @@ def test_a_call_that_takes_long_does_not_hold_up_the_event_loop_and_outlives_a_c
     async def cancel() -> None:
         trigger = made(export_trigger(export_id), VirtualTime())
         waiting = asyncio.create_task(anext(trigger.run()))
-        while not asked(sandbox, "/status/"):  # the loop goes on while the call is in flight
+        while not asked(sandbox, "/status/"):  # the loop runs on while the call is in flight
             await asyncio.sleep(0)
             assert not waiting.done()
         waiting.cancel()
