@@ -124,8 +124,8 @@ class _Entry:
 class Checkpoint:
     """Records the intent and the outcomes of a run, and reads those of earlier tries of the same task.
 
-    If the store is slow or down, a warning is logged and the run continues without it. Only an error that says that this
-    try is over (``NexthinkTryOverError``) gets through, once: it ends the run.
+    If the store is slow or down, a warning is logged and the run continues without it. Only an error that says that
+    this try is over (``NexthinkTryOverError``) gets through, once: it ends the run.
 
     :param store: where to keep the journal.
     :param clock: time.
