@@ -16,9 +16,9 @@ from itertools import pairwise
 from math import ceil
 from typing import Any
 
-from airflow_provider_nexthink.compat import max_map_length
-from airflow_provider_nexthink.deletion.words import COLUMNS, Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import COLUMNS, Status
+from airflow_provider_nexthink.version_compat import max_map_length
 
 NO_TABLE = "its task left no table, so what was sent is not known here: see the log of that task"
 

@@ -20,7 +20,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from airflow_provider_nexthink.deletion.plan import canonical_uid, normalize_name
-from airflow_provider_nexthink.deletion.rows import (
+from airflow_provider_nexthink.devices.reader import (
     NAME_COLUMNS,
     UID_COLUMNS,
     Column,

@@ -50,10 +50,10 @@ def get_provider_info() -> dict[str, object]:
             }
         ],
         "extra-links": [
-            "airflow_provider_nexthink.links.NexthinkTenantLink",
-            "airflow_provider_nexthink.links.NexthinkOutcomeLink",
-            "airflow_provider_nexthink.links.NexthinkDeletionDocsLink",
-            "airflow_provider_nexthink.links.NexthinkNqlDocsLink",
+            "airflow_provider_nexthink.links.nexthink.NexthinkTenantLink",
+            "airflow_provider_nexthink.links.nexthink.NexthinkOutcomeLink",
+            "airflow_provider_nexthink.links.nexthink.NexthinkDeletionDocsLink",
+            "airflow_provider_nexthink.links.nexthink.NexthinkNqlDocsLink",
         ],
         "asset-uris": [
             {

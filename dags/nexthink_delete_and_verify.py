@@ -24,11 +24,11 @@ from typing import Any
 import pendulum
 from airflow.sdk import Asset, Param, dag, task
 
-from airflow_provider_nexthink.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+from airflow_provider_nexthink.version_compat import AirflowFailException, AirflowSkipException
 
 SEATS_FREED = Asset("nexthink_seats_freed")
 

@@ -21,10 +21,10 @@ from typing import Any
 import pendulum
 from airflow.sdk import BaseHook, Param, dag, task
 
-from airflow_provider_nexthink.compat import AirflowFailException, AirflowSkipException
 from airflow_provider_nexthink.filters import PLACEHOLDER_AGE
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.version_compat import AirflowFailException, AirflowSkipException
 
 WAREHOUSE = "warehouse"
 

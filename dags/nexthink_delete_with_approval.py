@@ -19,10 +19,10 @@ import pendulum
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, dag, task
 
-from airflow_provider_nexthink.compat import AirflowSkipException
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.version_compat import AirflowSkipException
 
 QUERY = "#stale_devices"
 AGE = "device.days_since_last_seen"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, 
 from airflow.sdk import XComArg
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
-from airflow_provider_nexthink.compat import determine_kwargs
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import DeviceInput, is_brackets, is_template, rendered_value
+from airflow_provider_nexthink.operators._base import DeviceInput, is_brackets, is_template, rendered_value
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.version_compat import determine_kwargs
 
 if TYPE_CHECKING:
     import jinja2

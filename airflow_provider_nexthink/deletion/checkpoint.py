@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan
-from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkTryOverError
+from airflow_provider_nexthink.status import Status
 
 log = logging.getLogger(__name__)
 

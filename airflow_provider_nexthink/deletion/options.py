@@ -14,8 +14,8 @@ from math import inf, nan
 from numbers import Integral
 from pathlib import PurePosixPath
 
-from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import Status
 
 MAX_BATCH_SIZE = 100
 """The API takes no more devices in one request (Data Management API 1.0.0)."""

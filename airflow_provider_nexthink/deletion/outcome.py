@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.plan import Plan
-from airflow_provider_nexthink.deletion.words import (
-    COLUMNS,
-    DEFAULT_FAIL_ON,
-    NEEDS_A_PERSON,
-    UNSETTLED,
-    Status,
-)
 from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesError,
     NexthinkDevicesRefusedError,
     NexthinkDevicesUnsettledError,
     NexthinkError,
     NexthinkTryOverError,
+)
+from airflow_provider_nexthink.status import (
+    COLUMNS,
+    DEFAULT_FAIL_ON,
+    NEEDS_A_PERSON,
+    UNSETTLED,
+    Status,
 )
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from math import floor
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_nexthink.deletion.rows import DeviceRows, is_missing
-from airflow_provider_nexthink.deletion.words import KEPT, Status
+from airflow_provider_nexthink.devices.reader import DeviceRows, is_missing
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
+from airflow_provider_nexthink.status import KEPT, Status
 
 _CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _BARE_UID = re.compile(r"[0-9a-f]{32}")

@@ -24,7 +24,6 @@ from airflow_provider_nexthink.backoff import (
     wait_before_resend,
 )
 from airflow_provider_nexthink.deletion.outcome import Outcomes, Tally
-from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkBatchSizeError,
@@ -36,6 +35,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkStoppedError,
     NexthinkUnavailableError,
 )
+from airflow_provider_nexthink.status import Status
 
 FAILED_PAUSES_SECONDS = (1.0, 5.0, 15.0)
 """Devices that Nexthink answered FAILED are retried once after each of these pauses."""

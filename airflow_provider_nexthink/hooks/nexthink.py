@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_nexthink.client import data_management, nql
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
-from airflow_provider_nexthink.compat import amask_secret, connection_extra, form_widgets
+from airflow_provider_nexthink.api import data_management, nql
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import Deletion, DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import check_guards, make_plan
-from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.scheduler import Scheduler
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkNotFoundError,
@@ -31,15 +29,17 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkTryOverError,
 )
 from airflow_provider_nexthink.get_provider_info import get_provider_info
-from airflow_provider_nexthink.hooks.storage import open_file
-from airflow_provider_nexthink.observability import RunStats, report_change, report_read, request_tracer
-from airflow_provider_nexthink.supervisor import supervisor_check
+from airflow_provider_nexthink.status import Status
+from airflow_provider_nexthink.utils.observability import RunStats, report_change, report_read, request_tracer
+from airflow_provider_nexthink.utils.storage import open_file
+from airflow_provider_nexthink.utils.supervisor import supervisor_check
+from airflow_provider_nexthink.version_compat import amask_secret, connection_extra, form_widgets
 
 if TYPE_CHECKING:
     import httpx
     from airflow.sdk import Connection
 
-    from airflow_provider_nexthink.client.nql import Compression, NqlRows
+    from airflow_provider_nexthink.api.nql import Compression, NqlRows
     from airflow_provider_nexthink.clock import Clock
     from airflow_provider_nexthink.deletion.checkpoint import StateStore
     from airflow_provider_nexthink.deletion.plan import Plan

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
-from airflow_provider_nexthink.operators._state import timeout_deferred
+from airflow_provider_nexthink.utils.task_state import timeout_deferred
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

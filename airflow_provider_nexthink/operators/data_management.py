@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_nexthink.compat import AirflowSkipException, has_xcom_backend, max_map_length, task_state_store
 from airflow_provider_nexthink.deletion import options
-from airflow_provider_nexthink.deletion.files import require_parquet, shown_path
-from airflow_provider_nexthink.deletion.words import DEFAULT_FAIL_ON
+from airflow_provider_nexthink.devices.formats import require_parquet, shown_path
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
-from airflow_provider_nexthink.links import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
-from airflow_provider_nexthink.operators._report import DeletionReport
-from airflow_provider_nexthink.operators._state import TaskStateStore, cancel_timeout
-from airflow_provider_nexthink.operators._task import (
+from airflow_provider_nexthink.links.nexthink import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
+from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
     DeviceInput,
     final_errors_fail_the_task,
     is_template,
     render_devices,
+)
+from airflow_provider_nexthink.operators._report import DeletionReport
+from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
+from airflow_provider_nexthink.utils.task_state import TaskStateStore, cancel_timeout
+from airflow_provider_nexthink.version_compat import (
+    AirflowSkipException,
+    has_xcom_backend,
+    max_map_length,
+    task_state_store,
 )
 
 if TYPE_CHECKING:
@@ -229,7 +234,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def _check_rendered(self) -> None:
         """Refuse what only shows when the task runs, before anything is sent."""
-        from airflow_provider_nexthink.hooks.storage import check_results_path
+        from airflow_provider_nexthink.utils.storage import check_results_path
 
         for limit in self._templated_limits:
             if getattr(self, limit) in (None, "None", ""):
@@ -302,7 +307,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run stays as it is
         if self.results_path is None or is_refused:
             return None
-        from airflow_provider_nexthink.hooks.storage import write_table
+        from airflow_provider_nexthink.utils.storage import write_table
 
         try:
             write_table(self.results_path, result.outcomes.columns())

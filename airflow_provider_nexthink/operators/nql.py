@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_nexthink.client.query_id import check_query_id
-from airflow_provider_nexthink.compat import default_deferrable, task_state_store
-from airflow_provider_nexthink.deletion.files import require_parquet
+from airflow_provider_nexthink.api.query_id import check_query_id
 from airflow_provider_nexthink.deletion.options import check_choice
+from airflow_provider_nexthink.devices.formats import require_parquet
 from airflow_provider_nexthink.exceptions import (
     NexthinkEventError,
     NexthinkExportError,
@@ -22,18 +21,19 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInputError,
     NexthinkRetryableError,
 )
-from airflow_provider_nexthink.links import NexthinkNqlDocsLink, NexthinkTenantLink
-from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportMemory
-from airflow_provider_nexthink.operators._task import (
+from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
+from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
     final_errors_fail_the_task,
     is_template,
 )
+from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportMemory
+from airflow_provider_nexthink.version_compat import default_deferrable, task_state_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.client.nql import NqlRows
+    from airflow_provider_nexthink.api.nql import NqlRows
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 _MARGIN_SECONDS = 600.0

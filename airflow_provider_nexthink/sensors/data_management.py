@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_nexthink.client.query_id import check_query_id
-from airflow_provider_nexthink.compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
+from airflow_provider_nexthink.api.query_id import check_query_id
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
@@ -19,21 +18,22 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInputError,
     NexthinkRetryableError,
 )
-from airflow_provider_nexthink.links import NexthinkNqlDocsLink, NexthinkTenantLink
-from airflow_provider_nexthink.operators._export import ExportEvent
-from airflow_provider_nexthink.operators._task import (
+from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
+from airflow_provider_nexthink.operators._base import (
     DeviceInput,
     final_errors_fail_the_task,
     is_template,
     render_devices,
 )
+from airflow_provider_nexthink.operators._export import ExportEvent
+from airflow_provider_nexthink.version_compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
 
 if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.client.nql import NqlRows
-    from airflow_provider_nexthink.deletion.presence import Departures
+    from airflow_provider_nexthink.api.nql import NqlRows
+    from airflow_provider_nexthink.deletion.removal import Departures
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 _MARGIN_SECONDS = 600.0
@@ -169,7 +169,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         return hook.fetch_export(ended.export_id, query_id=self.query_id)
 
     def _export(self, hook: NexthinkHook) -> NqlRows:
-        from airflow_provider_nexthink.client import nql
+        from airflow_provider_nexthink.api import nql
 
         return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
 
@@ -197,9 +197,9 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         return self._read_devices() if self._departures is None else self._departures
 
     def _read_devices(self) -> Departures:
-        from airflow_provider_nexthink.deletion.presence import Departures
-        from airflow_provider_nexthink.deletion.rows import read_devices
-        from airflow_provider_nexthink.hooks.storage import open_file
+        from airflow_provider_nexthink.deletion.removal import Departures
+        from airflow_provider_nexthink.devices.reader import read_devices
+        from airflow_provider_nexthink.utils.storage import open_file
 
         devices = self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
         with final_errors_fail_the_task():
@@ -209,7 +209,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
     def _compare(self, rows: NqlRows) -> bool:
         """Compare the devices with a result that lists every device there is; what proves nothing is an error."""
         from airflow_provider_nexthink.deletion.plan import canonical_uid
-        from airflow_provider_nexthink.deletion.rows import NAME_COLUMNS, UID_COLUMNS, find_column
+        from airflow_provider_nexthink.devices.reader import NAME_COLUMNS, UID_COLUMNS, find_column
 
         if not rows:
             raise NexthinkExportError(f"{self.query_id} lists no device at all: that proves nothing.")
@@ -235,7 +235,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
     def _defer_until(self, start_time: float, *, end_time: float) -> None:
         """Let the triggerer export the inventory at that time."""
-        from airflow_provider_nexthink.client import nql
+        from airflow_provider_nexthink.api import nql
         from airflow_provider_nexthink.triggers.nql import NexthinkQueryTrigger
 
         trigger = NexthinkQueryTrigger(

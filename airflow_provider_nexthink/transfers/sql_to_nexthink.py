@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_nexthink.compat import AirflowException
 from airflow_provider_nexthink.deletion.options import check_text
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import is_template
+from airflow_provider_nexthink.operators._base import is_template
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.version_compat import AirflowException
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.deletion.rows import DeviceRows
+    from airflow_provider_nexthink.devices.reader import DeviceRows
 
 _ROWS_AT_ONCE = 10_000
 
@@ -71,7 +71,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
 
     def _read_devices(self, context: Context) -> DeviceRows:  # noqa: ARG002 - as its parent has it
         """Run the query and return the devices it finds."""
-        from airflow_provider_nexthink.deletion.rows import DeviceRows
+        from airflow_provider_nexthink.devices.reader import DeviceRows
 
         hook = self._sql_hook()
         check_text("sql", self.sql)
@@ -99,7 +99,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
 
     def _read_cursor(self, cursor: Any) -> DeviceRows:
         """Read the rows of a query that was run, and keep of each no more than the uid and the name."""
-        from airflow_provider_nexthink.deletion.rows import pick_rows
+        from airflow_provider_nexthink.devices.reader import pick_rows
 
         if cursor.description is None:
             raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. This try sent nothing.")

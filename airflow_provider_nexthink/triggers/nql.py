@@ -22,7 +22,7 @@ from airflow_provider_nexthink.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_nexthink.client.transport import Transport
+    from airflow_provider_nexthink.api.http import Transport
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 log = logging.getLogger(__name__)
@@ -169,14 +169,14 @@ class _Tenant:
 
     async def start_export(self, query_id: str, parameters: Mapping[str, str] | None, timeout: float) -> str:
         """Start an export and return its id."""
-        from airflow_provider_nexthink.client import nql
+        from airflow_provider_nexthink.api import nql
 
         call = partial(nql.start_export, query_id=query_id, parameters=parameters)
         return await self._retry(call, self._clock.monotonic() + timeout)
 
     async def wait_for_export(self, export_id: str, poll_interval: float, timeout: float) -> None:
         """Wait until the file of an export is there. Waits first: the export was started a moment ago."""
-        from airflow_provider_nexthink.client import nql
+        from airflow_provider_nexthink.api import nql
 
         end = self._clock.monotonic() + timeout
         for wait in nql.poll_waits(poll_interval):

@@ -28,10 +28,10 @@ from airflow.sdk.serde import deserialize, serialize
 
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.scheduler import Response, Scheduler
-from airflow_provider_nexthink.hooks.storage import write_table
+from airflow_provider_nexthink.devices.reader import read_devices
+from airflow_provider_nexthink.utils.storage import write_table
 from tests.benchmarks.clients import BATCH_SIZE, CLIENTS, made_devices
 
 XCOM_FORMS = ("records", "columns", "dataframe")

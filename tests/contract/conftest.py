@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 
 API = "https://acme.api.eu.nexthink.cloud"
 TOKEN_URL = "https://acme-login.eu.nexthink.cloud/oauth2/default/v1/token"

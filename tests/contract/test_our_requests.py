@@ -17,9 +17,9 @@ from nexthink_api import NexthinkClient, NxtDeviceEntry, NxtNqlApiExecuteRequest
 from openapi_core import OpenAPI
 from openapi_core.testing import MockRequest
 
-from airflow_provider_nexthink.client import data_management, nql
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.api import data_management, nql
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from tests.contract.conftest import ANSWERS, API, CLIENT_ID, CLIENT_SECRET, STORAGE_URL, TOKEN_URL, Wire
 
 CONTRACT = OpenAPI.from_path(Path(__file__).with_name("nexthink.openapi.json"))

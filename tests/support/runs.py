@@ -15,9 +15,9 @@ from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan
-from airflow_provider_nexthink.deletion.rows import DeviceRows
 from airflow_provider_nexthink.deletion.run import DeletionRun, Send
 from airflow_provider_nexthink.deletion.scheduler import Scheduler
+from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
     NexthinkBatchSizeError,
     NexthinkError,

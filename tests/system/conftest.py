@@ -14,7 +14,7 @@ import pytest
 from airflow import sdk
 from airflow.sdk import DAG
 
-from airflow_provider_nexthink.client import nql
+from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.services import mariadb_connection, postgres_connection
 

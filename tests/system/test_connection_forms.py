@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.sandbox.server import Sandbox
 

@@ -14,7 +14,7 @@ from airflow.sdk import DAG, BaseHook
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.rows import read_devices
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox

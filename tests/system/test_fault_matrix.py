@@ -22,15 +22,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.client import data_management
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.api import data_management
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.rows import read_devices
 from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.scheduler import Response, Scheduler
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 

@@ -17,12 +17,12 @@ import pytest
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.io import attach
 
-from airflow_provider_nexthink.deletion.rows import read_devices
-from airflow_provider_nexthink.deletion.words import COLUMNS
-from airflow_provider_nexthink.hooks.storage import check_results_path, open_file, write_table
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.status import COLUMNS
+from airflow_provider_nexthink.utils.storage import check_results_path, open_file, write_table
 from tests.system.conftest import Run
 
 RunDag = Callable[..., Run]
@@ -66,7 +66,7 @@ def test_the_xcoms_of_mapped_tasks(sandbox: Sandbox, run_dag: RunDag, returns: s
 
 
 def test_a_mapped_task_that_was_skipped_or_found_nothing_is_no_device(sandbox: Sandbox, run_dag: RunDag) -> None:
-    from airflow_provider_nexthink.compat import AirflowSkipException
+    from airflow_provider_nexthink.version_compat import AirflowSkipException
 
     rows = devices_of(sandbox, 2)
     with DAG("holes") as dag:

@@ -14,7 +14,7 @@ from airflow.sdk import DAG, task
 from airflow_provider_nexthink.sandbox.app import ReceivedRequest
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from airflow_provider_nexthink.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.supervisor import supervisor_check
 from tests.system.conftest import KEEPS_TASK_STATE, SINCE_AIRFLOW_3_3, Run
 from tests.system.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, until
 

@@ -13,12 +13,12 @@ import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from airflow_provider_nexthink.deletion.words import COLUMNS
 from airflow_provider_nexthink.exceptions import NexthinkPermissionError, NexthinkRateLimitError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.status import COLUMNS
 from tests.system.conftest import SINCE_AIRFLOW_3_3, Run
 
 RunDag = Callable[..., Run]

@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk import DAG, task
 
 from airflow_provider_nexthink import backoff
-from airflow_provider_nexthink.client import nql
+from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.exceptions import NexthinkEventError, NexthinkInputError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault

@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
-from airflow_provider_nexthink.operators._state import TaskStateStore, timeout_deferred
+from airflow_provider_nexthink.utils.task_state import TaskStateStore, timeout_deferred
 from tests.system.conftest import KEEPS_TASK_STATE
 
 needs_task_state = pytest.mark.skipif(not KEEPS_TASK_STATE, reason="Airflow before 3.3 keeps no state for a task")

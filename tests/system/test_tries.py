@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, task
 
-from airflow_provider_nexthink.compat import AirflowFailException
 from airflow_provider_nexthink.exceptions import NexthinkTryOverError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.version_compat import AirflowFailException
 from tests.support.runs import Store
 from tests.system.conftest import KEEPS_TASK_STATE, Run
 

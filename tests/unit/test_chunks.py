@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from airflow_provider_nexthink.chunks import NO_TABLE, join_tables, split_by_plan, split_plan
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.rows import read_devices
-from airflow_provider_nexthink.deletion.words import COLUMNS, Status
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import COLUMNS, Status
 
 Table = dict[str, list[Any]]
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_provider_nexthink.links import NexthinkOutcomeLink, NexthinkTenantLink
+from airflow_provider_nexthink.links.nexthink import NexthinkOutcomeLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.plugins.deletions import URL_ROUTE
 

@@ -16,13 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from airflow_provider_nexthink.compat import has_xcom_backend
-from airflow_provider_nexthink.deletion.rows import read_devices
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._task import DeviceInput
+from airflow_provider_nexthink.operators._base import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+from airflow_provider_nexthink.version_compat import has_xcom_backend
 from tests.system.conftest import DagSerialization
 
 ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]

@@ -19,7 +19,7 @@ from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk.log import redact  # type: ignore[attr-defined]
 
 from airflow_provider_nexthink import __version__
-from airflow_provider_nexthink.client.settings import REGIONS, NexthinkSettings
+from airflow_provider_nexthink.api.settings import REGIONS, NexthinkSettings
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.nexthink import _EXTRAS, NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -199,5 +199,5 @@ def test_parsing_a_dag_file_imports_nothing_heavy() -> None:
     )
     # What only a run needs: it would cost each parse of each Dag file.
     ours = {name for name in added if name.startswith("airflow_provider_nexthink.")}
-    late = ("client.models", "client.transport", "hooks", "deletion.rows", "deletion.plan", "deletion.run")
+    late = ("api.models", "api.http", "hooks", "devices.reader", "deletion.plan", "deletion.run")
     assert not {name for name in ours if name.removeprefix("airflow_provider_nexthink.").startswith(late)}

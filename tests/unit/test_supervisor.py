@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from airflow_provider_nexthink.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.supervisor import supervisor_check
 
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 BLOCKED = "airflow-db-not-allowed:///"
@@ -20,7 +20,7 @@ BLOCKED = "airflow-db-not-allowed:///"
 # The task process: it replies to each byte with whether its supervisor is there.
 TASK = """
 import os, sys
-from airflow_provider_nexthink.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.supervisor import supervisor_check
 
 requests, replies = map(int, sys.argv[1:])
 is_there = supervisor_check()
@@ -117,7 +117,7 @@ def test_script_of_a_task_with_a_standard_input_of_its_own_outlives_the_task(sta
 def test_without_standard_input_there_is_no_supervisor() -> None:
     run_supervised("""
 import os
-from airflow_provider_nexthink.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.supervisor import supervisor_check
 
 os.close(0)
 assert supervisor_check()()
@@ -135,7 +135,7 @@ def test_supervised_threads_may_ask_at_once() -> None:
     run_supervised("""
 import os, socket, sys
 from concurrent.futures import ThreadPoolExecutor
-from airflow_provider_nexthink.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.supervisor import supervisor_check
 
 kept, stdin = socket.socketpair()
 os.dup2(stdin.fileno(), 0)

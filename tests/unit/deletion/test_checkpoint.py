@@ -29,9 +29,9 @@ from airflow_provider_nexthink.deletion.checkpoint import (
 )
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan, make_plan
-from airflow_provider_nexthink.deletion.rows import DeviceRows
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError, NexthinkTryOverError
+from airflow_provider_nexthink.status import Status
 from tests.support.runs import FakeTime, Store, Tenant, device_rows, new_run, unavailable
 
 ACME = "https://acme.example"

@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from airflow_provider_nexthink.deletion.files import write_file
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan, check_guards, make_plan
-from airflow_provider_nexthink.deletion.rows import DeviceRows, pick_rows, read_devices
-from airflow_provider_nexthink.deletion.words import COLUMNS, KEPT, Status
+from airflow_provider_nexthink.devices.formats import write_file
+from airflow_provider_nexthink.devices.reader import DeviceRows, pick_rows, read_devices
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkInputError
+from airflow_provider_nexthink.status import COLUMNS, KEPT, Status
 
 Table = dict[str, list[Any]]
 

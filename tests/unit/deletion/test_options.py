@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_nexthink.deletion.options import DeletionOptions, check_dry_run, check_fail_on
-from airflow_provider_nexthink.deletion.words import Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import Status
 
 
 def test_the_defaults_are_safe() -> None:

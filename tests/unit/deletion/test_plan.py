@@ -14,9 +14,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from airflow_provider_nexthink.deletion.plan import Plan, canonical_uid, check_guards, make_plan, normalize_name
-from airflow_provider_nexthink.deletion.rows import DeviceRows
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
+from airflow_provider_nexthink.status import Status
 
 A = "0fbd5a5c-0000-4000-8000-00000000000a"
 B = "0fbd5a5c-0000-4000-8000-00000000000b"

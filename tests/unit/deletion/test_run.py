@@ -21,10 +21,9 @@ from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECO
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.rows import DeviceRows
 from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, REFUSED_LIMITS
-from airflow_provider_nexthink.deletion.words import COLUMNS, DEFAULT_FAIL_ON, Status
+from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
     NexthinkBatchSizeError,
@@ -39,6 +38,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkUnavailableError,
     NexthinkUnclearAnswerError,
 )
+from airflow_provider_nexthink.status import COLUMNS, DEFAULT_FAIL_ON, Status
 from tests.support.runs import (
     Answer,
     Device,

@@ -18,9 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.rows import DeviceRows
 from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, Batch, Scheduler
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
     NexthinkBatchSizeError,
     NexthinkConnectError,
@@ -34,6 +33,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkUnavailableError,
     NexthinkUnclearAnswerError,
 )
+from airflow_provider_nexthink.status import Status
 
 
 @dataclass

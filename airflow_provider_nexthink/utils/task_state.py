@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from airflow_provider_nexthink.compat import is_try_unknown
 from airflow_provider_nexthink.exceptions import NexthinkTryOverError
+from airflow_provider_nexthink.version_compat import is_try_unknown
 
 _ALARM = getattr(signal, "SIGALRM", None)  # not on Windows
 _PROBE_KEY = "nexthink_supervisor_probe"  # never set

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
 
+from airflow_provider_nexthink.api.http import untraced
 from airflow_provider_nexthink.assets.nexthink import SCHEME
-from airflow_provider_nexthink.client.transport import untraced
-from airflow_provider_nexthink.compat import hook_lineage_collector, stats
+from airflow_provider_nexthink.version_compat import hook_lineage_collector, stats
 
 if TYPE_CHECKING:
     import httpx

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from airflow_provider_nexthink.client.models import TokenResponse
-from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.api.models import TokenResponse
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
     NexthinkError,

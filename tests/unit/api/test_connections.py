@@ -13,8 +13,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from airflow_provider_nexthink.client.connections import Connections, Exchange
-from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.api.connections import Connections, Exchange
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 
 Talk = Callable[[socket.socket], None]
 

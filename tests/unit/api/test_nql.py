@@ -20,7 +20,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.client.nql import (
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.nql import (
     EXECUTE_ROWS,
     NqlRows,
     execute,
@@ -30,9 +31,8 @@ from airflow_provider_nexthink.client.nql import (
     start_export,
     wait_for_export,
 )
-from airflow_provider_nexthink.client.query_id import check_query_id
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.api.query_id import check_query_id
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.rows import DeviceRows, read_devices
+from airflow_provider_nexthink.devices.reader import DeviceRows, read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 UID = "0fbd5a5c-0000-4000-8000-000000000001"

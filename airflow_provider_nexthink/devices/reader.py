@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
-from airflow_provider_nexthink.deletion.files import (
+from airflow_provider_nexthink.devices.formats import (
     STORAGE_HINT,
     SUFFIXES,
     is_path,
@@ -26,8 +26,8 @@ from airflow_provider_nexthink.deletion.files import (
     shown_path,
     suffix_of,
 )
-from airflow_provider_nexthink.deletion.words import KEPT, Presence, Status
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import KEPT, Presence, Status
 from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
 HINT = (

@@ -20,10 +20,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from airflow_provider_nexthink.api.auth import NexthinkAuth
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
-from airflow_provider_nexthink.client.auth import NexthinkAuth
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,

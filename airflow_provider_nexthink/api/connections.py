@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
-from airflow_provider_nexthink.client.settings import NexthinkSettings
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.exceptions import NexthinkSettingsError
 
 _KEEPALIVE_SECONDS = 5.0

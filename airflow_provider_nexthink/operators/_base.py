@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_nexthink.compat import AirflowFailException
-from airflow_provider_nexthink.deletion.files import is_path, shown_path
+from airflow_provider_nexthink.devices.formats import is_path, shown_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
+from airflow_provider_nexthink.version_compat import AirflowFailException
 
 if TYPE_CHECKING:
     import jinja2

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from airflow_provider_nexthink.client.models import ErrorResponse
+from airflow_provider_nexthink.api.models import ErrorResponse
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkAuthenticationError,

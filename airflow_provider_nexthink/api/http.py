@@ -19,11 +19,11 @@ from typing import Any, Self, cast
 import httpx
 from pydantic import SecretStr
 
+from airflow_provider_nexthink.api.auth import NexthinkAuth, sign_in_error
+from airflow_provider_nexthink.api.connections import Connections, Exchange
+from airflow_provider_nexthink.api.errors import ambiguous_response, error_of, no_answer
+from airflow_provider_nexthink.api.settings import NexthinkSettings, is_private_enough
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, wait_before_resend
-from airflow_provider_nexthink.client.answers import ambiguous_response, error_of, no_answer
-from airflow_provider_nexthink.client.auth import NexthinkAuth, sign_in_error
-from airflow_provider_nexthink.client.connections import Connections, Exchange
-from airflow_provider_nexthink.client.settings import NexthinkSettings, is_private_enough
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkConnectError,

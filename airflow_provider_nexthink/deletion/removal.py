@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from airflow_provider_nexthink.deletion.plan import canonical_uid, make_plan
-from airflow_provider_nexthink.deletion.rows import DeviceRows
-from airflow_provider_nexthink.deletion.words import Presence, Status
+from airflow_provider_nexthink.devices.reader import DeviceRows
+from airflow_provider_nexthink.status import Presence, Status
 
 _SHOWN_DEVICES = 5
 _ASKED_FOR = (Status.SCHEDULED, Status.UNKNOWN)

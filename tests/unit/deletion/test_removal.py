@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.presence import Departures
-from airflow_provider_nexthink.deletion.rows import read_devices
-from airflow_provider_nexthink.deletion.words import Status
+from airflow_provider_nexthink.deletion.removal import Departures
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import Status
 
 
 def uid_of(number: int) -> str:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.client.data_management import DeletionAnswer, delete_devices
-from airflow_provider_nexthink.client.models import DeletionResponse
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.api.data_management import DeletionAnswer, delete_devices
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.models import DeletionResponse
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkBatchSizeError,

@@ -22,10 +22,10 @@ import sqlalchemy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.files import write_file
-from airflow_provider_nexthink.deletion.rows import DeviceRows, read_devices
-from airflow_provider_nexthink.deletion.words import COLUMNS
+from airflow_provider_nexthink.devices.formats import write_file
+from airflow_provider_nexthink.devices.reader import DeviceRows, read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import COLUMNS
 
 UID = "0fbd5a5c-0000-4000-8000-000000000001"
 

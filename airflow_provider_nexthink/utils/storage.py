@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from airflow.sdk import ObjectStoragePath
 
-from airflow_provider_nexthink.deletion.files import STORAGE_HINT, require_parquet, shown_path, suffix_of, write_file
+from airflow_provider_nexthink.devices.formats import STORAGE_HINT, require_parquet, shown_path, suffix_of, write_file
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 _LOCAL = ("", "file", "local")

@@ -9,9 +9,9 @@ import httpx
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from airflow_provider_nexthink.client.answers import trace_id_of
-from airflow_provider_nexthink.client.models import DeletionResponse
-from airflow_provider_nexthink.client.transport import Transport
+from airflow_provider_nexthink.api.errors import trace_id_of
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.models import DeletionResponse
 from airflow_provider_nexthink.exceptions import NexthinkUnclearAnswerError
 
 PATH = "/api/v1/data-management/device/deletions"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.client.settings import REGIONS, NexthinkSettings, is_private_enough
+from airflow_provider_nexthink.api.settings import REGIONS, NexthinkSettings, is_private_enough
 from airflow_provider_nexthink.exceptions import NexthinkSettingsError
 
 API = "https://acme.api.eu.nexthink.cloud"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.client.answers import error_of, no_answer, parse_retry_after
+from airflow_provider_nexthink.api.errors import error_of, no_answer, parse_retry_after
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkAuthenticationError,

@@ -29,9 +29,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
-from airflow_provider_nexthink.client.settings import NexthinkSettings
-from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,

@@ -19,10 +19,10 @@ from urllib.parse import quote
 
 import httpx
 
+from airflow_provider_nexthink.api.http import Transport
+from airflow_provider_nexthink.api.models import ExecuteResponse, ExportResponse, StatusResponse
+from airflow_provider_nexthink.api.query_id import check_query_id
 from airflow_provider_nexthink.backoff import full_jitter
-from airflow_provider_nexthink.client.models import ExecuteResponse, ExportResponse, StatusResponse
-from airflow_provider_nexthink.client.query_id import check_query_id
-from airflow_provider_nexthink.client.transport import Transport
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkExportTimeoutError,

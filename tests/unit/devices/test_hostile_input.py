@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.rows import read_devices
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from tests.support.runs import FakeTime, Tenant, new_run
 

@@ -1,0 +1,1 @@
+"""The hook's view of Airflow: files, metrics, traces, lineage, the supervisor, the state of a task."""
