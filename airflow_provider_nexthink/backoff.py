@@ -24,7 +24,7 @@ def full_jitter(attempt: int, rng: random.Random) -> float:
     return rng.uniform(0, min(_CAP_SECONDS, _BASE_SECONDS * 2.0 ** (attempt - 1)))
 
 
-def wait_before_resend(attempt: int, retry_after: float | None, rng: random.Random) -> float | None:
+def wait_before_retry(attempt: int, retry_after: float | None, rng: random.Random) -> float | None:
     """Return how long to wait before a request is sent again, or None to give up.
 
     :param attempt: how many times the request was sent so far, 1 or more.

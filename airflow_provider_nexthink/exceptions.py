@@ -103,7 +103,7 @@ class NexthinkAuthenticationError(NexthinkApiError, NexthinkFinalError):
     """No token for these credentials, or the token is refused (401)."""
 
 
-class NexthinkSignInError(NexthinkApiError, NexthinkRetryableError):
+class NexthinkTokenError(NexthinkApiError, NexthinkRetryableError):
     """No token could be fetched just now: the login address does not answer, or not clearly."""
 
 
@@ -139,7 +139,7 @@ class NexthinkConnectError(NexthinkUnavailableError):
     """The request never left: no connection (refused, no such host, no tunnel through the proxy)."""
 
 
-class NexthinkUnclearAnswerError(NexthinkUnavailableError):
+class NexthinkAmbiguousResponseError(NexthinkUnavailableError):
     """An answer that does not tell what became of the devices that were sent."""
 
 
@@ -174,7 +174,7 @@ class NexthinkDevicesError(NexthinkError):
         self.counts = counts
 
 
-class NexthinkDevicesUnsettledError(NexthinkDevicesError, NexthinkRetryableError):
+class NexthinkDevicesRetryableError(NexthinkDevicesError, NexthinkRetryableError):
     """Some devices are FAILED, UNKNOWN or NOT_SENT: sending them again may settle them."""
 
 

@@ -24,8 +24,8 @@ from airflow_provider_nexthink.devices.reader import (
     NAME_COLUMNS,
     UID_COLUMNS,
     Column,
+    dataframe_library,
     find_column,
-    frame_of,
     is_missing,
     uid_kind,
 )
@@ -267,7 +267,7 @@ def _split(devices: Any, groups: list[str], names: Iterable[str]) -> list[Any]:
 def _where(devices: Devices, mask: list[bool]) -> Devices:
     """Return the rows that the mask names, in the form that the devices have."""
     anything: Any = devices
-    library = frame_of(devices)
+    library = dataframe_library(devices)
     if library == "pandas":
         rows: Any = anything.loc[mask]
     elif library == "polars":

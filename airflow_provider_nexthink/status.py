@@ -40,10 +40,10 @@ class Presence(StrEnum):
 COLUMNS = ("uid", "name", "status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
 """The columns of the outcome table, in this order."""
 
-UNSETTLED = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
+RETRYABLE = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
 """What sending again may settle."""
 
-NEEDS_A_PERSON = UNSETTLED | {Status.INVALID, Status.REJECTED}
+ACTION_REQUIRED = RETRYABLE | {Status.INVALID, Status.REJECTED}
 """What does not take its course by itself: these rows go to the XCom ``unscheduled``."""
 
 KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})

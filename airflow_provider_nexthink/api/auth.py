@@ -23,8 +23,8 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkFinalError,
     NexthinkRetryableError,
-    NexthinkSignInError,
     NexthinkStoppedError,
+    NexthinkTokenError,
 )
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
     )
 
 
-def sign_in_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkError:
+def token_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkError:
     """Return what the end of a token request means for whoever wanted to sign in.
 
     :param error: what the request ended with, after its re-sends.
@@ -214,7 +214,7 @@ def sign_in_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkE
     if isinstance(error, NexthinkStoppedError):
         return error
     if isinstance(error, NexthinkRetryableError):
-        return NexthinkSignInError(
+        return NexthinkTokenError(
             f"No token could be fetched. {error}",
             status=status,
             retry_after=getattr(error, "retry_after", None),

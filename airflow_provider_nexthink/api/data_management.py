@@ -12,20 +12,20 @@ from pydantic_core import to_json
 from airflow_provider_nexthink.api.errors import trace_id_of
 from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.models import DeletionResponse
-from airflow_provider_nexthink.exceptions import NexthinkUnclearAnswerError
+from airflow_provider_nexthink.exceptions import NexthinkAmbiguousResponseError
 
 PATH = "/api/v1/data-management/device/deletions"
 
 _JSON = {"Content-Type": "application/json"}
 
-_CURES = {
+_HINTS = {
     403: "Tick the permission 'Data management' on the API credential in Nexthink; where the box is missing, "
     "the feature is not enabled for this tenant: ask Nexthink.",
 }
 
 
 @dataclass(frozen=True)
-class DeletionAnswer:
+class BatchResponse:
     """What Nexthink answered to one request.
 
     :param statuses: SCHEDULED, INVALID or FAILED, in the order of the devices that were sent.
@@ -43,7 +43,7 @@ def delete_devices(
     *,
     depart: Callable[[], None] = lambda: None,
     is_cancelled: Callable[[], bool] | None = None,
-) -> DeletionAnswer:
+) -> BatchResponse:
     """Ask for the deletion of these devices, once. There is no undo.
 
     :param transport: signed in to the tenant.
@@ -51,7 +51,7 @@ def delete_devices(
     :param request_id: the ``x-request-id`` to send.
     :param depart: called at the moment at which the request leaves; it does not if this raises.
     :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends.
-    :raises NexthinkUnclearAnswerError: if the answer does not say what became of each of the devices.
+    :raises NexthinkAmbiguousResponseError: if the answer does not say what became of each of the devices.
     :raises NexthinkError: for any other answer than 202, and for none.
     """
     response = transport.send_once(
@@ -60,7 +60,7 @@ def delete_devices(
         content=to_json({"devices": devices}),  # the same as ``json``, at a quarter of the cost
         headers=_JSON,
         request_id=request_id,
-        cures=_CURES,
+        hints=_HINTS,
         depart=depart,
         is_cancelled=is_cancelled,
     )
@@ -68,26 +68,26 @@ def delete_devices(
     try:
         if response.status_code != httpx.codes.ACCEPTED:
             raise ValueError(f"it is a {response.status_code}, not a 202")
-        answered = _read(response.content)
-        if len(answered.devices) != len(devices):
-            raise ValueError(f"it names {len(answered.devices)} of {len(devices)} devices")
-        for asked, told in zip(devices, answered.devices, strict=True):
-            if told["uid"] != asked["uid"] or told["name"] != asked["name"]:
+        response_body = _read(response.content)
+        if len(response_body.devices) != len(devices):
+            raise ValueError(f"it names {len(response_body.devices)} of {len(devices)} devices")
+        for sent, received in zip(devices, response_body.devices, strict=True):
+            if received["uid"] != sent["uid"] or received["name"] != sent["name"]:
                 raise ValueError("it names other devices than were sent, or in another order")
-        statuses = [told["status"] for told in answered.devices]
+        statuses = [received["status"] for received in response_body.devices]
         scheduled = statuses.count("SCHEDULED")
-        counted = scheduled if answered.scheduledCount is None else answered.scheduledCount
-        if answered.status not in (None, "ACCEPTED") or counted < scheduled:
+        counted = scheduled if response_body.scheduledCount is None else response_body.scheduledCount
+        if response_body.status not in (None, "ACCEPTED") or counted < scheduled:
             raise ValueError("it contradicts itself")
     except ValueError as problem:
-        raise NexthinkUnclearAnswerError(
+        raise NexthinkAmbiguousResponseError(
             f"The response to the deletion request cannot be trusted: {problem}.",
             reason=f"the response cannot be trusted: {problem}",
             status=response.status_code,
             request_id=request_id,
             trace_id=trace_id,
         ) from None
-    return DeletionAnswer(statuses, trace_id)
+    return BatchResponse(statuses, trace_id)
 
 
 def _read(content: bytes) -> DeletionResponse:

@@ -12,6 +12,7 @@ import httpx
 
 from airflow_provider_nexthink.api.models import ErrorResponse
 from airflow_provider_nexthink.exceptions import (
+    NexthinkAmbiguousResponseError,
     NexthinkApiError,
     NexthinkAuthenticationError,
     NexthinkBatchSizeError,
@@ -24,7 +25,6 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkRequestError,
     NexthinkSettingsError,
     NexthinkUnavailableError,
-    NexthinkUnclearAnswerError,
 )
 
 _BY_CODE: dict[str, type[NexthinkApiError]] = {
@@ -42,7 +42,7 @@ _BY_STATUS: dict[int, type[NexthinkApiError]] = {
     429: NexthinkRateLimitError,
 }
 
-_CURES: dict[int, str] = {
+_HINTS: dict[int, str] = {
     400: "The request was refused as it stands; sending it again changes nothing.",
     401: "A new token was refused too: check that the API credential is still active in Nexthink.",
     403: "Tick the permission of this API on the API credential in Nexthink.",
@@ -57,18 +57,18 @@ _SHOWN_CHARACTERS = 300
 _TRACE_ID_CHARACTERS = 100
 
 
-def error_of(
+def to_error(
     response: httpx.Response,
     *,
     now: datetime,
-    cures: Mapping[int, str] | None = None,
+    hints: Mapping[int, str] | None = None,
     scrub: Callable[[str], str] = str,
 ) -> NexthinkApiError | None:
     """Return the error that an answer stands for, or None for a success (2xx).
 
     :param response: the answer, already read.
     :param now: the time, for a ``Retry-After`` that is a date.
-    :param cures: by status, what a person can do about it, where the caller knows better.
+    :param hints: by status, what a person can do about it, where the caller knows better.
     :param scrub: takes secrets out of what the other side said.
     """
     if response.is_success:
@@ -78,7 +78,7 @@ def error_of(
     known = _BY_CODE.get(str(body.code)) if status == httpx.codes.BAD_REQUEST else _BY_STATUS.get(status)
     by_class = NexthinkUnavailableError if status >= 500 else NexthinkRequestError
     return (known or by_class)(
-        _message(response, body, {**_CURES, **(cures or {})}),
+        _message(response, body, {**_HINTS, **(hints or {})}),
         status=status,
         code=str(body.code) if body.code is not None else None,
         request_id=response.request.headers.get("x-request-id"),
@@ -98,7 +98,7 @@ def trace_id_of(response: httpx.Response, scrub: Callable[[str], str] = str) -> 
     return scrub(trace_id)[:_TRACE_ID_CHARACTERS] if trace_id else None
 
 
-def no_answer(
+def no_response(
     error: httpx.RequestError,
     request: httpx.Request,
     *,
@@ -139,14 +139,14 @@ def no_answer(
     )
 
 
-def ambiguous_response(problem: str, request: httpx.Request) -> NexthinkUnclearAnswerError:
+def ambiguous_response(problem: str, request: httpx.Request) -> NexthinkAmbiguousResponseError:
     """Return the error for a response that cannot be relied on, though the request has left.
 
     :param problem: what is wrong with it.
     :param request: the request.
     """
     url = request.url.copy_with(query=None, fragment=None)
-    return NexthinkUnclearAnswerError(
+    return NexthinkAmbiguousResponseError(
         f"{request.method} {url} was sent, but {problem}.",
         request_id=request.headers.get("x-request-id"),
         reason=problem,
@@ -185,17 +185,17 @@ def _error_body(response: httpx.Response, scrub: Callable[[str], str]) -> ErrorR
     return ErrorResponse(code=code, message=scrub(body.message)[:_SHOWN_CHARACTERS] if body.message else None)
 
 
-def _message(response: httpx.Response, body: ErrorResponse, cures: Mapping[int, str]) -> str:
+def _message(response: httpx.Response, body: ErrorResponse, hints: Mapping[int, str]) -> str:
     request = response.request
     where = f"{request.method} {request.url.copy_with(query=None, fragment=None)}"
     code = body.code if body.code != response.status_code else None
     said = " ".join(str(part) for part in (code, body.message) if part)[:_SHOWN_CHARACTERS].rstrip(". ")
     if response.is_redirect:
-        cure = "Redirects are not followed: check the base_url, or the proxy in between."
+        hint = "Redirects are not followed: check the base_url, or the proxy in between."
     else:
-        cure = cures.get(response.status_code, _CURES[400] if response.is_client_error else "")
+        hint = hints.get(response.status_code, _HINTS[400] if response.is_client_error else "")
     return " ".join(
-        part for part in (f"{where} answered {response.status_code}{f' {said}' if said else ''}.", cure) if part
+        part for part in (f"{where} answered {response.status_code}{f' {said}' if said else ''}.", hint) if part
     )
 
 

@@ -19,11 +19,11 @@ from typing import Any, Self, cast
 import httpx
 from pydantic import SecretStr
 
-from airflow_provider_nexthink.api.auth import NexthinkAuth, sign_in_error
+from airflow_provider_nexthink.api.auth import NexthinkAuth, token_error
 from airflow_provider_nexthink.api.connections import Connections, Exchange
-from airflow_provider_nexthink.api.errors import ambiguous_response, error_of, no_answer
+from airflow_provider_nexthink.api.errors import ambiguous_response, no_response, to_error
 from airflow_provider_nexthink.api.settings import NexthinkSettings, is_private_enough
-from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, wait_before_resend
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, wait_before_retry
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkConnectError,
@@ -32,8 +32,8 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInputError,
     NexthinkRateLimitError,
     NexthinkRetryableError,
-    NexthinkSignInError,
     NexthinkStoppedError,
+    NexthinkTokenError,
 )
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Transport:
         path: str,
         *,
         request_id: str | None = None,
-        cures: Mapping[int, str] | None = None,
+        hints: Mapping[int, str] | None = None,
         depart: Callable[[], None] = lambda: None,
         is_cancelled: Callable[[], bool] | None = None,
         **request_options: Any,
@@ -137,7 +137,7 @@ class Transport:
         :param method: the HTTP method.
         :param path: the path on the API host, from its first slash.
         :param request_id: the ``x-request-id`` to send; a new one where it is None.
-        :param cures: by status, what a person can do about it.
+        :param hints: by status, what a person can do about it.
         :param depart: called at the moment at which the request leaves; it does not if this raises.
         :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends. By default it is
             what ends every other wait.
@@ -155,14 +155,14 @@ class Transport:
                 request = flow.send(response)
                 exchange.has_left = False  # what has left was answered: 401
                 response = self._response(request, exchange)
-            return self._checked(response, cures)
+            return self._checked(response, hints)
 
-    def send(self, method: str, path: str, *, replay: bool, **request_options: Any) -> httpx.Response:
+    def send(self, method: str, path: str, *, idempotent: bool, **request_options: Any) -> httpx.Response:
         """Send a request, and again while that makes sense, with growing pauses.
 
         :param method: the HTTP method.
         :param path: the path on the API host.
-        :param replay: whether to send again after a response that leaves open whether the request was carried out. One
+        :param idempotent: whether to send again after a response that leaves open whether the request was carried out. One
             that has not left, or was answered 429, was not carried out, and is always sent again.
         :param request_options: as ``send_once`` takes them.
         :return: the response, a success (2xx).
@@ -170,7 +170,7 @@ class Transport:
         """
         request_id = request_options.pop("request_id", None) or str(uuid.uuid4())
         return self._retry(
-            lambda: self.send_once(method, path, request_id=request_id, **request_options), replay=replay
+            lambda: self.send_once(method, path, request_id=request_id, **request_options), idempotent=idempotent
         )
 
     def pause(self, seconds: float) -> None:
@@ -231,7 +231,7 @@ class Transport:
         except httpx.RequestError as error:
             if not exchange.has_left:  # else it may have been carried out, stopped or not
                 self._check_stop()
-            raise no_answer(
+            raise no_response(
                 error,
                 request,
                 has_left=exchange.has_left,
@@ -266,12 +266,12 @@ class Transport:
         whole.elapsed = timedelta(seconds=time.monotonic() - exchange.left_at)
         return whole
 
-    def _checked(self, response: httpx.Response, cures: Mapping[int, str] | None = None) -> httpx.Response:
+    def _checked(self, response: httpx.Response, hints: Mapping[int, str] | None = None) -> httpx.Response:
         """Return a response that is a success (2xx).
 
         :raises NexthinkError: what any other response means.
         """
-        if error := error_of(response, now=self.clock.now(), cures=cures, scrub=self.scrub):
+        if error := to_error(response, now=self.clock.now(), hints=hints, scrub=self.scrub):
             raise error
         return response
 
@@ -288,25 +288,25 @@ class Transport:
             return self._checked(self._response(request, exchange))
 
         try:
-            return self._retry(attempt, replay=True)
+            return self._retry(attempt, idempotent=True)
         except NexthinkError as error:
-            raise sign_in_error(error, self.settings) from None
+            raise token_error(error, self.settings) from None
 
-    def _retry(self, attempt: Callable[[], httpx.Response], *, replay: bool) -> httpx.Response:
+    def _retry(self, attempt: Callable[[], httpx.Response], *, idempotent: bool) -> httpx.Response:
         attempts = 1
         while True:
             self._check_stop()
             try:
                 return attempt()
             except NexthinkRetryableError as error:
-                wait = wait_before_resend(attempts, getattr(error, "retry_after", None), self.clock.rng)
+                wait = wait_before_retry(attempts, getattr(error, "retry_after", None), self.clock.rng)
                 # Both say that the request was not carried out.
-                may_repeat = replay or isinstance(error, NexthinkRateLimitError | NexthinkConnectError)
+                may_repeat = idempotent or isinstance(error, NexthinkRateLimitError | NexthinkConnectError)
                 if (
                     attempts >= self._max_attempts
                     or wait is None
                     or not may_repeat
-                    or isinstance(error, NexthinkSignInError | NexthinkStoppedError)
+                    or isinstance(error, NexthinkTokenError | NexthinkStoppedError)
                 ):
                     raise
                 log.info("%s Retry in %.1f s.", error, wait)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes the standard library's
 from airflow_provider_nexthink.strict_json import read_json
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     # Errors about an answer must not repeat it: it may hold a token or a signed address.
     model_config = ConfigDict(hide_input_in_errors=True, frozen=True)
 
@@ -29,14 +29,14 @@ class _Answer(BaseModel):
         return response
 
 
-class TokenResponse(_Answer):
+class TokenResponse(_Response):
     """A token, and for how many seconds it is good, where the answer says so."""
 
     access_token: SecretStr = Field(min_length=1)
     expires_in: Any = None
 
 
-class ErrorResponse(_Answer):
+class ErrorResponse(_Response):
     """The error body: Data management's ``code`` is text, NQL's is a number."""
 
     code: str | int | None = None
@@ -51,7 +51,7 @@ class DeviceStatus(TypedDict):
     status: Literal["SCHEDULED", "INVALID", "FAILED"]
 
 
-class DeletionResponse(_Answer):
+class DeletionResponse(_Response):
     """The answer to a deletion request: one entry for each device, in the order of the request."""
 
     model_config = ConfigDict(cache_strings="keys")  # no uid and no name comes twice: looking them up is for nothing
@@ -76,19 +76,19 @@ class DeletionResponse(_Answer):
         return response
 
 
-class ExecuteResponse(_Answer):
+class ExecuteResponse(_Response):
     """The rows of a query that was executed at once."""
 
     data: list[dict[str, Any]]
 
 
-class ExportResponse(_Answer):
+class ExportResponse(_Response):
     """The id under which an export is followed."""
 
     exportId: str = Field(min_length=1)  # noqa: N815 - Nexthink's spelling
 
 
-class StatusResponse(_Answer):
+class StatusResponse(_Response):
     """How far an export is; the address of its file is signed, and so a secret."""
 
     status: Literal["SUBMITTED", "IN_PROGRESS", "ERROR", "COMPLETED"]

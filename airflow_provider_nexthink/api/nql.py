@@ -87,10 +87,10 @@ def execute(transport: Transport, query_id: str, parameters: Mapping[str, str] |
     response = transport.send(
         "POST",
         EXECUTE_PATH,
-        replay=True,
+        idempotent=True,
         json=_query(query_id, parameters),
         headers={"Accept": "application/json", "x-utc-times": "true"},
-        cures=_cures(query_id),
+        hints=_hints(query_id),
     )
     rows = _read(lambda: _executed_rows(response.content), response)
     if len(rows) >= EXECUTE_ROWS:
@@ -116,9 +116,9 @@ def start_export(
     response = transport.send(
         "POST",
         EXPORT_PATH,
-        replay=True,
+        idempotent=True,
         json={**_query(query_id, parameters), "compression": compression},
-        cures=_cures(query_id),
+        hints=_hints(query_id),
     )
     return _read(lambda: ExportResponse.read(response.content), response).exportId
 
@@ -134,7 +134,7 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
     """
     path = _status_path(export_id)
     try:
-        response = transport.send("GET", path, replay=True)
+        response = transport.send("GET", path, idempotent=True)
     except NexthinkNotFoundError as error:  # the path is right: the export is gone, and another one may help
         raise NexthinkExportError(
             f"Nexthink does not know the export {export_id} (any more).",
@@ -337,7 +337,7 @@ def _parameter(name: str, value: object) -> str:
     return str(value)
 
 
-def _cures(query_id: str) -> dict[int, str]:
+def _hints(query_id: str) -> dict[int, str]:
     return {
         403: "Tick the permission 'NQL API' on the API credential in Nexthink.",
         404: f"Nexthink has no saved query {query_id}: create it there (NQL API queries) under exactly this id.",

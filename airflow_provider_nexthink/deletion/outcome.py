@@ -15,15 +15,15 @@ from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesError,
     NexthinkDevicesRefusedError,
-    NexthinkDevicesUnsettledError,
+    NexthinkDevicesRetryableError,
     NexthinkError,
     NexthinkTryOverError,
 )
 from airflow_provider_nexthink.status import (
+    ACTION_REQUIRED,
     COLUMNS,
     DEFAULT_FAIL_ON,
-    NEEDS_A_PERSON,
-    UNSETTLED,
+    RETRYABLE,
     Status,
 )
 
@@ -98,7 +98,7 @@ class Outcomes:
 
 
 @dataclass
-class Tally:
+class RunCounters:
     """What a run counts as it goes."""
 
     batches: int = 0
@@ -112,7 +112,7 @@ class DeletionResult:
 
     :param outcomes: the outcome of every row, in the order of the input.
     :param error: what stopped the run before its end, or None.
-    :param tally: how many batches and requests it took.
+    :param counters: how many batches and requests it took.
     :param dry_run: whether nothing was to be sent.
     :param uid_column: where the uids were found; None for an empty list.
     :param name_column: where the names were found; None for an empty list.
@@ -127,7 +127,7 @@ class DeletionResult:
 
     outcomes: Outcomes
     error: BaseException | None
-    tally: Tally
+    counters: RunCounters
     dry_run: bool
     uid_column: str | None
     name_column: str | None
@@ -147,7 +147,7 @@ class DeletionResult:
     @cached_property
     def unscheduled(self) -> list[dict[str, Any]]:
         """The rows of the table that need a person: INVALID, REJECTED, FAILED, UNKNOWN, NOT_SENT."""
-        return self.outcomes.rows(self._positions(NEEDS_A_PERSON))
+        return self.outcomes.rows(self._positions(ACTION_REQUIRED))
 
     @cached_property
     def earlier_tries(self) -> list[dict[str, Any]]:
@@ -165,9 +165,9 @@ class DeletionResult:
         return {
             "requested": len(self.outcomes),
             **self.counts,
-            "batches": self.tally.batches,
-            "requests": self.tally.requests,
-            "retries": self.tally.retries,
+            "batches": self.counters.batches,
+            "requests": self.counters.requests,
+            "retries": self.counters.retries,
             "duration_seconds": round(self.duration_seconds, 3),
             "dry_run": self.dry_run,
             "uid_column": self.uid_column,
@@ -195,16 +195,16 @@ class DeletionResult:
         """Raise what stopped the run; or, if rows ended with one of these statuses, say so.
 
         :param fail_on: the statuses that are not acceptable.
-        :raises NexthinkDevicesUnsettledError: if sending some of them again may settle them.
+        :raises NexthinkDevicesRetryableError: if sending some of them again may settle them.
         :raises NexthinkDevicesRefusedError: if they cannot be sent as they stand.
         """
         if self.error is not None:
             raise self.error
         counts = {status: count for status, count in self.counts.items() if count and status in fail_on}
         if counts:
-            raise self._verdict(counts)
+            raise self._failure(counts)
 
-    def _verdict(self, counts: dict[str, int]) -> NexthinkDevicesError:
+    def _failure(self, counts: dict[str, int]) -> NexthinkDevicesError:
         positions = self._positions(counts)
         numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
         first = "; ".join(
@@ -214,8 +214,8 @@ class DeletionResult:
         )
         more = f"; and {len(positions) - _SHOWN_ROWS} more" if len(positions) > _SHOWN_ROWS else ""
         message = f"{numbers} of {len(self.outcomes)} devices. {first}{more}."
-        if UNSETTLED.intersection(counts):
-            return NexthinkDevicesUnsettledError(
+        if RETRYABLE.intersection(counts):
+            return NexthinkDevicesRetryableError(
                 f"{message} Sending them again is harmless and may settle them.", counts=counts
             )
         return NexthinkDevicesRefusedError(
@@ -269,7 +269,7 @@ class Deletion:
         return DeletionResult(
             self.outcomes,
             error=error,
-            tally=self.run.tally if self.run else Tally(),
+            counters=self.run.counters if self.run else RunCounters(),
             dry_run=self.dry_run,
             uid_column=self.uid_column,
             name_column=self.name_column,

@@ -80,8 +80,8 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
         ):
             uid_cell, name_cell = uid, name
             uid, name_problem = canonical_uid(uid_cell), _name_problem(name_cell)
-            uids[position] = uid or _shown(uid_cell)
-            names[position] = name = _shown(name_cell) if name_problem else _plain(name_cell)
+            uids[position] = uid or _preview(uid_cell)
+            names[position] = name = _preview(name_cell) if name_problem else _as_str(name_cell)
             if uid is None or name_problem:
                 statuses[position], reasons[position] = _refusal(uid, uid_cell, name_problem)
                 continue
@@ -110,10 +110,10 @@ def _keep_decided(plan: Plan, rows: DeviceRows) -> list[int]:
         kept.append(position)
         uid, name = rows.uids[position], rows.names[position]
         reason = rows.reasons[position] if rows.reasons else None
-        plan.uids[position] = canonical_uid(uid) or _shown(uid)
-        plan.names[position] = _shown(name) if _name_problem(name) else _plain(name)
+        plan.uids[position] = canonical_uid(uid) or _preview(uid)
+        plan.names[position] = _preview(name) if _name_problem(name) else _as_str(name)
         plan.statuses[position] = Status(status)
-        plan.reasons[position] = _shown(reason, _REASON_CHARACTERS) or f"the list has it as {status}"
+        plan.reasons[position] = _preview(reason, _REASON_CHARACTERS) or f"the list has it as {status}"
     return kept
 
 
@@ -171,13 +171,15 @@ def check_guards(
     planned = len(plan.to_send)
     total = planned + sent_before
     nothing = "Nothing was sent."
-    told = f"{total} devices"
+    described = f"{total} devices"
     if sent_before:
         nothing = "This try sent nothing."
-        told = f"{total} devices ({planned} now, {sent_before} others sent or maybe sent by earlier tries of this task)"
+        described = (
+            f"{total} devices ({planned} now, {sent_before} others sent or maybe sent by earlier tries of this task)"
+        )
     if max_devices is not None and total > max_devices:
         raise NexthinkGuardError(
-            f"The list would delete {told}, more than max_devices={max_devices} allows. {nothing} "
+            f"The list would delete {described}, more than max_devices={max_devices} allows. {nothing} "
             "If that many are meant, raise max_devices; there is no undo.",
             planned=total,
             limit=max_devices,
@@ -186,9 +188,9 @@ def check_guards(
         return
     limit = floor(max_share * fleet_size + 1e-9)  # 0.29 x 100 is 28.999... to a computer
     if total > limit:
-        told = told.replace(" devices", f" of {fleet_size} devices", 1)
+        described = described.replace(" devices", f" of {fleet_size} devices", 1)
         raise NexthinkGuardError(
-            f"The list would delete {told} ({total / fleet_size:.1%}), more than "
+            f"The list would delete {described} ({total / fleet_size:.1%}), more than "
             f"max_share={max_share} ({max_share:.1%}) allows. {nothing} If that many are meant, "
             "raise max_share; there is no undo.",
             planned=total,
@@ -206,7 +208,7 @@ def canonical_uid(cell: object) -> str | None:
     if not isinstance(cell, str):
         return None
     if _CANONICAL_UID.fullmatch(cell):
-        return _plain(cell)
+        return _as_str(cell)
     text = cell.strip().lower()
     if _BARE_UID.fullmatch(text):
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
@@ -220,7 +222,7 @@ def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tup
     if is_missing(uid_cell) or (isinstance(uid_cell, str) and not uid_cell.strip()):
         missing = "missing" if is_missing(uid_cell) else "blank"
         return Status.REJECTED, f"the uid is {missing}"
-    return Status.INVALID, f"the uid is not a UUID ({_kind(uid_cell)}); not sent"
+    return Status.INVALID, f"the uid is not a UUID ({_type_name(uid_cell)}); not sent"
 
 
 def _name_problem(cell: Any) -> str | None:
@@ -228,7 +230,7 @@ def _name_problem(cell: Any) -> str | None:
     if not isinstance(cell, str):
         if is_missing(cell):
             return "is missing"
-        return f"is not text but {_kind(cell)}: read that column as text, or another device may be meant"
+        return f"is not text but {_type_name(cell)}: read that column as text, or another device may be meant"
     if not cell.strip():
         return "is blank"
     if not _is_storable(cell):
@@ -246,16 +248,16 @@ def _is_storable(text: str) -> bool:
     return "\0" not in text
 
 
-def _plain(text: str) -> str:
+def _as_str(text: str) -> str:
     """Return the characters of text of any subclass, such as numpy's, to the letter."""
     return str.__str__(text)
 
 
-def _kind(cell: object) -> str:
+def _type_name(cell: object) -> str:
     return "malformed text" if isinstance(cell, str) else f"of type {type(cell).__name__}"
 
 
-def _shown(cell: Any, characters: int = _SHOWN_CHARACTERS) -> str | None:
+def _preview(cell: Any, characters: int = _SHOWN_CHARACTERS) -> str | None:
     """Return a cell that is not sent as text for the table: short, and safe in JSON and databases."""
     if is_missing(cell):
         return None

@@ -11,10 +11,10 @@ from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.status import Presence, Status
 
 _SHOWN_DEVICES = 5
-_ASKED_FOR = (Status.SCHEDULED, Status.UNKNOWN)
+_REQUESTED = (Status.SCHEDULED, Status.UNKNOWN)
 
 
-class Departures:
+class RemovalCheck:
     """The devices of a list, and which of them are gone.
 
     A row that Nexthink was asked for (SCHEDULED; UNKNOWN, of which nobody knows) becomes GONE or STILL_PRESENT. The
@@ -32,43 +32,43 @@ class Departures:
             status if isinstance(status, Status) else planned or Status.SCHEDULED
             for status, planned in zip(given, plan.statuses, strict=True)
         ]
-        asked_for = [at for at, status in enumerate(self._statuses) if status in _ASKED_FOR]
-        self._asked_for = [at for at in asked_for if canonical_uid(self._uids[at])]
-        self._awaited = [at for at in self._asked_for if self._statuses[at] is Status.SCHEDULED]
+        requested = [at for at, status in enumerate(self._statuses) if status in _REQUESTED]
+        self._requested = [at for at in requested if canonical_uid(self._uids[at])]
+        self._expected = [at for at in self._requested if self._statuses[at] is Status.SCHEDULED]
 
     def __len__(self) -> int:
         return len(self._uids)
 
     @property
-    def asked_for(self) -> int:
+    def requested(self) -> int:
         """How many devices Nexthink was asked for, or may have been."""
-        return len(self._asked_for)
+        return len(self._requested)
 
     @property
-    def awaited(self) -> int:
+    def expected(self) -> int:
         """How many devices are expected to go."""
-        return len(self._awaited)
+        return len(self._expected)
 
     @property
     def remaining(self) -> list[int]:
         """The positions of those of them that are not known to be gone."""
-        return [at for at in self._awaited if self._statuses[at] is not Presence.GONE]
+        return [at for at in self._expected if self._statuses[at] is not Presence.GONE]
 
-    def look(self, there: Collection[str]) -> bool:
+    def update(self, present: Collection[str]) -> bool:
         """Compare with the uids of all devices that are there now; tell whether all that should are gone.
 
-        :param there: canonical uids.
+        :param present: canonical uids.
         """
-        for at in self._asked_for:
-            self._statuses[at] = Presence.STILL_PRESENT if self._uids[at] in there else Presence.GONE
+        for at in self._requested:
+            self._statuses[at] = Presence.STILL_PRESENT if self._uids[at] in present else Presence.GONE
         return not self.remaining
 
-    def gone_but_for_the_name(self, names: Collection[str]) -> int:
+    def gone_with_name_present(self, names: Collection[str]) -> int:
         """Return how many devices are gone though a device of the same name is there.
 
         :param names: of all devices that are there now.
         """
-        return sum(self._statuses[at] is Presence.GONE and self._names[at] in names for at in self._asked_for)
+        return sum(self._statuses[at] is Presence.GONE and self._names[at] in names for at in self._requested)
 
     def table(self) -> list[dict[str, Any]]:
         """Return one ``{"uid", "name", "status"}`` for every row of the list, in its order."""
@@ -81,9 +81,9 @@ class Departures:
         """Return how many rows have each status."""
         return {status.value: count for status, count in Counter(self._statuses).items()}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Say how many are still there, and which are the first."""
         remaining = self.remaining
         first = ", ".join(f"{self._names[at]} ({self._uids[at]})" for at in remaining[:_SHOWN_DEVICES])
         more = f" and {len(remaining) - _SHOWN_DEVICES} more" if len(remaining) > _SHOWN_DEVICES else ""
-        return f"{len(remaining)} of {self.awaited} devices are still in Nexthink: {first}{more}."
+        return f"{len(remaining)} of {self.expected} devices are still in Nexthink: {first}{more}."

@@ -77,7 +77,7 @@ class DeletionRun:
     def __post_init__(self) -> None:
         self.error: BaseException | None = None
         self.has_ended = False
-        self.tally = self.scheduler.tally
+        self.counters = self.scheduler.counters
         self._lock = threading.Lock()  # of the scheduler, and so of the table
         self._changed = threading.Condition(self._lock)  # for the workers; the main thread takes the lock itself
         self._wake: SimpleQueue[None] = SimpleQueue()  # the main thread

@@ -21,9 +21,9 @@ from airflow_provider_nexthink.backoff import (
     RETRY_AFTER_CAP_SECONDS,
     full_jitter,
     next_start,
-    wait_before_resend,
+    wait_before_retry,
 )
-from airflow_provider_nexthink.deletion.outcome import Outcomes, Tally
+from airflow_provider_nexthink.deletion.outcome import Outcomes, RunCounters
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkBatchSizeError,
@@ -121,7 +121,7 @@ def next_step(error: BaseException, *, size: int, unanswered: int, limited: int,
     if isinstance(error, NexthinkInvalidRequestError):
         return Step(Action.SPLIT if size > 1 else Action.REJECT)
     if isinstance(error, NexthinkUnavailableError):
-        retry = wait_before_resend(unanswered, error.retry_after, rng)
+        retry = wait_before_retry(unanswered, error.retry_after, rng)
         return Step(Action.GIVE_UP) if retry is None else Step(Action.RETRY, retry)
     return Step(Action.ABORT)
 
@@ -181,7 +181,7 @@ class Scheduler:
         last_batch: int = 0,
         requests_per_second: float | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.counters = RunCounters()
         self.error: BaseException | None = None
         self.settled = 0
         self.messages: deque[tuple[Any, ...]] = deque()
@@ -255,14 +255,14 @@ class Scheduler:
         """
         if self.error is not None or self._is_closed:
             return False
-        self.tally.requests += 1
+        self.counters.requests += 1
         batch.attempts += 1
         batch.has_left, batch.started, batch.submitted_at = True, now, at
         return True
 
     def _hand_out(self, batch: Batch, now: float) -> Batch:
         self._next_start = next_start(now, self._requests_per_second)
-        self.tally.retries += batch.is_retry
+        self.counters.retries += batch.is_retry
         batch.turns += 1
         batch.has_left, batch.started = False, now
         self._in_flight[batch] = None
@@ -285,13 +285,13 @@ class Scheduler:
         if len(positions) > self._batch_size:  # the tenant has shown since that it takes fewer
             self._queue.appendleft((positions[self._batch_size :], is_retry))
             positions = positions[: self._batch_size]
-        self.tally.batches += 1
+        self.counters.batches += 1
         outcomes = self._outcomes
         uids, names = _read_cells(outcomes.uid, positions), _read_cells(outcomes.name, positions)
         return Batch(
             positions,
             devices=[{"uid": uid or "", "name": name or ""} for uid, name in zip(uids, names, strict=True)],
-            number=self._last_batch + self.tally.batches,
+            number=self._last_batch + self.counters.batches,
             request_id=str(uuid.uuid4()),
             attempts_before=_read_cells(outcomes.attempts, positions),
             is_retry=is_retry,

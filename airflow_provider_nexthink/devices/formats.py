@@ -46,7 +46,7 @@ def is_path(text: str) -> bool:
     return one_line and not text.startswith(("[", "{")) and suffix_of(text) is not None
 
 
-def shown_path(path: str) -> str:
+def redacted_path(path: str) -> str:
     """Return a path for an error: without a password.
 
     :param path: a path, or an address of object storage.
@@ -97,7 +97,7 @@ def read_file(file: BinaryIO, path: str) -> Any:
     :return: for CSV the header and the rows; for JSON Lines a list of mappings; for Parquet an Arrow table.
     :raises NexthinkInputError: if it is no such file; for CSV also while the rows are read.
     """
-    suffix, what = suffix_of(path), f"The file {shown_path(path)}"
+    suffix, what = suffix_of(path), f"The file {redacted_path(path)}"
     if suffix == ".parquet":
         return _read_parquet(file, what)
     start = file.read(2)

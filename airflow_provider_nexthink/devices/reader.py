@@ -22,8 +22,8 @@ from airflow_provider_nexthink.devices.formats import (
     read_csv,
     read_file,
     read_json_lines,
+    redacted_path,
     repeated_key,
-    shown_path,
     suffix_of,
 )
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -126,7 +126,7 @@ def read_devices(
     elif _fields_of(devices) is not None:
         devices = [devices]
     if isinstance(devices, bytes) or not isinstance(devices, Iterable):
-        raise NexthinkInputError(f"devices is {_kind(devices)}. {HINT}")
+        raise NexthinkInputError(f"devices is {_type_name(devices)}. {HINT}")
     rows = list(devices)
     if columns is not None and _is_one_row(rows, columns):
         rows = [rows]
@@ -206,7 +206,8 @@ def find_column(rows: Any, what: str, column: str | None, known: Collection[str]
         return _column(labels, cells, what, column, known) if labels else Column(None, [])
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise NexthinkInputError(
-            f"This is {_kind(rows)}, where a list is needed: a DataFrame, a list of mappings, or a list of {what}s."
+            f"This is {_type_name(rows)}, where a list is needed: a DataFrame, a list of mappings, or a list "
+            f"of {what}s."
         )
     columns = list(getattr(rows, "columns", []))  # of a result without rows, which names them all the same
     rows = list(rows)
@@ -243,7 +244,7 @@ def uid_kind(label: str | None) -> str | None:
     return "collector" if "collector" in bare else "device" if bare == "deviceuid" else None
 
 
-def frame_of(devices: object) -> str | None:
+def dataframe_library(devices: object) -> str | None:
     """Return of which library a DataFrame is, without importing that; None if it is none.
 
     :param devices: anything.
@@ -294,7 +295,7 @@ def _read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str
 
 
 def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
-    shown = shown_path(path)
+    shown = redacted_path(path)
     if not suffix_of(path):
         raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
     try:
@@ -389,7 +390,7 @@ def _fields_of(row: Any) -> tuple[Any, ...] | None:
 def _check_fields(rows: list[Any], fields: tuple[Any, ...]) -> None:
     for number, row in enumerate(rows):
         if (its := _fields_of(row)) != fields:
-            what = _kind(row) if its is None else f"a row with the columns {', '.join(map(str, its))}"
+            what = _type_name(row) if its is None else f"a row with the columns {', '.join(map(str, its))}"
             raise NexthinkInputError(
                 f"Row {number} of devices is {what}; the rows before have {', '.join(map(str, fields))}. {HINT}"
             )
@@ -445,7 +446,7 @@ def _mapping_columns(rows: list[Any]) -> list[Any]:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             hint = " For rows that are tuples, say columns=['uid', 'name']." * isinstance(row, tuple | list)
-            raise NexthinkInputError(f"Row {number} of devices is {_kind(row)}, not a mapping.{hint} {HINT}")
+            raise NexthinkInputError(f"Row {number} of devices is {_type_name(row)}, not a mapping.{hint} {HINT}")
         keys = row.keys()
         if keys != seen:  # rows mostly repeat the keys of the row before
             labels.update(dict.fromkeys(keys))
@@ -465,7 +466,7 @@ def _check_tuples(rows: list[Any], columns: Sequence[str]) -> None:
     for number, row in enumerate(rows):
         if not isinstance(row, tuple | list) and _fields_of(row) is None:
             raise NexthinkInputError(
-                f"Row {number} of devices is {_kind(row)}; columns is for rows that are tuples or lists. {HINT}"
+                f"Row {number} of devices is {_type_name(row)}; columns is for rows that are tuples or lists. {HINT}"
             )
         if len(row) != len(columns):
             raise NexthinkInputError(
@@ -562,16 +563,16 @@ def _find_statuses(
     statuses = columns[chosen]
     if (row := statuses.unknown) is not None:
         kept = statuses.kept
-        why = "" if kept in (None, row) else f" Row {kept} has {_preview(statuses.cells[kept])}, and is not to be sent."
+        why = "" if kept in (None, row) else f" Row {kept} has {_shorten(statuses.cells[kept])}, and is not to be sent."
         raise NexthinkInputError(
-            f"Row {row} of devices has {_preview(statuses.cells[row])} in its column {labels[chosen]!r}: that "
+            f"Row {row} of devices has {_shorten(statuses.cells[row])} in its column {labels[chosen]!r}: that "
             f"is no status of an outcome table, which takes {', '.join((*Status, *Presence))}.{why} Mend row {row}; "
             "or, if the column means something else, leave it out."
         )
     return statuses.words, reasons
 
 
-def _preview(cell: Any) -> str:
+def _shorten(cell: Any) -> str:
     return reprlib.repr(cell)[:60]
 
 
@@ -665,7 +666,7 @@ _STATUSES: dict[str, Status | Presence] = {_bare(word): word for word in (*Statu
 _KEPT_WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(sorted(KEPT))})(?![^\W\d_])", re.IGNORECASE)
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     if value is None:
         return "None: the task before returned nothing"
     return f"a {type(value).__name__}"

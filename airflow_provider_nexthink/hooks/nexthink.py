@@ -245,11 +245,11 @@ class NexthinkHook(BaseHook):
                 self._run(plan, deletion, options, stats)
             result = deletion.result()
             self._log_outcome(result)
-            stats.tell_outcome(result)
-            if result.tally.requests:
+            stats.emit_outcome(result)
+            if result.counters.requests:
                 report_change(self, instance)
         except BaseException as error:  # a timeout may come at any instruction: what was sent has a table
-            if deletion.run is None or not deletion.run.tally.requests:
+            if deletion.run is None or not deletion.run.counters.requests:
                 raise
             result = deletion.result(error)
         return result
@@ -289,25 +289,25 @@ class NexthinkHook(BaseHook):
 
         def send(
             devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
-        ) -> data_management.DeletionAnswer:
-            departures: list[float] = []
+        ) -> data_management.BatchResponse:
+            check: list[float] = []
 
             def leave() -> None:
                 depart()
-                departures.append(transport.clock.monotonic())
+                check.append(transport.clock.monotonic())
 
             try:
                 return data_management.delete_devices(
                     transport, devices, request_id, depart=leave, is_cancelled=lambda: run.has_ended
                 )
             finally:
-                if departures:
-                    stats.note_request(transport.clock.monotonic() - departures[0])
+                if check:
+                    stats.record_request(transport.clock.monotonic() - check[0])
 
         to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
         if settled := len(plan.to_send) - len(to_send):
             # What the plan decides was the same then, and was counted then too.
-            stats.leave_out(status for status in outcomes.status if status is not Status.NOT_SENT)
+            stats.exclude_restored(status for status in outcomes.status if status is not Status.NOT_SENT)
             self.log.info(
                 "An earlier try of this task has settled %d of the %d devices: they are not sent again.",
                 settled,
@@ -344,7 +344,7 @@ class NexthinkHook(BaseHook):
             )
         run.run()
         self._mask_pending()
-        if run.error and not run.tally.batches and not (checkpoint and checkpoint.earlier):
+        if run.error and not run.counters.batches and not (checkpoint and checkpoint.earlier):
             deletion.result()  # records that nothing was sent
             deletion.has_begun = False
             raise run.error  # there is nothing to report but this: nothing was sent, now or before
@@ -450,7 +450,7 @@ class NexthinkHook(BaseHook):
         :return: the answer, a success (2xx).
         :raises NexthinkError: for every other answer, and for none.
         """
-        return self.get_conn().send(method, path, replay=method.upper() in ("GET", "HEAD"), **parts)
+        return self.get_conn().send(method, path, idempotent=method.upper() in ("GET", "HEAD"), **parts)
 
     def test_connection(self) -> tuple[bool, str]:
         """Sign in and find out which permissions the API credential has. Deletes nothing.
@@ -530,7 +530,7 @@ class NexthinkHook(BaseHook):
         def progress(settled: int) -> None:
             nonlocal last
             self._mask_pending()
-            stats.tell_requests()
+            stats.emit_requests()
             now = clock.monotonic()
             if now - last >= PROGRESS_SECONDS and settled:
                 last = now
@@ -552,8 +552,8 @@ class NexthinkHook(BaseHook):
             "Dry run" if result.dry_run else "Outcome",
             len(result.outcomes),
             result.duration_seconds,
-            result.tally.requests,
-            result.tally.retries,
+            result.counters.requests,
+            result.counters.retries,
             counts or "  no devices",
         )
 

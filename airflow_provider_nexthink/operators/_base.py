@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_nexthink.devices.formats import is_path, shown_path
+from airflow_provider_nexthink.devices.formats import is_path, redacted_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
 from airflow_provider_nexthink.version_compat import AirflowFailException
@@ -18,7 +18,7 @@ RETURN_FORMATS = ("records", "columns", "dataframe")
 
 
 @contextmanager
-def final_errors_fail_the_task() -> Iterator[None]:
+def fail_without_retry() -> Iterator[None]:
     """Fail the task without a retry where a retry changes nothing; the error itself is the ``__cause__``.
 
     :raises AirflowFailException: for an input error or a final error.
@@ -60,7 +60,7 @@ class DeviceInput:
         kind = type(self.value).__name__
         if isinstance(self.value, str):
             text = self.value.strip()
-            return f"the file {shown_path(text)}" if is_path(text) else f"text of {len(text)} characters"
+            return f"the file {redacted_path(text)}" if is_path(text) else f"text of {len(text)} characters"
         if isinstance(self.value, Mapping) or not isinstance(self.value, Sized):
             return f"devices ({kind})"
         return f"{len(self.value)} rows ({kind})"

@@ -80,7 +80,7 @@ def _seconds(value: object) -> float | None:
         return None
 
 
-class ExportMemory:
+class ExportState:
     """Keeps the export of a task for a retry. A store that fails costs a retry its memory, never the task.
 
     :param store: where to keep it; None keeps nothing.
@@ -91,7 +91,7 @@ class ExportMemory:
         self._store = store
         self._query = hashlib.sha256(json.dumps(query, sort_keys=True, default=str).encode()).hexdigest()
 
-    def recall(self, now: float) -> Export | None:
+    def load(self, now: float) -> Export | None:
         """Return the export that an earlier try has started for the same query, if it is not too old.
 
         :param now: seconds since the epoch.
@@ -99,15 +99,15 @@ class ExportMemory:
         if self._store is None:
             return None
         try:
-            kept = self._store.get(_KEY)
-            if not kept or kept["query"] != self._query or kept["end_time"] <= now:
+            saved = self._store.get(_KEY)
+            if not saved or saved["query"] != self._query or saved["end_time"] <= now:
                 return None
-            return Export(str(kept["export_id"]), float(kept["end_time"]))
+            return Export(str(saved["export_id"]), float(saved["end_time"]))
         except Exception as error:  # noqa: BLE001 - another export is harmless
             log.warning("Which export an earlier try has started cannot be read (%s): another one is started.", error)
             return None
 
-    def keep(self, export: Export) -> None:
+    def save(self, export: Export) -> None:
         """Keep an export for a retry."""
         if self._store is None:
             return
@@ -116,7 +116,7 @@ class ExportMemory:
         except Exception as error:  # noqa: BLE001 - see the class
             log.warning("The export cannot be kept for a retry (%s).", error)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let the next try, or a later run of the task, start another export."""
         if self._store is None:
             return

@@ -124,14 +124,14 @@ class DeletionReport:
 
     def _no_result(self, error: BaseException) -> DeletionResult:
         """Return the result of a list that was not read."""
-        from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
+        from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
         from airflow_provider_nexthink.deletion.plan import Plan
 
         now = datetime.now(UTC)
         return DeletionResult(
             Outcomes(Plan([], [], [], [], [])),
             error=error,
-            tally=Tally(),
+            counters=RunCounters(),
             dry_run=False,
             uid_column=None,
             name_column=None,

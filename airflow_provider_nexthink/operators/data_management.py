@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.deletion import options
-from airflow_provider_nexthink.devices.formats import require_parquet, shown_path
+from airflow_provider_nexthink.devices.formats import redacted_path, require_parquet
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
 from airflow_provider_nexthink.links.nexthink import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
     DeviceInput,
-    final_errors_fail_the_task,
+    fail_without_retry,
     is_template,
     render_devices,
 )
@@ -179,7 +179,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         """Delete the devices and return the outcome table."""
         self._hook = None
         report = DeletionReport(context, enabled=self.do_xcom_push, to_format=self._formatted)
-        with final_errors_fail_the_task():
+        with fail_without_retry():
             try:
                 return self._execute(context, report)
             except BaseException as error:  # a timeout may come at any instruction: what was sent is reported
@@ -313,15 +313,15 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
             write_table(self.results_path, result.outcomes.columns())
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own
             unwritten = NexthinkResultsError(
-                f"The outcome table could not be written to {shown_path(self.results_path)}: {error}. The devices were "
-                "handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3 it sends nothing "
-                "again."
+                f"The outcome table could not be written to {redacted_path(self.results_path)}: {error}. The devices "
+                "were handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3 it "
+                "sends nothing again."
             )
             self.log.warning("%s", unwritten)
             return unwritten
         except BaseException as error:  # noqa: BLE001 - killed, or out of time
             return error
-        self.log.info("The outcome table is in %s.", shown_path(self.results_path))
+        self.log.info("The outcome table is in %s.", redacted_path(self.results_path))
         return None
 
     def on_kill(self) -> None:

@@ -24,10 +24,10 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
-    final_errors_fail_the_task,
+    fail_without_retry,
     is_template,
 )
-from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportMemory
+from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportState
 from airflow_provider_nexthink.version_compat import default_deferrable, task_state_store
 
 if TYPE_CHECKING:
@@ -95,23 +95,23 @@ class NexthinkNqlOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the query and return its rows."""
-        with final_errors_fail_the_task(), self._new_hook() as hook:
+        with fail_without_retry(), self._new_hook() as hook:
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
             if self.mode == "execute":
-                return self._conclude(hook.run_nql(self.query_id, self.parameters))
-            memory = self._memory(context, hook)
-            with _forgotten_when_of_no_use(memory):
-                export = memory.recall(time.time())
+                return self._finalize(hook.run_nql(self.query_id, self.parameters))
+            state = self._export_state(context, hook)
+            with _cleared_unless_resumable(state):
+                export = state.load(time.time())
                 if export is None:
                     export_id = hook.start_export(self.query_id, self.parameters, compression=self.compression)
                     export = Export(export_id, time.time() + self.timeout)
-                    memory.keep(export)
+                    state.save(export)
                 else:
                     self.log.info("An earlier try has started the export %s: this one resumes it.", export.export_id)
                 if self.deferrable:
                     self._defer(export)
-                return self._conclude(self._fetch(hook, export))
+                return self._finalize(self._fetch(hook, export))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Fetch what was exported, or wait on if it is not ready yet and there is time.
@@ -126,21 +126,21 @@ class NexthinkNqlOperator(BaseOperator):
             self.log.warning("The triggerer could not wait for the export: %s", ended.failure)
         export = Export(ended.export_id, ended.end_time)
         with (
-            final_errors_fail_the_task(),
+            fail_without_retry(),
             self._new_hook() as hook,
-            _forgotten_when_of_no_use(self._memory(context, hook)),
+            _cleared_unless_resumable(self._export_state(context, hook)),
         ):
             rows = self._fetch_if_ready(hook, export)
             if rows is None:
                 self._defer(export)
-            return self._conclude(rows)
+            return self._finalize(rows)
 
     def _new_hook(self) -> NexthinkHook:
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         return NexthinkHook(self.nexthink_conn_id)
 
-    def _memory(self, context: Context, hook: NexthinkHook) -> ExportMemory:
+    def _export_state(self, context: Context, hook: NexthinkHook) -> ExportState:
         query = {
             "account": hook.account,
             "query_id": self.query_id,
@@ -148,7 +148,7 @@ class NexthinkNqlOperator(BaseOperator):
             "compression": self.compression,
             "clears": getattr(context["ti"], "max_tries", None),  # it grows when a task is cleared: then start afresh
         }
-        return ExportMemory(task_state_store(context), query)
+        return ExportState(task_state_store(context), query)
 
     def _defer(self, export: Export) -> NoReturn:
         from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger
@@ -190,7 +190,7 @@ class NexthinkNqlOperator(BaseOperator):
     def _fetch_file(self, hook: NexthinkHook, export: Export) -> NqlRows:
         return hook.fetch_export(export.export_id, query_id=self.query_id, allow_truncated=self.allow_truncated)
 
-    def _conclude(self, rows: NqlRows) -> Any:
+    def _finalize(self, rows: NqlRows) -> Any:
         self.log.info("%s gave %d rows with the columns %s.", self.query_id, len(rows), ", ".join(rows.columns))
         return self._formatted(rows)
 
@@ -218,12 +218,12 @@ class NexthinkNqlOperator(BaseOperator):
 
 
 @contextmanager
-def _forgotten_when_of_no_use(memory: ExportMemory) -> Iterator[None]:
+def _cleared_unless_resumable(state: ExportState) -> Iterator[None]:
     """Keep an export for a retry only where it may still give the rows: after a tenant that did not answer, a kill."""
     try:
         yield
     except (NexthinkInputError, NexthinkFinalError, NexthinkExportError):
-        memory.forget()
+        state.clear()
         raise
     else:
-        memory.forget()
+        state.clear()

@@ -134,14 +134,14 @@ class Api:
             names = _names_in(body) if path == "deletions" and len(self.faults) else set()
             fault = self.faults.take(path, names)
             request.state.fault = fault
-            response = await endpoint(request) if fault is None else await self.befall(fault, endpoint, request)
+            response = await endpoint(request) if fault is None else await self.inject(fault, endpoint, request)
             if not isinstance(response, CutConnection):
                 received.status = response.status_code
             return response
 
         return answer
 
-    async def befall(self, fault: Fault, endpoint: Endpoint, request: Request) -> Response:
+    async def inject(self, fault: Fault, endpoint: Endpoint, request: Request) -> Response:
         """Answer a request which a fault befalls.
 
         The faults that change what is said about single devices happen in ``deletions``.

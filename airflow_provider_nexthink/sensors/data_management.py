@@ -21,7 +21,7 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     DeviceInput,
-    final_errors_fail_the_task,
+    fail_without_retry,
     is_template,
     render_devices,
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.api.nql import NqlRows
-    from airflow_provider_nexthink.deletion.removal import Departures
+    from airflow_provider_nexthink.deletion.removal import RemovalCheck
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 _MARGIN_SECONDS = 600.0
@@ -91,7 +91,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         self.nexthink_conn_id = nexthink_conn_id
         self.uid_column = uid_column
         self.deferrable = default_deferrable() if deferrable is None else deferrable
-        self._departures: Departures | None = None
+        self._removal_check: RemovalCheck | None = None
         self._has_checked = False
         self._failure: NexthinkRetryableError | None = None
         self._check_options()
@@ -119,10 +119,10 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Look until all are gone, and return the table."""
-        departures = self._read_devices()
-        self.log.info("%d devices, %d of them expected to go.", len(departures), departures.awaited)
-        if not departures.asked_for:
-            return departures.table()
+        check = self._read_devices()
+        self.log.info("%d devices, %d of them expected to go.", len(check), check.expected)
+        if not check.requested:
+            return check.table()
         if self.deferrable:
             now = time.time()
             self._defer_until(now, end_time=now + self.timeout)
@@ -177,7 +177,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         """Check once whether all are gone. An error that may pass does not end the wait: the next check tries again."""
         self._failure = None
         try:
-            with final_errors_fail_the_task(), self._new_hook() as hook:
+            with fail_without_retry(), self._new_hook() as hook:
                 return self._compare(fetch(hook))
         except NexthinkExportTimeoutError as error:  # which speaks of a timeout that is not the sensor's
             late = f"The export of {self.query_id} was not ready in time. Narrow the query if that happens often."
@@ -193,18 +193,18 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         return NexthinkHook(self.nexthink_conn_id)
 
     @property
-    def _watched(self) -> Departures:
-        return self._read_devices() if self._departures is None else self._departures
+    def _watched(self) -> RemovalCheck:
+        return self._read_devices() if self._removal_check is None else self._removal_check
 
-    def _read_devices(self) -> Departures:
-        from airflow_provider_nexthink.deletion.removal import Departures
+    def _read_devices(self) -> RemovalCheck:
+        from airflow_provider_nexthink.deletion.removal import RemovalCheck
         from airflow_provider_nexthink.devices.reader import read_devices
         from airflow_provider_nexthink.utils.storage import open_file
 
         devices = self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
-        with final_errors_fail_the_task():
-            self._departures = Departures(read_devices(devices, open_file=open_file))
-        return self._departures
+        with fail_without_retry():
+            self._removal_check = RemovalCheck(read_devices(devices, open_file=open_file))
+        return self._removal_check
 
     def _compare(self, rows: NqlRows) -> bool:
         """Compare the devices with a result that lists every device there is; what proves nothing is an error."""
@@ -214,18 +214,18 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         if not rows:
             raise NexthinkExportError(f"{self.query_id} lists no device at all: that proves nothing.")
         column = find_column(rows, "uid", self.uid_column, UID_COLUMNS)
-        there = {canonical_uid(cell) for cell in column.cells}
-        if None in there:
+        present = {canonical_uid(cell) for cell in column.cells}
+        if None in present:
             raise NexthinkInputError(
                 f"The column {column.label!r} of {self.query_id} has values that are no uid: that proves nothing. List "
                 "the uid that the devices were deleted by, or name its column with uid_column."
             )
-        are_gone = self._watched.look({uid for uid in there if uid})
+        are_gone = self._watched.update({uid for uid in present if uid})
         self._has_checked = True
         self.log.info("%d devices are there now; of the list: %s", len(rows), self._watched.counts())
         with suppress(NexthinkInputError):  # a result without names is fine
             names = set(find_column(rows, "name", None, NAME_COLUMNS).cells)
-            if same := self._watched.gone_but_for_the_name(names):
+            if same := self._watched.gone_with_name_present(names):
                 self.log.warning(
                     "%d devices count as gone, but another uid has their name: machines that were set up anew, or the "
                     "query lists another kind of uid than the devices were deleted by.",
@@ -257,7 +257,7 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
     def _describe(self) -> str:
         """Say what is known when the time has run out."""
-        known = self._watched.told() if self._has_checked else "Which devices are gone is not known."
+        known = self._watched.describe() if self._has_checked else "Which devices are gone is not known."
         if self.deferrable and not self._has_checked:
             known = f"{known} If an earlier check has succeeded, the XCom return_value has what it found."
         return f"{known} The last check failed: {self._failure}" if self._failure else known

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _harmless() -> Iterator[None]:
+def suppress_and_log() -> Iterator[None]:
     """Let what fails cost a line in the log, and not the outcome of a run."""
     try:
         yield
@@ -40,7 +40,7 @@ def _harmless() -> Iterator[None]:
 class RunStats:
     """Counters and timings of one run of deletions, for Airflow's statistics.
 
-    ``note_request`` may be called from any thread; the rest is for the task's main thread.
+    ``record_request`` may be called from any thread; the rest is for the task's main thread.
 
     :param instance: the tenant.
     """
@@ -48,44 +48,44 @@ class RunStats:
     def __init__(self, instance: str) -> None:
         self._seconds: deque[float] = deque()
         self._is_broken = False
-        self._told_before: Counter[str] = Counter()
+        self._restored: Counter[str] = Counter()
         self._tags = {"instance": instance, **_task_tags()}
 
-    def note_request(self, seconds: float) -> None:
+    def record_request(self, seconds: float) -> None:
         """Remember how long a request took.
 
         :param seconds: from the moment its thread took it on, signing in included.
         """
         self._seconds.append(seconds)
 
-    def leave_out(self, statuses: Iterable[str]) -> None:
+    def exclude_restored(self, statuses: Iterable[str]) -> None:
         """Do not count these: an earlier try of the task has.
 
         :param statuses: of the rows that it has settled.
         """
-        self._told_before.update(statuses)
+        self._restored.update(statuses)
 
-    def tell_requests(self) -> None:
+    def emit_requests(self) -> None:
         """Tell Airflow how long the requests took that have ended since."""
         if self._is_broken or not self._seconds:
             return
         self._is_broken = True  # one warning is enough
-        with _harmless():
+        with suppress_and_log():
             timing = stats().timing
             while self._seconds:
                 timing("nexthink.request", timedelta(seconds=self._seconds.popleft()), tags=self._tags)
             self._is_broken = False
 
-    def tell_outcome(self, result: DeletionResult) -> None:
+    def emit_outcome(self, result: DeletionResult) -> None:
         """Tell Airflow what became of the devices, and what it took.
 
         :param result: of the run.
         """
-        self.tell_requests()
-        counts = Counter(result.counts) - self._told_before
+        self.emit_requests()
+        counts = Counter(result.counts) - self._restored
         counters = {f"devices.{status.lower()}": count for status, count in counts.items()}
-        counters |= {"requests": result.tally.requests, "retries": result.tally.retries}
-        with _harmless():
+        counters |= {"requests": result.counters.requests, "retries": result.counters.retries}
+        with suppress_and_log():
             for counter, count in counters.items():
                 if count:
                     stats().incr(f"nexthink.{counter}", count, tags=self._tags)
@@ -150,17 +150,17 @@ def request_tracer() -> Callable[[httpx.Request], AbstractContextManager[object]
     def traced(request: httpx.Request) -> Iterator[None]:
         # Only what the request itself raises may come out of here: a trace that fails must not make it look unanswered.
         stack, span = ExitStack(), None
-        with _harmless():
+        with suppress_and_log():
             span = start(request, stack)
         try:
             yield
         except BaseException as error:
             if span is not None:
-                with _harmless():
+                with suppress_and_log():
                     note(span, error)
             raise
         finally:
-            with _harmless():
+            with suppress_and_log():
                 stack.close()
 
     return traced
@@ -172,7 +172,7 @@ def report_change(hook: BaseHook, instance: str) -> None:
     :param hook: what changes it.
     :param instance: the tenant.
     """
-    with _harmless():
+    with suppress_and_log():
         hook_lineage_collector().add_output_asset(hook, scheme=SCHEME, asset_kwargs={"instance": instance})
 
 
@@ -184,5 +184,5 @@ def report_read(hook: BaseHook, instance: str, query_id: str) -> None:
     :param query_id: the id of the saved query.
     """
     names: dict[str, Any] = {"instance": instance, "query_id": query_id}
-    with _harmless():
+    with suppress_and_log():
         hook_lineage_collector().add_input_asset(hook, scheme=SCHEME, asset_kwargs=names)

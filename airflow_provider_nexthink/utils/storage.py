@@ -13,7 +13,13 @@ from typing import Any, BinaryIO
 
 from airflow.sdk import ObjectStoragePath
 
-from airflow_provider_nexthink.devices.formats import STORAGE_HINT, require_parquet, shown_path, suffix_of, write_file
+from airflow_provider_nexthink.devices.formats import (
+    STORAGE_HINT,
+    redacted_path,
+    require_parquet,
+    suffix_of,
+    write_file,
+)
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 _LOCAL = ("", "file", "local")
@@ -42,7 +48,7 @@ def check_results_path(path: str) -> None:
         target.fs  # noqa: B018 - loads the library and the connection that it needs
     except (ImportError, ValueError) as error:
         raise NexthinkInputError(
-            f"results_path is {shown_path(path)}, which cannot be opened: {error}. {STORAGE_HINT} "
+            f"results_path is {redacted_path(path)}, which cannot be opened: {error}. {STORAGE_HINT} "
             "This try sent nothing."
         ) from None
     if not is_local:

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow.parquet  # noqa: F401
 from airflow.sdk.serde import deserialize, serialize
 
-from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, Tally
+from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.scheduler import Response, Scheduler
@@ -151,7 +151,7 @@ def passing(form: str, count: int) -> tuple[Cost, Cost, int]:
 
 def _frame(outcomes: Outcomes) -> pd.DataFrame:
     now = datetime.now(UTC)
-    return DeletionResult(outcomes, None, Tally(), False, "uid", "name", "acme", now, now).to_pandas()
+    return DeletionResult(outcomes, None, RunCounters(), False, "uid", "name", "acme", now, now).to_pandas()
 
 
 def _settled(devices: pd.DataFrame) -> Outcomes:

@@ -42,11 +42,11 @@ class Connection(asyncio.Protocol):
         if head_end < 4 or length is None or len(self._received) < head_end + int(length[1]):
             return
         request, self._received = bytes(self._received), bytearray()
-        answer = _answer(request[:head_end], request[head_end:])
+        response = _answer(request[:head_end], request[head_end:])
         if self._latency:
-            asyncio.get_running_loop().call_later(self._latency, self._transport.write, answer)
+            asyncio.get_running_loop().call_later(self._latency, self._transport.write, response)
         else:
-            self._transport.write(answer)
+            self._transport.write(response)
 
 
 def _answer(head: bytes, body: bytes) -> bytes:

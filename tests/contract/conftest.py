@@ -31,7 +31,7 @@ class Wire:
 
     requests: list[httpx.Request] = field(default_factory=list)
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def response(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
         if request.url.host == "storage.example":
             return httpx.Response(200, stream=httpx.ByteStream(b"device.name\r\nPC-1\r\n"))
@@ -54,4 +54,4 @@ def wire() -> Wire:
 @pytest.fixture
 def transport(wire: Wire) -> Transport:
     settings = NexthinkSettings.resolve(instance="acme", region="eu", client_id=CLIENT_ID, client_secret=CLIENT_SECRET)
-    return Transport(settings, http_transport=httpx.MockTransport(wire.answer))
+    return Transport(settings, http_transport=httpx.MockTransport(wire.response))

@@ -93,7 +93,7 @@ def test_every_request_to_the_api_has_a_request_id_of_its_own(transport: Transpo
 def test_any_name_arrives_to_the_letter(name: str) -> None:
     wire = Wire()
     settings = NexthinkSettings.resolve(instance="acme", region="eu", client_id="id", client_secret="secret")
-    with Transport(settings, http_transport=httpx.MockTransport(wire.answer)) as transport:
+    with Transport(settings, http_transport=httpx.MockTransport(wire.response)) as transport:
         device = {"uid": DEVICES[0]["uid"], "name": name}
         assert data_management.delete_devices(transport, [device], "id").statuses == ["SCHEDULED"]
     assert json.loads(wire.last(DELETIONS).content) == {"devices": [device]}
@@ -105,8 +105,8 @@ def peer() -> Iterator[requests_mock.Mocker]:
     with requests_mock.Mocker() as recorder:
         recorder.post(TOKEN_URL, json=ANSWERS["/oauth2/default/v1/token"][1])
         told = [{**device, "status": "SCHEDULED"} for device in DEVICES]
-        answer = {"scheduledCount": 2, "status": "ACCEPTED", "devices": told}
-        recorder.post(f"{API}{DELETIONS}", json=answer, status_code=202)
+        response = {"scheduledCount": 2, "status": "ACCEPTED", "devices": told}
+        recorder.post(f"{API}{DELETIONS}", json=response, status_code=202)
         recorder.post(f"{API}{EXPORT}", json=ANSWERS[EXPORT][1])
         recorder.get(f"{API}{STATUS}", json=ANSWERS[STATUS][1])
         recorder.get(STORAGE_URL, text="device.name\r\nPC-1\r\n")

@@ -96,9 +96,9 @@ def entries(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
 def completed(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
     export_id = check(client.post(EXPORT, json=body)).json()["exportId"]
     for _ in range(10):
-        answer = check(client.get(f"/api/v1/nql/status/{export_id}"))
-        if answer.json()["status"] == "COMPLETED":
-            return answer
+        response = check(client.get(f"/api/v1/nql/status/{export_id}"))
+        if response.json()["status"] == "COMPLETED":
+            return response
     raise AssertionError("the export is never completed")
 
 
@@ -122,18 +122,18 @@ def test_the_check_notices_what_is_not_documented(sandbox: Sandbox, client: http
 
 
 def test_token(sandbox: Sandbox, anonymous: httpx.Client) -> None:
-    answer = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)).json()
+    response = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)).json()
 
-    assert answer["expires_in"] == 900
-    assert answer["scope"] == "service:integration nx_dataplatform_device_deletion_api"
+    assert response["expires_in"] == 900
+    assert response["scope"] == "service:integration nx_dataplatform_device_deletion_api"
 
 
 def test_token_without_the_deletion_permission(sandbox: Sandbox, anonymous: httpx.Client) -> None:
     sandbox.tenant.data_management = False
 
-    answer = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM))
+    response = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM))
 
-    assert answer.json()["scope"] == "service:integration"
+    assert response.json()["scope"] == "service:integration"
 
 
 @pytest.mark.parametrize(
@@ -147,15 +147,15 @@ def test_token_without_the_deletion_permission(sandbox: Sandbox, anonymous: http
     ],
 )
 def test_token_refuses_other_forms(sandbox: Sandbox, anonymous: httpx.Client, form: dict[str, str], error: str) -> None:
-    answer = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=form))
+    response = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=form))
 
-    assert (answer.status_code, answer.json()["error"]) == (400, error)
+    assert (response.status_code, response.json()["error"]) == (400, error)
 
 
 def test_token_refuses_json(sandbox: Sandbox, anonymous: httpx.Client) -> None:
-    answer = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), json=TOKEN_FORM))
+    response = check(anonymous.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), json=TOKEN_FORM))
 
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_token_refuses_json(sandbox: Sandbox, anonymous: httpx.Client) -> None:
 def test_token_refuses_wrong_credentials(anonymous: httpx.Client, authorization: str | None) -> None:
     headers = {"authorization": authorization} if authorization else {}
 
-    answer = check(anonymous.post(TOKEN, headers=headers, data=TOKEN_FORM))
+    response = check(anonymous.post(TOKEN, headers=headers, data=TOKEN_FORM))
 
-    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+    assert (response.status_code, response.json()["error"]) == (401, "invalid_client")
 
 
 # Deletions
@@ -190,10 +190,10 @@ def test_deletions_answer_each_device_in_order(sandbox: Sandbox, client: httpx.C
         {"uid": UNKNOWN_UID.replace("-", ""), "name": "no hyphens"},
     ]
 
-    answer = check(client.post(DELETIONS, json={"devices": devices}))
+    response = check(client.post(DELETIONS, json={"devices": devices}))
 
-    assert answer.status_code == 202
-    assert answer.json() == {
+    assert response.status_code == 202
+    assert response.json() == {
         "scheduledCount": 3,
         "status": "ACCEPTED",
         "devices": [
@@ -223,23 +223,23 @@ def test_deletions_answer_each_device_in_order(sandbox: Sandbox, client: httpx.C
     ],
 )
 def test_one_unusable_entry_refuses_the_whole_request(sandbox: Sandbox, client: httpx.Client, entry: object) -> None:
-    answer = check(client.post(DELETIONS, json={"devices": [*entries(sandbox, 2), entry]}))
+    response = check(client.post(DELETIONS, json={"devices": [*entries(sandbox, 2), entry]}))
 
-    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
+    assert (response.status_code, response.json()["code"]) == (400, "INVALID_REQUEST")
     assert sandbox.tenant.queued == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"devices": {}}'])
 def test_unreadable_bodies_are_refused(client: httpx.Client, body: bytes) -> None:
-    answer = check(client.post(DELETIONS, content=body))
+    response = check(client.post(DELETIONS, content=body))
 
-    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_REQUEST")
+    assert (response.status_code, response.json()["code"]) == (400, "INVALID_REQUEST")
 
 
 def test_empty_request(client: httpx.Client) -> None:
-    answer = check(client.post(DELETIONS, json={"devices": []}))
+    response = check(client.post(DELETIONS, json={"devices": []}))
 
-    assert (answer.status_code, answer.json()["code"]) == (400, "EMPTY_REQUEST")
+    assert (response.status_code, response.json()["code"]) == (400, "EMPTY_REQUEST")
 
 
 def test_batch_size(sandbox: Sandbox, client: httpx.Client) -> None:
@@ -256,9 +256,9 @@ def test_batch_size(sandbox: Sandbox, client: httpx.Client) -> None:
 def test_deletions_without_the_permission(sandbox: Sandbox, client: httpx.Client) -> None:
     sandbox.tenant.data_management = False
 
-    answer = check(client.post(DELETIONS, json={"devices": entries(sandbox, 1)}))
+    response = check(client.post(DELETIONS, json={"devices": entries(sandbox, 1)}))
 
-    assert (answer.status_code, answer.json()["code"]) == (403, "FEATURE_NOT_ENABLED")
+    assert (response.status_code, response.json()["code"]) == (403, "FEATURE_NOT_ENABLED")
     assert sandbox.tenant.queued == []
 
 
@@ -290,9 +290,9 @@ def test_no_answer_without_a_good_token(
 ) -> None:
     headers = {"authorization": authorization} if authorization else {}
 
-    answer = check(anonymous.request(method, path, headers=headers))
+    response = check(anonymous.request(method, path, headers=headers))
 
-    assert (answer.status_code, answer.content) == (401, b"")
+    assert (response.status_code, response.content) == (401, b"")
 
 
 def test_tokens_expire(client: httpx.Client, clock: Clock) -> None:
@@ -307,12 +307,12 @@ def test_tokens_expire(client: httpx.Client, clock: Clock) -> None:
 
 
 def test_execute_as_json(sandbox: Sandbox, client: httpx.Client) -> None:
-    answer = check(client.post(EXECUTE, json={"queryId": "#stale_devices"})).json()
+    response = check(client.post(EXECUTE, json={"queryId": "#stale_devices"})).json()
 
     stale = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
-    assert answer["rows"] == len(answer["data"]) == len(stale) == 30
-    assert answer["queryId"] == "#stale_devices"
-    assert answer["data"][0] == {
+    assert response["rows"] == len(response["data"]) == len(stale) == 30
+    assert response["queryId"] == "#stale_devices"
+    assert response["data"][0] == {
         "device.uid": stale[0].uid,
         "device.name": stale[0].name,
         "device.last_seen": stale[0].last_seen,
@@ -323,11 +323,11 @@ def test_execute_as_json(sandbox: Sandbox, client: httpx.Client) -> None:
 
 
 def test_execute_as_csv(sandbox: Sandbox, client: httpx.Client) -> None:
-    answer = check(client.post(EXECUTE, json={"queryId": "#devices_both_uids"}, headers={"accept": "text/csv"}))
+    response = check(client.post(EXECUTE, json={"queryId": "#devices_both_uids"}, headers={"accept": "text/csv"}))
 
-    rows = list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
-    assert answer.headers["content-type"].startswith("text/csv")
-    assert answer.content.startswith(b"device.uid,device.collector.uid,device.name,device.days_since_last_seen\r\n")
+    rows = list(csv.DictReader(io.StringIO(response.content.decode(), newline="")))
+    assert response.headers["content-type"].startswith("text/csv")
+    assert response.content.startswith(b"device.uid,device.collector.uid,device.name,device.days_since_last_seen\r\n")
     assert [(row["device.uid"], row["device.collector.uid"], row["device.name"]) for row in rows] == [
         (device.uid, device.collector_uid, device.name) for device in sandbox.tenant.devices()
     ]
@@ -338,25 +338,25 @@ def test_execute_as_csv(sandbox: Sandbox, client: httpx.Client) -> None:
     [("application/json", 200), ("text/html, */*;q=0.1", 200), ("text/html", 406), ("application/xml", 406)],
 )
 def test_execute_by_accept(client: httpx.Client, accept: str, status: int) -> None:
-    answer = check(client.post(EXECUTE, json={"queryId": "#all_devices"}, headers={"accept": accept}))
+    response = check(client.post(EXECUTE, json={"queryId": "#all_devices"}, headers={"accept": accept}))
 
-    assert answer.status_code == status
+    assert response.status_code == status
 
 
 def test_execute_gives_a_thousand_rows_at_most() -> None:
     with Sandbox(devices=1001, stale=0) as sandbox, httpx.Client(base_url=sandbox.url) as client:
         token = client.post(TOKEN, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM).json()
         headers = {"authorization": f"Bearer {token['access_token']}"}
-        answer = check(client.post(EXECUTE, json={"queryId": "#all_devices"}, headers=headers)).json()
+        response = check(client.post(EXECUTE, json={"queryId": "#all_devices"}, headers=headers)).json()
 
-    assert answer["rows"] == len(answer["data"]) == 1000
+    assert response["rows"] == len(response["data"]) == 1000
 
 
 def test_the_age_can_be_given(sandbox: Sandbox, client: httpx.Client) -> None:
     def rows(min_days_unseen: str) -> int:
         parameters = {"min_days_unseen": min_days_unseen}
-        answer = check(client.post(EXECUTE, json={"queryId": "#stale_devices", "parameters": parameters}))
-        return int(answer.json()["rows"])
+        response = check(client.post(EXECUTE, json={"queryId": "#stale_devices", "parameters": parameters}))
+        return int(response.json()["rows"])
 
     ages = [device.days_since_last_seen for device in sandbox.tenant.devices()]
     assert rows("0") == 40
@@ -381,21 +381,21 @@ def test_the_age_can_be_given(sandbox: Sandbox, client: httpx.Client) -> None:
     ],
 )
 def test_queries_that_cannot_be_run(client: httpx.Client, path: str, body: bytes, status: int) -> None:
-    answer = check(client.post(path, content=body))
+    response = check(client.post(path, content=body))
 
-    assert (answer.status_code, answer.json()["code"]) == (status, status)
+    assert (response.status_code, response.json()["code"]) == (status, status)
 
 
 def test_nql_without_the_permission(sandbox: Sandbox, client: httpx.Client) -> None:
     sandbox.tenant.nql = False
 
-    answers = [
+    responses = [
         check(client.post(EXECUTE, json={"queryId": "#all_devices"})),
         check(client.post(EXPORT, json={"queryId": "#all_devices"})),
         check(client.get("/api/v1/nql/status/some-id")),
     ]
 
-    assert [answer.status_code for answer in answers] == [403, 403, 403]
+    assert [response.status_code for response in responses] == [403, 403, 403]
 
 
 def test_status_of_an_unknown_export(client: httpx.Client) -> None:

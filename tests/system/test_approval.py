@@ -64,7 +64,7 @@ def test_rejected_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> N
     run_id = airflow.start(DAG_ID)
     request = wait_for_request(airflow, DAG_ID, run_id)
     assert request["subject"] == "Delete these devices from Nexthink?"
-    answer(airflow, run_id, "Reject")
+    response(airflow, run_id, "Reject")
     assert airflow.wait(DAG_ID, run_id) == "success"
     assert_nothing_was_deleted(airflow, DAG_ID, run_id, tenant)
 
@@ -79,7 +79,7 @@ def test_approved_deletes_what_is_still_stale(airflow: RunningAirflow, tenant: S
     assert tenant.tenant.queued == []
     back = sorted(planned)[:2]
     tenant.tenant.see(back)
-    answer(airflow, run_id, "Approve")
+    response(airflow, run_id, "Approve")
     assert airflow.wait(DAG_ID, run_id) == "success"
     assert set(tenant.tenant.queued) == planned - set(back)
     log = airflow.log(DAG_ID, run_id, "delete_devices", 1)
@@ -101,7 +101,7 @@ def let_time_run_out(airflow: RunningAirflow, run_id: str) -> None:
         assert database.execute(change, (run_id, "approve")).rowcount == 1
 
 
-def answer(airflow: RunningAirflow, run_id: str, option: str) -> None:
+def response(airflow: RunningAirflow, run_id: str, option: str) -> None:
     airflow.patch(
         f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
         {"chosen_options": [option], "params_input": {}},

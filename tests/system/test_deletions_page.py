@@ -116,7 +116,7 @@ class Answers:
 
 
 @pytest.fixture
-def answers() -> Answers:
+def responses() -> Answers:
     return Answers()
 
 
@@ -127,12 +127,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def address(answers: Answers) -> Iterator[str]:
+def address(responses: Answers) -> Iterator[str]:
     """The address of a server with the page, behind the prefix ``/team/airflow``."""
     instances = "/dags/{dag}/dagRuns/{run}/taskInstances/{task}"
     api = [
-        Route(f"{instances}/xcomEntries", answers.list_xcoms),
-        Route(f"{instances}/xcomEntries/{{key}}", answers.xcom),
+        Route(f"{instances}/xcomEntries", responses.list_xcoms),
+        Route(f"{instances}/xcomEntries/{{key}}", responses.xcom),
         Route(instances, lambda _: JSONResponse({"state": "success"})),
     ]
     routes = [
@@ -169,43 +169,43 @@ def downloaded(page: Page, press: Callable[[], None]) -> list[dict[str, str]]:
 
 
 def test_its_files_hold_no_data_and_are_served_strictly(page: Page) -> None:
-    answer = page.goto("")
-    assert answer is not None
+    response = page.goto("")
+    assert response is not None
     for name, value in HEADERS.items():
-        assert answer.headers[name.lower()] == value
+        assert response.headers[name.lower()] == value
     script = page.request.get("runs.js")
     assert (script.ok, script.headers["content-security-policy"]) == (True, HEADERS["Content-Security-Policy"])
     for path in ("..%2fdeletions.py", "%2e%2e/deletions.py", "none.js"):
         assert page.request.get(path).status == 404
 
 
-def test_no_runs(page: Page, answers: Answers) -> None:
-    answers.runs = 0
+def test_no_runs(page: Page, responses: Answers) -> None:
+    responses.runs = 0
     page.goto("")
     page.get_by_role("heading", name="No deletions in this period").wait_for()
-    assert "xcom_key=summary" in answers.asked[0]
-    assert "/dags/~/dagRuns/~/taskInstances/~/xcomEntries?" in answers.asked[0]
+    assert "xcom_key=summary" in responses.asked[0]
+    assert "/dags/~/dagRuns/~/taskInstances/~/xcomEntries?" in responses.asked[0]
 
 
-def test_the_period_and_one_dag(page: Page, answers: Answers) -> None:
-    answers.runs = 0
+def test_the_period_and_one_dag(page: Page, responses: Answers) -> None:
+    responses.runs = 0
     page.goto("?days=7&dag_id=stale")
     page.get_by_text("This Dag has run none").wait_for()
-    assert "/dags/stale/dagRuns/~/" in answers.asked[0]
+    assert "/dags/stale/dagRuns/~/" in responses.asked[0]
     page.get_by_label("Period").select_option("Last 3 months")
     page.wait_for_url("**/?days=91&dag_id=stale")
 
 
-def test_summaries_of_others_are_left_out(page: Page, answers: Answers) -> None:
-    answers.xcoms = {"summary": {"text": "of quite another operator"}}
+def test_summaries_of_others_are_left_out(page: Page, responses: Answers) -> None:
+    responses.xcoms = {"summary": {"text": "of quite another operator"}}
     page.goto("")
     page.get_by_role("heading", name="No deletions in this period").wait_for()
 
 
 @pytest.mark.parametrize(("runs", "told"), [(250, "Only the newest 200 runs"), (2001, "More than 2,000 runs")])
-def test_many_runs(page: Page, answers: Answers, runs: int, told: str) -> None:
-    answers.runs = runs
-    answers.xcoms = {"summary": summary_of(300, SCHEDULED=290, INVALID=4, FAILED=6)}
+def test_many_runs(page: Page, responses: Answers, runs: int, told: str) -> None:
+    responses.runs = runs
+    responses.xcoms = {"summary": summary_of(300, SCHEDULED=290, INVALID=4, FAILED=6)}
     page.goto("")
     page.get_by_text(told).wait_for()
     expect(page.locator("tbody tr")).to_have_count(200)
@@ -224,18 +224,18 @@ def test_many_runs(page: Page, answers: Answers, runs: int, told: str) -> None:
     ],
 )
 @pytest.mark.parametrize("view", ["", OUTCOME])
-def test_what_airflow_refuses_is_explained(page: Page, answers: Answers, status: int, told: str, view: str) -> None:
-    answers.error = status
+def test_what_airflow_refuses_is_explained(page: Page, responses: Answers, status: int, told: str, view: str) -> None:
+    responses.error = status
     page.goto(view)
     page.get_by_role("alert").get_by_role("heading", name=told).wait_for()
-    answers.error, answers.runs = None, 0
-    answers.xcoms = {"summary": summary_of(0), "return_value": []}
+    responses.error, responses.runs = None, 0
+    responses.xcoms = {"summary": summary_of(0), "return_value": []}
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("heading", name="No").wait_for()
 
 
-def test_an_answer_that_is_cut_off(page: Page, answers: Answers) -> None:
-    answers.error, answers.body = 200, '{"value": {"requested": 1'
+def test_an_answer_that_is_cut_off(page: Page, responses: Answers) -> None:
+    responses.error, responses.body = 200, '{"value": {"requested": 1'
     page.goto(OUTCOME)
     page.get_by_role("heading", name="Airflow's answer was cut off").wait_for()
 
@@ -246,10 +246,10 @@ def test_no_network(page: Page) -> None:
     page.get_by_role("heading", name="Airflow does not answer").wait_for()
 
 
-def test_hostile_names_are_text(page: Page, answers: Answers) -> None:
+def test_hostile_names_are_text(page: Page, responses: Answers) -> None:
     names = [HOSTILE, "</div><script>alert(1)</script>", "=1+1", '"; alert(1)', "a,b\r\nc", "  blanks  ", "Ärger ✓"]
     rows = [row_of(at, name) for at, name in enumerate(names)]
-    answers.xcoms = {
+    responses.xcoms = {
         "summary": summary_of(len(rows), SCHEDULED=len(rows)) | {"instance": HOSTILE},
         "return_value": rows,
     }
@@ -263,11 +263,11 @@ def test_hostile_names_are_text(page: Page, answers: Answers) -> None:
 
 
 @pytest.mark.parametrize("form", ["records", "columns", "text"])
-def test_the_forms_of_a_table(page: Page, answers: Answers, form: str) -> None:
+def test_the_forms_of_a_table(page: Page, responses: Answers, form: str) -> None:
     rows = [row_of(0), row_of(1, status="INVALID"), row_of(2, status="EXCLUDED")]
     columns = {column: [row[column] for row in rows] for column in rows[0]}
     value: Any = {"records": rows, "columns": columns, "text": json.dumps(rows)}[form]
-    answers.xcoms = {"summary": summary_of(3, SCHEDULED=1, INVALID=1, EXCLUDED=1), "return_value": value}
+    responses.xcoms = {"summary": summary_of(3, SCHEDULED=1, INVALID=1, EXCLUDED=1), "return_value": value}
     page.goto(OUTCOME)
     page.get_by_text("3 rows").wait_for()
     page.get_by_role("button", name="INVALID 1").click()
@@ -290,8 +290,8 @@ def test_the_forms_of_a_table(page: Page, answers: Answers, form: str) -> None:
         [[1]],
     ],
 )
-def test_a_table_that_a_browser_cannot_read(page: Page, answers: Answers, value: Any) -> None:
-    answers.xcoms = {
+def test_a_table_that_a_browser_cannot_read(page: Page, responses: Answers, value: Any) -> None:
+    responses.xcoms = {
         "summary": summary_of(300, SCHEDULED=299, FAILED=1),
         "return_value": value,
         "unscheduled": [row_of(7, status="FAILED")],
@@ -302,9 +302,9 @@ def test_a_table_that_a_browser_cannot_read(page: Page, answers: Answers, value:
     expect(page.get_by_role("cell", name="LAPTOP-000007")).to_be_visible()
 
 
-def test_a_hundred_thousand_rows(page: Page, answers: Answers) -> None:
+def test_a_hundred_thousand_rows(page: Page, responses: Answers) -> None:
     rows = [row_of(at) for at in range(100_000)]
-    answers.xcoms = {"summary": summary_of(len(rows), SCHEDULED=len(rows)), "return_value": rows}
+    responses.xcoms = {"summary": summary_of(len(rows), SCHEDULED=len(rows)), "return_value": rows}
     page.goto(OUTCOME)
     page.get_by_text("100,000 rows").wait_for(timeout=60_000)
     table = page.get_by_role("table", name="Outcome of each device")
@@ -322,17 +322,17 @@ def test_a_hundred_thousand_rows(page: Page, answers: Answers) -> None:
     page.get_by_text("No device matches.").wait_for()
 
 
-def test_more_rows_than_that_are_loaded_when_asked_for(page: Page, answers: Answers) -> None:
-    answers.xcoms = {"summary": summary_of(300_000, SCHEDULED=300_000), "return_value": [row_of(0)]}
+def test_more_rows_than_that_are_loaded_when_asked_for(page: Page, responses: Answers) -> None:
+    responses.xcoms = {"summary": summary_of(300_000, SCHEDULED=300_000), "return_value": [row_of(0)]}
     page.goto(OUTCOME)
     page.get_by_role("heading", name="A table of 300,000 rows").wait_for()
-    assert not any("return_value" in asked for asked in answers.asked)
+    assert not any("return_value" in asked for asked in responses.asked)
     page.get_by_role("button", name="Load it").press("Enter")
     page.get_by_role("cell", name="LAPTOP-000000").wait_for()
 
 
-def test_it_is_used_with_the_keyboard(page: Page, answers: Answers) -> None:
-    answers.xcoms = {
+def test_it_is_used_with_the_keyboard(page: Page, responses: Answers) -> None:
+    responses.xcoms = {
         "summary": summary_of(2, SCHEDULED=1, INVALID=1),
         "return_value": [row_of(0), row_of(1, status="INVALID")],
     }
@@ -352,8 +352,8 @@ def test_it_is_used_with_the_keyboard(page: Page, answers: Answers) -> None:
     page.get_by_text("1 of 2 rows").wait_for()
 
 
-def test_framed_as_airflow_frames_it_before_3_3(page: Page, answers: Answers) -> None:
-    answers.xcoms = {"summary": summary_of(1, SCHEDULED=1), "return_value": [row_of(0)]}
+def test_framed_as_airflow_frames_it_before_3_3(page: Page, responses: Answers) -> None:
+    responses.xcoms = {"summary": summary_of(1, SCHEDULED=1), "return_value": [row_of(0)]}
     page.goto(f"../{OUTCOME}")  # a link to the page gives what it asks for to the frame's parent
     frame = page.frame_locator("iframe")
     frame.get_by_text("1 row", exact=True).wait_for()
@@ -373,9 +373,9 @@ def test_framed_as_airflow_frames_it_before_3_3(page: Page, answers: Answers) ->
     ],
 )
 def test_the_theme_is_airflows(
-    browser: Browser, address: str, answers: Answers, system: Literal["light", "dark"], chosen: str | None, theme: str
+    browser: Browser, address: str, responses: Answers, system: Literal["light", "dark"], chosen: str | None, theme: str
 ) -> None:
-    answers.runs = 0
+    responses.runs = 0
     with open_page(browser, address, theme=system) as page:
         if chosen:
             page.add_init_script(f"localStorage.setItem('theme', '{chosen}')")

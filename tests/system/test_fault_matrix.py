@@ -42,13 +42,13 @@ UNSENT_STATUSES = {"INVALID": 2, "REJECTED": 3, "DUPLICATE": 1}
 HTML = {"content-type": "text/html"}
 
 
-def answer(status: int, body: str = "", times: int = 1, **headers: str) -> Fault:
+def response(status: int, body: str = "", times: int = 1, **headers: str) -> Fault:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Fault(path="deletions", kind="status", status=status, body=body, headers=named, times=times)
 
 
 def coded(status: int, code: str, times: int = 1) -> Fault:
-    return answer(status, json.dumps({"code": code, "message": "as scripted"}), times)
+    return response(status, json.dumps({"code": code, "message": "as scripted"}), times)
 
 
 def does(kind: str, **options: Any) -> Fault:
@@ -97,45 +97,45 @@ CASES = [
     ),
     case("400 `EMPTY_TENANT`", coded(400, "EMPTY_TENANT"), statuses=STOPPED, error="NexthinkRequestError"),
     case("400 `EMPTY_REQUEST`", coded(400, "EMPTY_REQUEST"), statuses=STOPPED, error="NexthinkRequestError"),
-    case("400 without Nexthink's body", answer(400, "<html>"), statuses=STOPPED, error="NexthinkRequestError"),
+    case("400 without Nexthink's body", response(400, "<html>"), statuses=STOPPED, error="NexthinkRequestError"),
     case("401, token revoked", does("revoke_tokens")),
-    case("401, again and again", answer(401, times=-1), statuses=STOPPED, error="NexthinkAuthenticationError"),
+    case("401, again and again", response(401, times=-1), statuses=STOPPED, error="NexthinkAuthenticationError"),
     case(
         "403 `FEATURE_NOT_ENABLED`",
         coded(403, "FEATURE_NOT_ENABLED"),
         statuses=STOPPED,
         error="NexthinkPermissionError",
     ),
-    case("403 of a proxy", answer(403, "<html>"), statuses=STOPPED, error="NexthinkPermissionError"),
-    case("404", answer(404), statuses=STOPPED, error="NexthinkNotFoundError"),
-    case("405", answer(405), statuses=STOPPED, error="NexthinkRequestError"),
-    case("413: too large for a proxy", answer(413)),
+    case("403 of a proxy", response(403, "<html>"), statuses=STOPPED, error="NexthinkPermissionError"),
+    case("404", response(404), statuses=STOPPED, error="NexthinkNotFoundError"),
+    case("405", response(405), statuses=STOPPED, error="NexthinkRequestError"),
+    case("413: too large for a proxy", response(413)),
     case(
         "307, a redirect",
-        answer(307, location="http://127.0.0.1:1/"),
+        response(307, location="http://127.0.0.1:1/"),
         statuses=STOPPED,
         error="NexthinkRequestError",
     ),
-    case("408", answer(408), unclear=True),
-    case("429, `Retry-After: 7`", answer(429, Retry_After="7")),
-    case("429, `Retry-After` as a date", answer(429, Retry_After=DATE)),
-    case("429 without `Retry-After`", answer(429)),
-    case("429, three times", answer(429, Retry_After="1", times=3)),
+    case("408", response(408), unclear=True),
+    case("429, `Retry-After: 7`", response(429, Retry_After="7")),
+    case("429, `Retry-After` as a date", response(429, Retry_After=DATE)),
+    case("429 without `Retry-After`", response(429)),
+    case("429, three times", response(429, Retry_After="1", times=3)),
     case(
         "429, `Retry-After: 86400`",
-        answer(429, Retry_After="86400"),
+        response(429, Retry_After="86400"),
         statuses=STOPPED,
         error="NexthinkRateLimitError",
     ),
-    case("429 for ever", answer(429, times=-1), statuses=STOPPED, error="NexthinkRateLimitError"),
+    case("429 for ever", response(429, times=-1), statuses=STOPPED, error="NexthinkRateLimitError"),
     case("500 `INTERNAL_ERROR`", coded(500, "INTERNAL_ERROR"), unclear=True),
-    case("502", answer(502), unclear=True),
-    case("503, `Retry-After: 3`", answer(503, Retry_After="3"), unclear=True),
-    case("504, twice", answer(504, times=2), unclear=True),
-    case("503, five times", answer(503, times=5), statuses="SCHEDULED UNKNOWN", unclear=True),
+    case("502", response(502), unclear=True),
+    case("503, `Retry-After: 3`", response(503, Retry_After="3"), unclear=True),
+    case("504, twice", response(504, times=2), unclear=True),
+    case("503, five times", response(503, times=5), statuses="SCHEDULED UNKNOWN", unclear=True),
     case(
         "503 for ever",
-        answer(503, times=-1),
+        response(503, times=-1),
         statuses="SCHEDULED UNKNOWN NOT_SENT",
         error="NexthinkUnavailableError",
         unclear=True,
@@ -148,17 +148,17 @@ CASES = [
     case("202 in another order", does("reorder"), unclear=True),
     case("202 with other devices", does("other"), unclear=True),
     case("202 without JSON", does("not_json"), unclear=True),
-    case("202 without a body", answer(202), unclear=True),
-    case("202 with an unknown status", answer(202, ODD_STATUS), unclear=True),
-    case("202 that counts none of them as scheduled", answer(202, NO_COUNT), unclear=True),
-    case("200 instead of 202", answer(200, "{}"), unclear=True),
+    case("202 without a body", response(202), unclear=True),
+    case("202 with an unknown status", response(202, ODD_STATUS), unclear=True),
+    case("202 that counts none of them as scheduled", response(202, NO_COUNT), unclear=True),
+    case("200 instead of 202", response(200, "{}"), unclear=True),
     case("202 with one device missing, for ever", does("short", times=-1), statuses="SCHEDULED UNKNOWN NOT_SENT",
          error="NexthinkUnavailableError", unclear=True),
     case("`FAILED`, once", does("failed_rows")),
     case("`FAILED`, always", does("failed_rows", times=-1), statuses="SCHEDULED FAILED"),
-    case("502, then 403", answer(502), coded(403, "FEATURE_NOT_ENABLED"), statuses="SCHEDULED NOT_SENT UNKNOWN",
+    case("502, then 403", response(502), coded(403, "FEATURE_NOT_ENABLED"), statuses="SCHEDULED NOT_SENT UNKNOWN",
          error="NexthinkPermissionError", unclear=True),
-    case("401, then 502, 429 and `FAILED`", does("revoke_tokens"), answer(502), answer(429, Retry_After="2"),
+    case("401, then 502, 429 and `FAILED`", does("revoke_tokens"), response(502), response(429, Retry_After="2"),
          does("failed_rows"), unclear=True),
     case("`BATCH_SIZE_EXCEEDED` and a connection cut", does("drop_after"), maximum=3, unclear=True),
     case(
@@ -166,7 +166,7 @@ CASES = [
         does("revoke_tokens"),
         Fault(path="token", kind="status", status=500, times=-1),
         statuses=STOPPED,
-        error="NexthinkSignInError",
+        error="NexthinkTokenError",
     ),
 ]  # fmt: skip
 
@@ -266,7 +266,9 @@ def run_with(sandbox: Sandbox, faults: tuple[Fault, ...], *, skip: int, concurre
         transport.sign_in()
         started_at = clock.now()
         error = run.run()
-    result = DeletionResult(outcomes, error, scheduler.tally, False, "uid", "name", "sandbox", started_at, clock.now())
+    result = DeletionResult(
+        outcomes, error, scheduler.counters, False, "uid", "name", "sandbox", started_at, clock.now()
+    )
     sent = [json.loads(r.body)["devices"] for r in sandbox.requests if "deletions" in r.path]
     return Ran(rows, result, Counter(sandbox.tenant.queued), sent, refused)
 
@@ -291,7 +293,7 @@ def assert_invariants(ran: Ran, *, unclear: bool) -> None:
     statuses = Counter(row["status"] for row in table)
     assert {status: ran.result.summary[status] for status in statuses} == statuses
     assert sum(ran.result.counts.values()) == len(ran.rows)
-    assert ran.result.tally.requests == len(ran.sent)
+    assert ran.result.counters.requests == len(ran.sent)
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +347,7 @@ def matrix(sandbox: Sandbox) -> str:
         counts["REJECTED"] -= UNSENT_STATUSES["REJECTED"]
         became = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         stopped = f"`{ran.error}`" if ran.error else ""
-        lines.append(f"| {case.name} | {became} | {ran.result.tally.requests} | {stopped} |")
+        lines.append(f"| {case.name} | {became} | {ran.result.counters.requests} | {stopped} |")
     return "\n".join([*lines, ""])
 
 

@@ -214,8 +214,8 @@ def test_revoked_tokens_are_replaced_once(sandbox: Sandbox, hook: NexthinkHook) 
 
 
 def test_any_other_api_can_be_called(sandbox: Sandbox, hook: NexthinkHook) -> None:
-    answer = hook.request("POST", "/api/v2/nql/execute", json={"queryId": "#all_devices"})
-    assert answer.json()["rows"] == 600
+    response = hook.request("POST", "/api/v2/nql/execute", json={"queryId": "#all_devices"})
+    assert response.json()["rows"] == 600
     with pytest.raises(NexthinkNotFoundError):
         hook.request("GET", "/api/v1/enrichment/none")
     for path in ("https://elsewhere.example/", "//elsewhere.example/", "elsewhere"):

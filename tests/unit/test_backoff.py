@@ -14,13 +14,13 @@ from airflow_provider_nexthink.backoff import (
     MAX_ATTEMPTS,
     RETRY_AFTER_CAP_SECONDS,
     full_jitter,
-    wait_before_resend,
+    wait_before_retry,
 )
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkDevicesError,
-    NexthinkDevicesUnsettledError,
+    NexthinkDevicesRetryableError,
     NexthinkError,
     NexthinkFinalError,
     NexthinkGuardError,
@@ -62,7 +62,7 @@ def test_the_jitter_is_full(attempt: int, seed: int) -> None:
 
 
 def test_gives_up_after_the_last_attempt() -> None:
-    waits = [wait_before_resend(attempt, 60.0, random.Random(0)) for attempt in range(1, MAX_ATTEMPTS + 2)]
+    waits = [wait_before_retry(attempt, 60.0, random.Random(0)) for attempt in range(1, MAX_ATTEMPTS + 2)]
 
     assert waits == [60.0] * (MAX_ATTEMPTS - 1) + [None, None]
 
@@ -72,15 +72,15 @@ def test_gives_up_after_the_last_attempt() -> None:
     [(7.5, 7.5), (RETRY_AFTER_CAP_SECONDS, RETRY_AFTER_CAP_SECONDS), (RETRY_AFTER_CAP_SECONDS + 1, None)],
 )
 def test_waits_as_long_as_it_is_asked_to_or_not_at_all(retry_after: float, wait: float | None) -> None:
-    assert wait_before_resend(1, retry_after, random.Random(0)) == wait
+    assert wait_before_retry(1, retry_after, random.Random(0)) == wait
 
 
 def test_never_sends_again_at_once() -> None:
-    assert wait_before_resend(3, 0.0, random.Random(0)) == full_jitter(3, random.Random(0))
+    assert wait_before_retry(3, 0.0, random.Random(0)) == full_jitter(3, random.Random(0))
 
 
 def test_waits_at_random_where_it_is_not_asked_to() -> None:
-    assert wait_before_resend(3, None, random.Random(0)) == full_jitter(3, random.Random(0))
+    assert wait_before_retry(3, None, random.Random(0)) == full_jitter(3, random.Random(0))
 
 
 def test_the_clock_knows_its_zone_and_only_grows() -> None:
@@ -112,7 +112,7 @@ def test_an_api_error_shows_the_request_id_for_support() -> None:
 
 def test_errors_keep_their_numbers() -> None:
     guard = NexthinkGuardError("too many", planned=12, limit=10)
-    devices: NexthinkDevicesError = NexthinkDevicesUnsettledError("some", counts={"FAILED": 2})
+    devices: NexthinkDevicesError = NexthinkDevicesRetryableError("some", counts={"FAILED": 2})
 
     assert (str(guard), guard.planned, guard.limit) == ("too many", 12, 10)
     assert (str(devices), devices.counts) == ("some", {"FAILED": 2})

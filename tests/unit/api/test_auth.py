@@ -30,7 +30,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkFinalError,
     NexthinkRetryableError,
-    NexthinkSignInError,
+    NexthinkTokenError,
 )
 
 SECRET = "made-up-secret:with-colon-ü"
@@ -61,10 +61,10 @@ class Tenant:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url == TOKEN_URL:
             self.token_requests.append(request)
-            answer = self.sign_ins.pop(0) if self.sign_ins else self.a_token()
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+            response = self.sign_ins.pop(0) if self.sign_ins else self.a_token()
+            if isinstance(response, Exception):
+                raise response
+            return response
         assert request.url.host == "acme.api.eu.nexthink.cloud"
         bearer = request.headers["Authorization"].removeprefix("Bearer ")
         self.bearers.append(bearer)
@@ -276,10 +276,10 @@ def test_a_token_without_a_lifetime_is_good_for_15_minutes(
 
 def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) -> None:
     tenant.accepts = lambda token: token != "made-up-token-1"
-    answer = transport.send_once("GET", "/x")
+    response = transport.send_once("GET", "/x")
     transport.send_once("GET", "/x")
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert tenant.bearers == ["made-up-token-1", "made-up-token-2", "made-up-token-2"]
     assert tenant.request_ids[0] == tenant.request_ids[1]
     assert len(tenant.token_requests) == 2
@@ -288,7 +288,7 @@ def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) 
 def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None:
     tenant.accepts = lambda token: False
     with pytest.raises(NexthinkAuthenticationError) as caught:
-        transport.send("GET", "/x", replay=True)
+        transport.send("GET", "/x", idempotent=True)
 
     assert caught.value.status == 401
     assert caught.value.request_id == tenant.request_ids[0]
@@ -311,9 +311,9 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
     tenant.accepts = accepts
     transport.sign_in()
     with ThreadPoolExecutor(THREADS) as pool:
-        answers = list(pool.map(lambda _: transport.send_once("GET", "/x"), range(THREADS)))
+        responses = list(pool.map(lambda _: transport.send_once("GET", "/x"), range(THREADS)))
 
-    assert [answer.status_code for answer in answers] == [200] * THREADS
+    assert [response.status_code for response in responses] == [200] * THREADS
     assert sorted(tenant.bearers) == ["made-up-token-1"] * THREADS + ["made-up-token-2"] * THREADS
     assert len(tenant.token_requests) == 2
 
@@ -347,7 +347,7 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
     tenant.seconds, tenant.sleeps = 10_000, []
     tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
-    assert type(error) is NexthinkSignInError
+    assert type(error) is NexthinkTokenError
     assert isinstance(error, NexthinkRetryableError)
     assert TOKEN_URL.partition("/oauth2")[0] in str(error)
     assert len(tenant.token_requests) == 2 * MAX_ATTEMPTS
@@ -355,8 +355,8 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
 
 def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Tenant, transport: Transport) -> None:
     tenant.sign_ins = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
-    with pytest.raises(NexthinkSignInError):
-        transport.send("GET", "/x", replay=True)
+    with pytest.raises(NexthinkTokenError):
+        transport.send("GET", "/x", idempotent=True)
 
     assert len(tenant.token_requests) == MAX_ATTEMPTS
     assert tenant.bearers == []
@@ -374,7 +374,7 @@ def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transp
     tenant.sign_ins = [httpx.Response(status, headers={"retry-after": "900"})]
     error = refusal(transport)
 
-    assert isinstance(error, NexthinkSignInError)
+    assert isinstance(error, NexthinkTokenError)
     assert (error.status, error.retry_after) == (status, 900.0)
     assert tenant.sleeps == []
 
@@ -383,7 +383,7 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
     tenant.sign_ins = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
 
-    assert isinstance(error, NexthinkSignInError)
+    assert isinstance(error, NexthinkTokenError)
     assert (error.status, error.retry_after) == (None, None)
 
 

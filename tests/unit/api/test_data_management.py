@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.api.data_management import DeletionAnswer, delete_devices
+from airflow_provider_nexthink.api.data_management import BatchResponse, delete_devices
 from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.models import DeletionResponse
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
+    NexthinkAmbiguousResponseError,
     NexthinkBatchSizeError,
     NexthinkInvalidRequestError,
     NexthinkPermissionError,
     NexthinkRateLimitError,
     NexthinkRetryableError,
     NexthinkUnavailableError,
-    NexthinkUnclearAnswerError,
 )
 from airflow_provider_nexthink.strict_json import RepeatedKeyError
 
@@ -47,28 +47,28 @@ def body(*statuses: str) -> Body:
 class Deletions:
     """Gives a token, and to the deletion requests the answers it was told."""
 
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
-        self.answers = list(answers)
+    def __init__(self, *responses: httpx.Response | Exception) -> None:
+        self.responses = list(responses)
         self.received: list[httpx.Request] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/token"):
             return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 900})
         self.received.append(request)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        response = self.responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
 
-    def delete(self) -> DeletionAnswer:
+    def delete(self) -> BatchResponse:
         clock = Clock(monotonic=lambda: 0.0, sleep=lambda *_: pytest.fail("it waits"), rng=random.Random(0))
         with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(self)) as transport:
             return delete_devices(transport, DEVICES, "my-request-id")
 
 
-def unclear(answer: httpx.Response) -> NexthinkUnclearAnswerError:
-    with pytest.raises(NexthinkUnclearAnswerError) as caught:
-        Deletions(answer).delete()
+def unclear(response: httpx.Response) -> NexthinkAmbiguousResponseError:
+    with pytest.raises(NexthinkAmbiguousResponseError) as caught:
+        Deletions(response).delete()
     return caught.value
 
 
@@ -86,25 +86,25 @@ def test_the_request_is_as_documented() -> None:
 
 
 def test_each_device_takes_its_status() -> None:
-    answer = httpx.Response(202, json=body("SCHEDULED", "INVALID", "FAILED"), headers={"x-trace-id": "a-trace"})
+    response = httpx.Response(202, json=body("SCHEDULED", "INVALID", "FAILED"), headers={"x-trace-id": "a-trace"})
 
-    assert Deletions(answer).delete() == DeletionAnswer(["SCHEDULED", "INVALID", "FAILED"], "a-trace")
+    assert Deletions(response).delete() == BatchResponse(["SCHEDULED", "INVALID", "FAILED"], "a-trace")
 
 
 def test_the_counts_are_not_needed_nor_the_trace() -> None:
-    answer = httpx.Response(202, json={"devices": body(*["SCHEDULED"] * 3)["devices"], "more": 1})
+    response = httpx.Response(202, json={"devices": body(*["SCHEDULED"] * 3)["devices"], "more": 1})
 
-    assert Deletions(answer).delete() == DeletionAnswer(["SCHEDULED"] * 3, None)
+    assert Deletions(response).delete() == BatchResponse(["SCHEDULED"] * 3, None)
 
 
 def changed(change: Callable[[list[Body]], object]) -> Body:
-    answer = body("SCHEDULED", "SCHEDULED", "SCHEDULED")
-    change(answer["devices"])
-    return answer
+    response = body("SCHEDULED", "SCHEDULED", "SCHEDULED")
+    change(response["devices"])
+    return response
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("response", "problem"),
     [
         (changed(lambda devices: devices.pop()), "it names 2 of 3 devices"),
         (changed(lambda devices: devices.clear()), "it names 0 of 3 devices"),
@@ -128,8 +128,8 @@ def changed(change: Callable[[list[Body]], object]) -> Body:
         (None, "it cannot be read (the body)"),
     ],
 )
-def test_an_answer_that_does_not_fit_is_not_trusted(answer: object, problem: str) -> None:
-    error = unclear(httpx.Response(202, content=json.dumps(answer), headers={"x-trace-id": "a-trace"}))
+def test_an_answer_that_does_not_fit_is_not_trusted(response: object, problem: str) -> None:
+    error = unclear(httpx.Response(202, content=json.dumps(response), headers={"x-trace-id": "a-trace"}))
 
     assert problem in str(error)
     assert (error.status, error.request_id, error.trace_id) == (202, "my-request-id", "a-trace")
@@ -193,7 +193,7 @@ def test_another_success_than_202_is_not_trusted(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"),
+    ("response", "kind"),
     [
         (httpx.Response(400, json={"code": "BATCH_SIZE_EXCEEDED", "message": "at most 2"}), NexthinkBatchSizeError),
         (httpx.Response(400, json={"code": "INVALID_REQUEST", "message": "blank"}), NexthinkInvalidRequestError),
@@ -202,8 +202,8 @@ def test_another_success_than_202_is_not_trusted(status: int) -> None:
         (httpx.ReadTimeout("slow"), NexthinkUnavailableError),
     ],
 )
-def test_it_is_asked_once_and_the_run_decides(answer: httpx.Response | Exception, kind: type[Exception]) -> None:
-    tenant = Deletions(answer)
+def test_it_is_asked_once_and_the_run_decides(response: httpx.Response | Exception, kind: type[Exception]) -> None:
+    tenant = Deletions(response)
     with pytest.raises(kind) as caught:
         tenant.delete()
 
@@ -213,9 +213,9 @@ def test_it_is_asked_once_and_the_run_decides(answer: httpx.Response | Exception
 
 
 def test_a_missing_permission_names_the_box_to_tick() -> None:
-    answer = httpx.Response(403, json={"code": "FEATURE_NOT_ENABLED", "message": "no"})
+    response = httpx.Response(403, json={"code": "FEATURE_NOT_ENABLED", "message": "no"})
     with pytest.raises(NexthinkPermissionError, match="Tick the permission 'Data management'") as caught:
-        Deletions(answer).delete()
+        Deletions(response).delete()
 
     assert caught.value.code == "FEATURE_NOT_ENABLED"
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.api.errors import error_of, no_answer, parse_retry_after
+from airflow_provider_nexthink.api.errors import no_response, parse_retry_after, to_error
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkAuthenticationError,
@@ -36,20 +36,20 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 URL = "https://acme.api.eu.nexthink.cloud/api/v1/x"
 
 
-def answer(status: int, *, url: str = URL, **parts: Any) -> httpx.Response:
+def response(status: int, *, url: str = URL, **parts: Any) -> httpx.Response:
     request = httpx.Request("POST", url, headers={"x-request-id": "sent-id", "Authorization": "Bearer made-up-token"})
     return httpx.Response(status, request=request, **parts)
 
 
-def error(status: int, *, cures: dict[int, str] | None = None, **parts: Any) -> NexthinkApiError:
-    found = error_of(answer(status, **parts), now=NOW, cures=cures)
+def error(status: int, *, hints: dict[int, str] | None = None, **parts: Any) -> NexthinkApiError:
+    found = to_error(response(status, **parts), now=NOW, hints=hints)
     assert found is not None
     return found
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 206])
 def test_a_success_is_no_error(status: int) -> None:
-    assert error_of(answer(status, json={"code": "INVALID_REQUEST"}), now=NOW) is None
+    assert to_error(response(status, json={"code": "INVALID_REQUEST"}), now=NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "cure"),
+    ("status", "hint"),
     [
         (400, "sending it again changes nothing"),
         (401, "check that the API credential is still active"),
@@ -113,15 +113,15 @@ def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:
         (429, "fewer requests"),
     ],
 )
-def test_the_message_says_what_happened_and_names_a_cure(status: int, cure: str) -> None:
+def test_the_message_says_what_happened_and_names_a_cure(status: int, hint: str) -> None:
     message = str(error(status, json={"code": "A_CODE", "message": "their words"}))
 
     assert message.startswith(f"POST {URL} answered {status} A_CODE their words. ")
-    assert cure in message
+    assert hint in message
 
 
 def test_who_knows_better_names_the_cure() -> None:
-    message = str(error(403, cures={403: "Ask Ada.", 404: "Ask Bob."}))
+    message = str(error(403, hints={403: "Ask Ada.", 404: "Ask Bob."}))
 
     assert "Ask Ada." in message
     assert "Tick" not in message
@@ -268,7 +268,7 @@ def chained(failure: httpx.RequestError, cause: BaseException, *, by_cause: bool
 
 
 def told(failure: httpx.RequestError, url: str = f"{URL}?signature=hush") -> NexthinkError:
-    return no_answer(failure, httpx.Request("POST", url, headers={"x-request-id": "sent-id"}))
+    return no_response(failure, httpx.Request("POST", url, headers={"x-request-id": "sent-id"}))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_no_answer_system_error_says_what_the_system_says() -> None:
     ],
 )
 def test_no_answer_never_left_names_the_proxy(failure: httpx.RequestError, kind: type[NexthinkError]) -> None:
-    found = no_answer(failure, httpx.Request("POST", URL), has_left=False, proxy="http://proxy.example:3128")
+    found = no_response(failure, httpx.Request("POST", URL), has_left=False, proxy="http://proxy.example:3128")
     assert type(found) is kind
     assert "http://proxy.example:3128" in str(found)
     assert "secret" not in str(found).lower()

@@ -34,6 +34,7 @@ from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
+    NexthinkAmbiguousResponseError,
     NexthinkApiError,
     NexthinkConnectError,
     NexthinkError,
@@ -45,10 +46,9 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkRateLimitError,
     NexthinkRequestError,
     NexthinkSettingsError,
-    NexthinkSignInError,
     NexthinkStoppedError,
+    NexthinkTokenError,
     NexthinkUnavailableError,
-    NexthinkUnclearAnswerError,
 )
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -64,7 +64,7 @@ Answer = httpx.Response | Exception
 class Net:
     """Signs in, answers as it is told, and remembers what was sent and how long was waited."""
 
-    answers: list[Answer] = field(default_factory=list)
+    responses: list[Answer] = field(default_factory=list)
     received: list[httpx.Request] = field(default_factory=list)
     sleeps: list[float] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
@@ -73,10 +73,10 @@ class Net:
         if request.url.path.endswith("/token"):
             return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 900})
         self.received.append(request)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        response = self.responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     def clock(self) -> Clock:
         return Clock(
@@ -118,7 +118,7 @@ def shown_by(error: BaseException) -> str:
 
 def failed(transport: Transport, **parts: Any) -> NexthinkApiError:
     with pytest.raises(NexthinkApiError) as caught:
-        transport.send("POST", "/api/v1/x", **{"replay": True, "json": {"a": 1}, **parts})
+        transport.send("POST", "/api/v1/x", **{"idempotent": True, "json": {"a": 1}, **parts})
     assert "made-up" not in shown_by(caught.value)
     return caught.value
 
@@ -127,13 +127,13 @@ def failed(transport: Transport, **parts: Any) -> NexthinkApiError:
 
 
 def test_a_request_goes_signed_to_the_api_host(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(200, json={"a": 1})]
-    answer = transport.send_once(
+    net.responses = [httpx.Response(200, json={"a": 1})]
+    response = transport.send_once(
         "PUT", "/api/v1/x", json={"b": "ü"}, params={"c": "d", "e": 1}, headers={"x-more": "1"}
     )
 
     [request] = net.received
-    assert answer.json() == {"a": 1}
+    assert response.json() == {"a": 1}
     assert (request.method, str(request.url)) == ("PUT", f"https://{API}/api/v1/x?c=d&e=1")
     assert request.headers["Authorization"] == "Bearer made-up-token"
     assert request.headers["User-Agent"] == "airflow-provider-nexthink"
@@ -165,16 +165,16 @@ def test_a_path_that_no_address_can_hold_is_not_sent(net: Net, transport: Transp
     "path", ["/@evil.example/x", "/:80/x", "/\\evil.example", "/..//evil.example/", "/x?u=https://e.example"]
 )
 def test_the_token_goes_to_the_api_host_only(net: Net, transport: Transport, path: str) -> None:
-    net.answers = [httpx.Response(200)]
+    net.responses = [httpx.Response(200)]
     transport.send_once("GET", path)
 
     assert [request.url.host for request in net.received] == [API]
 
 
 def test_every_request_has_an_id_of_its_own(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(200) for _ in range(3)]
+    net.responses = [httpx.Response(200) for _ in range(3)]
     transport.send_once("GET", "/x")
-    transport.send("GET", "/x", replay=True)
+    transport.send("GET", "/x", idempotent=True)
     transport.send_once("GET", "/x", request_id="my-id")
     *made, given = (request.headers["x-request-id"] for request in net.received)
 
@@ -183,14 +183,14 @@ def test_every_request_has_an_id_of_its_own(net: Net, transport: Transport) -> N
 
 
 def test_re_sends_keep_the_id_and_the_body(net: Net, transport: Transport) -> None:
-    net.answers = [
+    net.responses = [
         httpx.Response(500),
         httpx.ConnectError("x"),
         httpx.Response(429),
         httpx.Response(401),
         httpx.Response(200),
     ]
-    transport.send("POST", "/x", replay=True, json={"a": 1})
+    transport.send("POST", "/x", idempotent=True, json={"a": 1})
 
     assert len({request.headers["x-request-id"] for request in net.received}) == 1
     assert [request.content for request in net.received] == [b'{"a":1}'] * 5
@@ -211,8 +211,8 @@ def test_re_sends_keep_the_id_and_the_body(net: Net, transport: Transport) -> No
 )
 def test_a_refusal_is_raised_at_once(net: Net, transport: Transport, status: int, kind: type[NexthinkApiError]) -> None:
     body = {"code": "A_CODE", "message": "their words"}
-    net.answers = [httpx.Response(status, json=body, headers={"x-request-id": "their-id", "x-trace-id": "a-trace"})]
-    error = failed(transport, cures={status: "Do this."})
+    net.responses = [httpx.Response(status, json=body, headers={"x-request-id": "their-id", "x-trace-id": "a-trace"})]
+    error = failed(transport, hints={status: "Do this."})
 
     assert type(error) is kind
     assert isinstance(error, NexthinkFinalError)
@@ -226,7 +226,7 @@ def test_a_refusal_is_raised_at_once(net: Net, transport: Transport, status: int
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_named_and_not_followed(net: Net, transport: Transport, status: int) -> None:
-    net.answers = [httpx.Response(status, headers={"location": f"https://{API}/elsewhere?key=made-up-key"})]
+    net.responses = [httpx.Response(status, headers={"location": f"https://{API}/elsewhere?key=made-up-key"})]
     error = failed(transport)
 
     assert "Redirects are not followed" in str(error)
@@ -240,7 +240,7 @@ def test_redirects_are_named_and_not_followed(net: Net, transport: Transport, st
 def test_an_unclear_failure_is_sent_again_with_growing_pauses(
     net: Net, transport: Transport, failure: int | Exception
 ) -> None:
-    net.answers = [httpx.Response(failure) if isinstance(failure, int) else failure for _ in range(MAX_ATTEMPTS)]
+    net.responses = [httpx.Response(failure) if isinstance(failure, int) else failure for _ in range(MAX_ATTEMPTS)]
     error = failed(transport)
 
     assert isinstance(error, NexthinkUnavailableError)
@@ -255,8 +255,8 @@ def test_an_unclear_failure_is_sent_again_with_growing_pauses(
 @pytest.mark.parametrize("failure", [408, 500, 503, httpx.ReadTimeout("x"), httpx.WriteError("x")])
 def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure: int | Exception) -> None:
     headers = {"retry-after": "1"}
-    net.answers = [httpx.Response(failure, headers=headers) if isinstance(failure, int) else failure]
-    error = failed(transport, replay=False)
+    net.responses = [httpx.Response(failure, headers=headers) if isinstance(failure, int) else failure]
+    error = failed(transport, idempotent=False)
 
     assert isinstance(error, NexthinkUnavailableError)
     assert len(net.received) == 1
@@ -267,15 +267,15 @@ def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure
 def test_send_request_that_never_left_is_retried_whatever_it_is(
     net: Net, transport: Transport, failure: Exception
 ) -> None:
-    net.answers = [failure] * MAX_ATTEMPTS
-    error = failed(transport, replay=False)
+    net.responses = [failure] * MAX_ATTEMPTS
+    error = failed(transport, idempotent=False)
 
     assert isinstance(error, NexthinkConnectError)
     assert "The request was not sent" in str(error)
     assert len(net.received) == MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("idempotent", [True, False])
 @pytest.mark.parametrize(
     ("retry_after", "wait"),
     [
@@ -286,19 +286,22 @@ def test_send_request_that_never_left_is_retried_whatever_it_is(
     ],
 )
 def test_after_a_429_it_waits_as_long_as_it_is_asked_to(
-    net: Net, transport: Transport, retry_after: str, wait: float, replay: bool
+    net: Net, transport: Transport, retry_after: str, wait: float, idempotent: bool
 ) -> None:
-    net.answers = [httpx.Response(429, headers={"retry-after": retry_after}), httpx.Response(200)]
+    net.responses = [httpx.Response(429, headers={"retry-after": retry_after}), httpx.Response(200)]
 
-    assert transport.send("POST", "/x", replay=replay).status_code == 200
+    assert transport.send("POST", "/x", idempotent=idempotent).status_code == 200
     assert net.sleeps == [wait]
 
 
 @pytest.mark.parametrize("retry_after", ["0", "0.001", "2026-03-01T11:00:00Z"])
 def test_asked_not_to_wait_it_waits_all_the_same(net: Net, transport: Transport, retry_after: str) -> None:
-    net.answers = [*(httpx.Response(429, headers={"retry-after": retry_after}) for _ in range(3)), httpx.Response(200)]
+    net.responses = [
+        *(httpx.Response(429, headers={"retry-after": retry_after}) for _ in range(3)),
+        httpx.Response(200),
+    ]
 
-    transport.send("POST", "/x", replay=False)
+    transport.send("POST", "/x", idempotent=False)
     assert len(net.sleeps) == 3
     assert sum(net.sleeps) > 0.1
 
@@ -306,7 +309,7 @@ def test_asked_not_to_wait_it_waits_all_the_same(net: Net, transport: Transport,
 @pytest.mark.parametrize("retry_after", ["301", "86400", "Mon, 02 Mar 2026 00:00:00 GMT", "2026-03-02T00:00:00Z"])
 @pytest.mark.parametrize("status", [429, 503])
 def test_beyond_the_cap_it_does_not_wait(net: Net, transport: Transport, retry_after: str, status: int) -> None:
-    net.answers = [httpx.Response(status, headers={"retry-after": retry_after})]
+    net.responses = [httpx.Response(status, headers={"retry-after": retry_after})]
     error = failed(transport)
 
     assert type(error) is (NexthinkRateLimitError if status == 429 else NexthinkUnavailableError)
@@ -316,15 +319,15 @@ def test_beyond_the_cap_it_does_not_wait(net: Net, transport: Transport, retry_a
 
 
 def test_a_429_without_a_wait_is_sent_again_a_few_times_only(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(429) for _ in range(MAX_ATTEMPTS)]
+    net.responses = [httpx.Response(429) for _ in range(MAX_ATTEMPTS)]
 
-    assert type(failed(transport, replay=False)) is NexthinkRateLimitError
+    assert type(failed(transport, idempotent=False)) is NexthinkRateLimitError
     assert len(net.sleeps) == MAX_ATTEMPTS - 1
 
 
 @pytest.mark.parametrize("failure", [500, 429, httpx.ConnectError("x")])
 def test_send_once_sends_once(net: Net, transport: Transport, failure: int | Exception) -> None:
-    net.answers = [httpx.Response(failure) if isinstance(failure, int) else failure]
+    net.responses = [httpx.Response(failure) if isinstance(failure, int) else failure]
     with pytest.raises(NexthinkApiError):
         transport.send_once("GET", "/x")
 
@@ -334,8 +337,8 @@ def test_send_once_sends_once(net: Net, transport: Transport, failure: int | Exc
 
 def test_it_says_that_it_tries_again(net: Net, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="airflow_provider_nexthink")
-    net.answers = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200)]
-    transport.send("GET", "/x", replay=True)
+    net.responses = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200)]
+    transport.send("GET", "/x", idempotent=True)
 
     assert f"GET https://{API}/x answered 429." in caplog.text
     assert "Retry in 7.0 s." in caplog.text
@@ -345,7 +348,7 @@ def test_it_says_that_it_tries_again(net: Net, transport: Transport, caplog: pyt
 
 
 def test_a_file_is_fetched_without_the_token(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(200), httpx.Response(200, stream=httpx.ByteStream(b"a,b\r\n"))]
+    net.responses = [httpx.Response(200), httpx.Response(200, stream=httpx.ByteStream(b"a,b\r\n"))]
     transport.send_once("GET", "/x")
     with transport.download(SecretStr(SIGNED)) as chunks:
         assert b"".join(chunks) == b"a,b\r\n"
@@ -359,7 +362,7 @@ def test_a_file_is_fetched_without_the_token(net: Net, transport: Transport) -> 
 
 def test_a_file_comes_as_it_is_stored(net: Net, transport: Transport) -> None:
     stream = httpx.ByteStream(b"\x1f\x8b as stored")
-    net.answers = [httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)]
+    net.responses = [httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)]
     with transport.download(SecretStr(SIGNED)) as chunks:
         assert b"".join(chunks) == b"\x1f\x8b as stored"
 
@@ -368,7 +371,7 @@ def test_a_file_comes_as_it_is_stored(net: Net, transport: Transport) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]"])
 def test_a_file_may_come_from_this_machine_in_the_clear(net: Net, transport: Transport, host: str) -> None:
-    net.answers = [httpx.Response(200, stream=httpx.ByteStream(b"x"))]
+    net.responses = [httpx.Response(200, stream=httpx.ByteStream(b"x"))]
     with transport.download(SecretStr(f"http://{host}/x?s=made-up-signature")) as chunks:
         assert list(chunks) == [b"x"]
 
@@ -398,7 +401,7 @@ def test_another_address_of_a_file_is_refused(net: Net, transport: Transport, ad
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         httpx.Response(403, text="<Error>made-up-signature has expired</Error>"),
         httpx.Response(404),
@@ -407,14 +410,14 @@ def test_another_address_of_a_file_is_refused(net: Net, transport: Transport, ad
     ],
 )
 def test_a_refused_file_shows_the_host_and_not_the_signature(
-    net: Net, transport: Transport, answer: httpx.Response
+    net: Net, transport: Transport, response: httpx.Response
 ) -> None:
-    net.answers = [answer]
+    net.responses = [response]
     with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(SIGNED)):
         pytest.fail("it was opened")
 
-    assert caught.value.status == answer.status_code
-    assert f"store.example answered {answer.status_code}" in str(caught.value)
+    assert caught.value.status == response.status_code
+    assert f"store.example answered {response.status_code}" in str(caught.value)
     assert "made-up" not in shown_by(caught.value)
     assert len(net.received) == 1
 
@@ -425,9 +428,9 @@ class Cut(httpx.SyncByteStream):
         raise httpx.ReadError("made-up-signature")
 
 
-@pytest.mark.parametrize("answer", [httpx.ConnectError("made-up-signature"), httpx.Response(200, stream=Cut())])
-def test_a_file_that_does_not_come_through(net: Net, transport: Transport, answer: Answer) -> None:
-    net.answers = [answer]
+@pytest.mark.parametrize("response", [httpx.ConnectError("made-up-signature"), httpx.Response(200, stream=Cut())])
+def test_a_file_that_does_not_come_through(net: Net, transport: Transport, response: Answer) -> None:
+    net.responses = [response]
     with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(SIGNED)) as chunks:
         list(chunks)
 
@@ -440,13 +443,13 @@ def test_a_file_that_does_not_come_through(net: Net, transport: Transport, answe
 
 @contextmanager
 def served(
-    answer: Callable[[str, Any], tuple[int, bytes]],
+    response: Callable[[str, Any], tuple[int, bytes]],
     tls: ssl.SSLContext | None = None,
     opened: list[object] | None = None,
 ) -> Iterator[str]:
     """Serve this machine's loopback address, and tell the address.
 
-    :param answer: told path and headers; gives status and body.
+    :param response: told path and headers; gives status and body.
     :param opened: where every connection is written down; they are kept alive then.
     """
 
@@ -460,7 +463,7 @@ def served(
 
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, body = answer(self.path, self.headers)
+            status, body = response(self.path, self.headers)
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -492,13 +495,13 @@ def local_tenant(url: str, **more: Any) -> Transport:
 def test_no_secret_in_any_log(everything_logged: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[str, str | None]] = []
 
-    def answer(path: str, headers: Any) -> tuple[int, bytes]:
+    def response(path: str, headers: Any) -> tuple[int, bytes]:
         seen.append((path, headers["authorization"]))
         if path == "/token":
             return 200, b'{"access_token": "made-up-token"}'
         return (403 if "refused" in path else 200), b"made-up-content"
 
-    with served(answer) as url, local_tenant(url) as transport:
+    with served(response) as url, local_tenant(url) as transport:
         transport.send_once("POST", "/x", json={"a": 1})
         with transport.download(SecretStr(f"{url}/file?s=made-up-signature")) as chunks:
             assert b"".join(chunks) == b"made-up-content"
@@ -545,7 +548,7 @@ def test_verify_decides_which_certificates_are_good(certificate: Path, caplog: p
             local_tenant(url) as transport,
             pytest.raises(NexthinkSettingsError, match=f"certificate of {url} .*'verify'"),
         ):
-            transport.send("GET", "/x", replay=True)
+            transport.send("GET", "/x", idempotent=True)
         with local_tenant(url, verify=str(certificate)) as transport:
             assert transport.send_once("GET", "/x").status_code == 200
         assert "not checked" not in caplog.text
@@ -584,13 +587,13 @@ def test_what_is_no_proxy_of_the_environment_is_an_error_of_ours(monkeypatch: py
 def test_plain_http_to_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def answer(path: str, headers: Any) -> tuple[int, bytes]:
+    def response(path: str, headers: Any) -> tuple[int, bytes]:
         seen.append(path)
         return 200, b'{"access_token": "made-up-token"}'
 
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     for proxy in (None, "http://127.0.0.1:9"):
-        with served(answer) as tenant, local_tenant(tenant, proxy=proxy) as transport:
+        with served(response) as tenant, local_tenant(tenant, proxy=proxy) as transport:
             transport.send_once("GET", "/x")
 
     assert seen == ["/token", "/x"] * 2
@@ -607,7 +610,7 @@ def test_the_proxy_of_the_environment_and_its_exceptions(
         monkeypatch.setenv("HTTPS_PROXY", proxy.removeprefix("http://"))
         with (
             Transport(settings, clock=Clock(sleep=lambda *_: None)) as transport,
-            pytest.raises(NexthinkSignInError) as it,
+            pytest.raises(NexthinkTokenError) as it,
         ):
             transport.sign_in()
     assert ("through the proxy" in str(it.value)) == asked
@@ -618,12 +621,12 @@ def test_each_thread_keeps_its_connection(threads: int) -> None:
     opened: list[object] = []
     all_at_once = threading.Barrier(threads, timeout=30)
 
-    def answer(path: str, headers: Any) -> tuple[int, bytes]:
+    def response(path: str, headers: Any) -> tuple[int, bytes]:
         if path == "/x":
             all_at_once.wait()
         return 200, b'{"access_token": "made-up-token"}'
 
-    with served(answer, opened=opened) as tenant, local_tenant(tenant) as client:
+    with served(response, opened=opened) as tenant, local_tenant(tenant) as client:
         for _ in range(3):  # in between, all connections are idle
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(lambda _: client.send_once("GET", "/x"), range(threads)))
@@ -633,14 +636,14 @@ def test_each_thread_keeps_its_connection(threads: int) -> None:
 def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
     with served(lambda *_: (418, b"")) as proxy:
         transport = Transport(dataclasses.replace(SETTINGS, proxy=SecretStr(proxy)), clock=Clock(sleep=lambda *_: None))
-        with transport, pytest.raises(NexthinkSignInError, match="through the proxy http://127.0.0.1:.*501"):
+        with transport, pytest.raises(NexthinkTokenError, match="through the proxy http://127.0.0.1:.*501"):
             transport.sign_in()
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_what_the_other_side_repeats_of_our_secrets_is_not_shown(net: Net, transport: Transport, status: int) -> None:
     body = {"code": "X", "message": "you sent Bearer made-up-token"}
-    net.answers = [httpx.Response(status, json=body) for _ in range(2)]
+    net.responses = [httpx.Response(status, json=body) for _ in range(2)]
 
     with pytest.raises(NexthinkApiError) as caught:
         transport.send_once("GET", "/x")
@@ -653,7 +656,7 @@ def test_send_once_timed_out_once_departed_is_ambiguous() -> None:
     net = Net([httpx.Response(202, stream=Broken())])
     with (
         Transport(SETTINGS, clock=net.clock(), http_transport=httpx.MockTransport(net)) as transport,
-        pytest.raises(NexthinkUnclearAnswerError, match="was sent, but MemoryError") as it,
+        pytest.raises(NexthinkAmbiguousResponseError, match="was sent, but MemoryError") as it,
     ):
         transport.send_once("POST", "/x")
     assert it.value.request_id == net.received[0].headers["x-request-id"]
@@ -685,19 +688,19 @@ GZIP = gzip.compress(b'{"a": 1}')
 def test_response_encoding_not_trusted_is_ambiguous(
     net: Net, transport: Transport, encoding: str, body: bytes, says: str
 ) -> None:
-    net.answers = [httpx.Response(202, headers={"content-encoding": encoding}, stream=httpx.ByteStream(body))]
-    with pytest.raises(NexthinkUnclearAnswerError, match=says):
+    net.responses = [httpx.Response(202, headers={"content-encoding": encoding}, stream=httpx.ByteStream(body))]
+    with pytest.raises(NexthinkAmbiguousResponseError, match=says):
         transport.send_once("POST", "/x")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])
 def test_response_gzip_is_read(net: Net, transport: Transport, encoding: str) -> None:
-    net.answers = [httpx.Response(200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(GZIP))]
+    net.responses = [httpx.Response(200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(GZIP))]
     assert transport.send_once("GET", "/x").json() == {"a": 1}
 
 
 def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
-    net = Net(answers=[httpx.Response(202, json={})])
+    net = Net(responses=[httpx.Response(202, json={})])
     busy = [httpx.Response(503, headers={"retry-after": "200"}) for _ in range(3)]
 
     def busy_at_first(request: httpx.Request) -> httpx.Response:
@@ -709,7 +712,7 @@ def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
 
 
 def test_a_trace_id_is_short_and_repeats_no_secret(net: Net, transport: Transport) -> None:
-    net.answers = [httpx.Response(400, headers={"x-trace-id": "Bearer made-up-token" + "x" * 4000})]
+    net.responses = [httpx.Response(400, headers={"x-trace-id": "Bearer made-up-token" + "x" * 4000})]
     error = failed(transport)
     assert error.trace_id is not None
     assert error.trace_id.startswith("Bearer ***xxx")
@@ -718,11 +721,11 @@ def test_a_trace_id_is_short_and_repeats_no_secret(net: Net, transport: Transpor
 
 def test_a_whole_answer_is_given_back_as_it_came(net: Net, transport: Transport) -> None:
     cookies = [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("content-type", "text/plain; charset=latin-1")]
-    net.answers = [httpx.Response(200, headers=cookies, stream=httpx.ByteStream("ü".encode("latin-1")))]
-    answer = transport.send_once("GET", "/x")
-    assert answer.text == "ü"
-    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
-    assert answer.elapsed.total_seconds() >= 0
+    net.responses = [httpx.Response(200, headers=cookies, stream=httpx.ByteStream("ü".encode("latin-1")))]
+    response = transport.send_once("GET", "/x")
+    assert response.text == "ü"
+    assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert response.elapsed.total_seconds() >= 0
 
 
 def test_send_once_departure_refused_does_not_leave(net: Net, transport: Transport) -> None:
@@ -731,14 +734,14 @@ def test_send_once_departure_refused_does_not_leave(net: Net, transport: Transpo
 
     with pytest.raises(NexthinkStoppedError):
         transport.send_once("POST", "/x", depart=refuse)
-    departures: list[int] = []
+    check: list[int] = []
 
     def refuse_the_second() -> None:
-        departures.append(1)
-        if len(departures) == 2:
+        check.append(1)
+        if len(check) == 2:
             raise NexthinkStoppedError("no more")
 
-    net.answers = [httpx.Response(401)]
+    net.responses = [httpx.Response(401)]
     with pytest.raises(NexthinkStoppedError):
         transport.send_once("POST", "/x", depart=refuse_the_second)
     assert len([request for request in net.received if request.url.path == "/x"]) == 1
@@ -748,14 +751,14 @@ def test_send_once_stopped_once_departed_is_still_ambiguous() -> None:
     """What has left may have been carried out, whatever ends the wait for the response."""
     stopped = threading.Event()
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def response(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/token"):
             return httpx.Response(200, json={"access_token": "made-up-token"})
         stopped.set()
         raise httpx.ReadError("reset")
 
     with (
-        Transport(SETTINGS, is_stopped=stopped.is_set, http_transport=httpx.MockTransport(answer)) as transport,
+        Transport(SETTINGS, is_stopped=stopped.is_set, http_transport=httpx.MockTransport(response)) as transport,
         pytest.raises(NexthinkUnavailableError, match="reset"),
     ):
         transport.send_once("POST", "/x")
@@ -763,7 +766,7 @@ def test_send_once_stopped_once_departed_is_still_ambiguous() -> None:
 
 @pytest.mark.parametrize("failure", [httpx.ConnectError("x"), httpx.ReadError("x")])
 def test_send_once_second_turn_after_a_401_is_judged_by_itself(net: Net, transport: Transport, failure: Any) -> None:
-    net.answers = [httpx.Response(401), failure]
+    net.responses = [httpx.Response(401), failure]
     with pytest.raises(NexthinkUnavailableError) as it:
         transport.send_once("POST", "/x")
     assert isinstance(it.value, NexthinkConnectError) == isinstance(failure, httpx.ConnectError)
@@ -773,17 +776,17 @@ def test_send_once_second_turn_after_a_401_is_judged_by_itself(net: Net, transpo
 def test_pause_ends_when_stopped(waits_for: str) -> None:
     busy, waiting, stopped = httpx.Response(429, headers={"retry-after": "200"}), threading.Event(), threading.Event()
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def response(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/token") == (waits_for == "token"):
             waiting.set()
             return busy
         return httpx.Response(200, json={"access_token": "made-up-token"})
 
     with (
-        Transport(SETTINGS, is_stopped=stopped.is_set, http_transport=httpx.MockTransport(answer)) as transport,
+        Transport(SETTINGS, is_stopped=stopped.is_set, http_transport=httpx.MockTransport(response)) as transport,
         ThreadPoolExecutor(1) as pool,
     ):
-        sending = pool.submit(transport.send, "GET", "/x", replay=True)
+        sending = pool.submit(transport.send, "GET", "/x", idempotent=True)
         assert waiting.wait(30)
         stopped.set()
         assert isinstance(sending.exception(30), NexthinkStoppedError)

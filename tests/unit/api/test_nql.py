@@ -69,7 +69,7 @@ ODD_NAMES = [
 class Nexthink:
     """Signs in, answers as it is told, and remembers what was asked and how long was waited."""
 
-    answers: list[httpx.Response] = field(default_factory=list)
+    responses: list[httpx.Response] = field(default_factory=list)
     received: list[httpx.Request] = field(default_factory=list)
     sleeps: list[float] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ class Nexthink:
         if request.url.path.endswith("/token"):
             return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 1e9})
         self.received.append(request)
-        return self.answers.pop(0)
+        return self.responses.pop(0)
 
     @property
     def asked(self) -> list[str]:
@@ -193,7 +193,7 @@ def test_parameters_without_names_are_not_sent(
 def test_the_query_is_sent_as_documented(
     nexthink: Nexthink, transport: Transport, parameters: Any, sent: dict[str, object]
 ) -> None:
-    nexthink.answers = [httpx.Response(200, json={"data": []}), httpx.Response(200, json={"exportId": "e-1"})]
+    nexthink.responses = [httpx.Response(200, json={"data": []}), httpx.Response(200, json={"exportId": "e-1"})]
     execute(transport, "#ab", parameters)
     start_export(transport, "#ab", parameters, "ZSTD")
 
@@ -207,17 +207,17 @@ def test_the_query_is_sent_as_documented(
 
 @pytest.mark.parametrize("run", [execute, start_export])
 @pytest.mark.parametrize(
-    ("http", "kind", "cure"),
+    ("http", "kind", "hint"),
     [
         (403, NexthinkPermissionError, "Tick the permission 'NQL API'"),
         (404, NexthinkNotFoundError, "Nexthink has no saved query #ab"),
     ],
 )
 def test_a_refused_query_names_the_cure(
-    nexthink: Nexthink, transport: Transport, run: Callable[..., object], http: int, kind: type[Exception], cure: str
+    nexthink: Nexthink, transport: Transport, run: Callable[..., object], http: int, kind: type[Exception], hint: str
 ) -> None:
-    nexthink.answers = [httpx.Response(http)]
-    with pytest.raises(kind, match=cure):
+    nexthink.responses = [httpx.Response(http)]
+    with pytest.raises(kind, match=hint):
         run(transport, "#ab")
 
 
@@ -225,7 +225,7 @@ def test_a_refused_query_names_the_cure(
 
 
 def executed(nexthink: Nexthink, transport: Transport, body: str | bytes) -> NqlRows:
-    nexthink.answers = [httpx.Response(200, content=body)]
+    nexthink.responses = [httpx.Response(200, content=body)]
     return execute(transport, "#ab")
 
 
@@ -320,7 +320,7 @@ def test_a_result_that_may_not_be_whole_is_a_warning(
 
 
 def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [
+    nexthink.responses = [
         httpx.Response(200, json={"exportId": "e-1"}),
         status("SUBMITTED"),
         status("IN_PROGRESS"),
@@ -347,35 +347,35 @@ def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -
 
 @pytest.mark.parametrize(("first", "waits"), [(20, [20, 30, 45, 60, 60]), (60, [60] * 5), (100, [100] * 5)])
 def test_the_waits_grow_to_a_minute(nexthink: Nexthink, transport: Transport, first: float, waits: list[float]) -> None:
-    nexthink.answers = [status("IN_PROGRESS") for _ in waits] + [completed()]
+    nexthink.responses = [status("IN_PROGRESS") for _ in waits] + [completed()]
     wait_for_export(transport, "e-1", poll_interval=first, timeout=1000)
 
     assert nexthink.sleeps == waits
 
 
 def test_a_wait_ends_at_the_timeout(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [status("IN_PROGRESS") for _ in range(3)]
+    nexthink.responses = [status("IN_PROGRESS") for _ in range(3)]
     with pytest.raises(NexthinkExportError, match="export e-1 was not ready in time") as caught:
         wait_for_export(transport, "e-1", poll_interval=10, timeout=25)
 
     assert isinstance(caught.value, NexthinkRetryableError)
     assert nexthink.sleeps == [10, 15]
-    assert nexthink.answers == []
+    assert nexthink.responses == []
 
 
 def test_a_wait_longer_than_the_timeout_ends_with_it_and_looks_once_more(
     nexthink: Nexthink, transport: Transport
 ) -> None:
-    nexthink.answers = [status("IN_PROGRESS"), completed()]
+    nexthink.responses = [status("IN_PROGRESS"), completed()]
     wait_for_export(transport, "e-1", poll_interval=60, timeout=10)
 
     assert nexthink.sleeps == [10]
-    assert nexthink.answers == []
+    assert nexthink.responses == []
 
 
 @pytest.mark.parametrize(("said", "shown"), [("out of luck", "out of luck"), (None, "no reason given")])
 def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: str | None, shown: str) -> None:
-    nexthink.answers = [status("SUBMITTED"), status("ERROR", errorDescription=said)]
+    nexthink.responses = [status("SUBMITTED"), status("ERROR", errorDescription=said)]
     with pytest.raises(NexthinkExportError, match=f"export e-1.*{shown}") as caught:
         wait_for_export(transport, "e-1", poll_interval=1, timeout=60)
 
@@ -394,7 +394,7 @@ def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: s
     ],
 )
 def test_a_status_that_cannot_be_read(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
-    nexthink.answers = [httpx.Response(200, content=body)]
+    nexthink.responses = [httpx.Response(200, content=body)]
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it") as caught:
         export_status(transport, "e-1")
 
@@ -411,7 +411,7 @@ def test_a_nested_value_is_text_or_refused(nexthink: Nexthink, transport: Transp
 
 
 def test_the_address_of_the_file_does_not_show(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [completed()]
+    nexthink.responses = [completed()]
 
     assert "made-up" not in repr(export_status(transport, "e-1"))
 
@@ -420,26 +420,26 @@ def test_the_address_of_the_file_does_not_show(nexthink: Nexthink, transport: Tr
     "body", [b"", b"{}", b'{"exportId": ""}', b'{"exportId": 1}', b'{"exportId": "a", "exportId": "b"}']
 )
 def test_an_export_without_an_id(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
-    nexthink.answers = [httpx.Response(200, content=body)]
+    nexthink.responses = [httpx.Response(200, content=body)]
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it"):
         start_export(transport, "#ab")
 
 
 def test_an_export_id_is_one_part_of_the_path(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [status("SUBMITTED")]
+    nexthink.responses = [status("SUBMITTED")]
     export_status(transport, "../a?b#c")
 
     assert nexthink.asked == [f"GET {API}/api/v1/nql/status/..%2Fa%3Fb%23c"]
 
 
 def test_an_export_that_is_not_known(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [httpx.Response(404)]
+    nexthink.responses = [httpx.Response(404)]
     with pytest.raises(NexthinkExportError, match=r"does not know the export e-1 \(any more\)"):
         export_status(transport, "e-1")
 
 
 def test_a_result_that_was_cut_off_proves_nothing(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [completed(http=206)]
+    nexthink.responses = [completed(http=206)]
     with pytest.raises(NexthinkTruncatedError, match="allow_truncated=True") as caught:
         fetch_export(transport, "e-1")
 
@@ -449,7 +449,7 @@ def test_a_result_that_was_cut_off_proves_nothing(nexthink: Nexthink, transport:
 
 
 def test_a_result_that_was_cut_off_says_so_where_it_is_allowed(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [completed(http=206), stored(b"a\r\n1\r\n")]
+    nexthink.responses = [completed(http=206), stored(b"a\r\n1\r\n")]
     rows = fetch_export(transport, "e-1", allow_truncated=True)
 
     assert (rows, rows.truncated) == ([{"a": "1"}], True)
@@ -459,7 +459,7 @@ def test_an_expired_address_is_asked_for_anew(
     nexthink: Nexthink, transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    nexthink.answers = [completed("one"), httpx.Response(403), completed("two"), stored(b"a\r\n1\r\n")]
+    nexthink.responses = [completed("one"), httpx.Response(403), completed("two"), stored(b"a\r\n1\r\n")]
 
     assert fetch_export(transport, "e-1") == [{"a": "1"}]
     assert nexthink.asked == [
@@ -475,7 +475,7 @@ def test_an_expired_address_is_asked_for_anew(
 
 
 @pytest.mark.parametrize(
-    ("answers", "message"),
+    ("responses", "message"),
     [
         ([completed, lambda: httpx.Response(403)], "store.example answered 403"),
         ([completed, lambda: stored(gzip.compress(b"a\r\n1\r\n", mtime=0)[:-4])], "cannot be read"),
@@ -484,19 +484,19 @@ def test_an_expired_address_is_asked_for_anew(
     ],
 )
 def test_a_file_is_given_up_after_three_tries(
-    nexthink: Nexthink, transport: Transport, answers: list[Callable[[], httpx.Response]], message: str
+    nexthink: Nexthink, transport: Transport, responses: list[Callable[[], httpx.Response]], message: str
 ) -> None:
-    nexthink.answers = [answer() for _ in range(3) for answer in answers]
+    nexthink.responses = [response() for _ in range(3) for response in responses]
     with pytest.raises(NexthinkExportError, match=message) as caught:
         fetch_export(transport, "e-1")
 
     assert "made-up" not in shown_by(caught.value)
-    assert nexthink.answers == []
+    assert nexthink.responses == []
     assert len(nexthink.sleeps) == 2
 
 
 def test_a_file_that_its_store_calls_gzip_is_read(nexthink: Nexthink, transport: Transport) -> None:
-    nexthink.answers = [completed(), stored(gzip.compress(b"a\r\n1\r\n", mtime=0), **{"content-encoding": "gzip"})]
+    nexthink.responses = [completed(), stored(gzip.compress(b"a\r\n1\r\n", mtime=0), **{"content-encoding": "gzip"})]
 
     assert fetch_export(transport, "e-1") == [{"a": "1"}]
 
@@ -505,8 +505,8 @@ def test_a_file_that_its_store_calls_gzip_loses_no_rows_in_silence(nexthink: Nex
     # All bytes of the first half come out, to the end of a row: only the end of the stream is missing.
     gzipped = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     cut = gzipped.compress(written([["a", "b"], *[["1", "2"]] * 2500])) + gzipped.flush(zlib.Z_FULL_FLUSH)
-    nexthink.answers = [
-        answer for _ in range(3) for answer in (completed(), stored(cut, **{"content-encoding": "gzip"}))
+    nexthink.responses = [
+        response for _ in range(3) for response in (completed(), stored(cut, **{"content-encoding": "gzip"}))
     ]
     with pytest.raises(NexthinkExportError, match="it ends too early"):
         fetch_export(transport, "e-1")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.removal import Departures
+from airflow_provider_nexthink.deletion.removal import RemovalCheck
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Status
@@ -25,76 +25,76 @@ def row(number: int, status: str | None = None) -> dict[str, Any]:
     return plain if status is None else {**plain, "status": status, "request_id": None}
 
 
-def departures(rows: Any) -> Departures:
-    return Departures(read_devices(rows))
+def check(rows: Any) -> RemovalCheck:
+    return RemovalCheck(read_devices(rows))
 
 
-def statuses(of: Departures) -> list[str]:
+def statuses(of: RemovalCheck) -> list[str]:
     return [each["status"] for each in of.table()]
 
 
 def test_scheduled_devices_are_gone_or_still_there_and_the_others_keep_their_word() -> None:
     words = ["SCHEDULED", "SCHEDULED", "EXCLUDED", "INVALID", "FAILED", "NOT_SENT", "PLANNED", "DUPLICATE", "REJECTED"]
-    of = departures([row(number, word) for number, word in enumerate(words)])
-    assert of.awaited == 2
-    assert not of.look({uid_of(1), uid_of(2)})
+    of = check([row(number, word) for number, word in enumerate(words)])
+    assert of.expected == 2
+    assert not of.update({uid_of(1), uid_of(2)})
     assert statuses(of) == ["GONE", "STILL_PRESENT", *words[2:]]
-    assert of.told() == f"1 of 2 devices are still in Nexthink: PC-1 ({uid_of(1)})."
-    assert of.look({uid_of(2)})
+    assert of.describe() == f"1 of 2 devices are still in Nexthink: PC-1 ({uid_of(1)})."
+    assert of.update({uid_of(2)})
     assert statuses(of)[:3] == ["GONE", "GONE", "EXCLUDED"]
 
 
 def test_nobody_waits_for_what_is_unknown_but_it_is_looked_at() -> None:
-    of = departures([row(1, "SCHEDULED"), row(2, "UNKNOWN"), row(3, "UNKNOWN")])
-    assert of.awaited == 1
-    assert of.look({uid_of(2)})
+    of = check([row(1, "SCHEDULED"), row(2, "UNKNOWN"), row(3, "UNKNOWN")])
+    assert of.expected == 1
+    assert of.update({uid_of(2)})
     assert statuses(of) == ["GONE", "STILL_PRESENT", "GONE"]
 
 
 def test_a_list_that_is_no_outcome_table_is_awaited_as_far_as_it_could_be_sent() -> None:
     rows = [row(1), {"uid": uid_of(2).upper(), "name": "PC-2"}, row(1), {"uid": "x", "name": "y"}, {"uid": None}]
-    of = departures(rows)
-    assert of.awaited == 2
-    assert not of.look({uid_of(2)})
+    of = check(rows)
+    assert of.expected == 2
+    assert not of.update({uid_of(2)})
     assert statuses(of) == ["GONE", "STILL_PRESENT", "DUPLICATE", "INVALID", "REJECTED"]
 
 
 def test_the_table_of_one_look_can_be_looked_at_again() -> None:
-    first = departures([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "SCHEDULED")])
-    first.look({uid_of(1), uid_of(3)})
-    of = departures(first.table())
-    assert of.awaited == 3
-    assert of.look(set())
+    first = check([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "SCHEDULED")])
+    first.update({uid_of(1), uid_of(3)})
+    of = check(first.table())
+    assert of.expected == 3
+    assert of.update(set())
     assert statuses(of) == ["GONE"] * 3
 
 
 def test_the_table_of_one_look_keeps_what_nobody_waits_for() -> None:
-    first = departures([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "DUPLICATE"), row(4, "FAILED")])
-    first.look({uid_of(1), uid_of(2)})
-    of = departures(first.table())
-    assert of.awaited == 1
-    assert of.look({uid_of(2)})
+    first = check([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "DUPLICATE"), row(4, "FAILED")])
+    first.update({uid_of(1), uid_of(2)})
+    of = check(first.table())
+    assert of.expected == 1
+    assert of.update({uid_of(2)})
     assert statuses(of) == ["GONE", "EXCLUDED", "DUPLICATE", "FAILED"]
 
 
 @pytest.mark.parametrize("word", ["DELETED", 7, ["SCHEDULED"]])
 def test_an_unknown_status_proves_nothing(word: Any) -> None:
     with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
-        departures([row(1, "SCHEDULED"), {**row(2, "SCHEDULED"), "status": word}])
+        check([row(1, "SCHEDULED"), {**row(2, "SCHEDULED"), "status": word}])
 
 
 def test_many_that_stay_are_told_by_number_and_the_first_by_name() -> None:
-    of = departures([row(number, "SCHEDULED") for number in range(8)])
-    of.look({uid_of(number) for number in range(8)})
-    assert of.told().startswith("8 of 8 devices are still in Nexthink: PC-0 (")
-    assert of.told().endswith("PC-4 (0fbd5a5c-0000-4000-8000-000000000004) and 3 more.")
+    of = check([row(number, "SCHEDULED") for number in range(8)])
+    of.update({uid_of(number) for number in range(8)})
+    assert of.describe().startswith("8 of 8 devices are still in Nexthink: PC-0 (")
+    assert of.describe().endswith("PC-4 (0fbd5a5c-0000-4000-8000-000000000004) and 3 more.")
     assert of.counts() == {"STILL_PRESENT": 8}
 
 
 def test_gone_devices_whose_name_is_there_are_counted() -> None:
-    of = departures([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "EXCLUDED")])
-    of.look({uid_of(2)})
-    assert of.gone_but_for_the_name({"PC-1", "PC-2", "PC-3"}) == 1
+    of = check([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "EXCLUDED")])
+    of.update({uid_of(2)})
+    assert of.gone_with_name_present({"PC-1", "PC-2", "PC-3"}) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,20 +109,20 @@ def test_gone_devices_whose_name_is_there_are_counted() -> None:
     ids=["records", "DataFrame", "columns", "mapped", "CSV text"],
 )
 def test_an_outcome_table_in_every_form(shape: Any) -> None:
-    of = departures(shape([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "SCHEDULED")]))
-    assert not of.look({uid_of(3), uid_of(2)})
+    of = check(shape([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "SCHEDULED")]))
+    assert not of.update({uid_of(3), uid_of(2)})
     assert statuses(of) == ["GONE", "EXCLUDED", "STILL_PRESENT"]
 
 
 def test_the_status_of_another_table_means_something_else() -> None:
     cmdb = [{**row(1), "status": "UNKNOWN"}, {**row(2), "status": "in use"}, {**row(3), "status": ["x"]}]
-    of = departures(cmdb)
-    assert of.awaited == 3
+    of = check(cmdb)
+    assert of.expected == 3
 
 
 def test_lists_with_and_without_a_status_together() -> None:
-    of = departures([[row(1, "EXCLUDED")], [row(2)]])
-    assert of.look(set())
+    of = check([[row(1, "EXCLUDED")], [row(2)]])
+    assert of.update(set())
     assert statuses(of) == ["EXCLUDED", "GONE"]
 
 
@@ -134,13 +134,13 @@ CELLS = st.sampled_from([*Status, "GONE", "STILL_PRESENT", "excluded", " Not sen
     st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=3),
 )
 def test_every_row_stays_and_gone_is_only_what_is_not_there(rows: list[tuple[int, Any]], looks: list[set[int]]) -> None:
-    of = departures([{**row(number), "status": cell, "request_id": None} for number, cell in rows])
-    for there in looks:
-        are_gone = of.look({uid_of(number) for number in there})
+    of = check([{**row(number), "status": cell, "request_id": None} for number, cell in rows])
+    for present in looks:
+        are_gone = of.update({uid_of(number) for number in present})
     table = of.table()
     assert [(each["uid"], each["name"]) for each in table] == [(uid_of(n), f"PC-{n}") for n, _ in rows]
     for (number, _), each in zip(rows, table, strict=True):
-        assert each["status"] != ("GONE" if number in there else "STILL_PRESENT")
+        assert each["status"] != ("GONE" if number in present else "STILL_PRESENT")
     assert sum(of.counts().values()) == len(rows)
     if rows:
         assert are_gone == (not of.remaining)

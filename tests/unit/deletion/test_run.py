@@ -25,18 +25,18 @@ from airflow_provider_nexthink.deletion.run import DeletionRun
 from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, REFUSED_LIMITS
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
+    NexthinkAmbiguousResponseError,
     NexthinkAuthenticationError,
     NexthinkBatchSizeError,
     NexthinkDevicesRefusedError,
-    NexthinkDevicesUnsettledError,
+    NexthinkDevicesRetryableError,
     NexthinkError,
     NexthinkInvalidRequestError,
     NexthinkPermissionError,
     NexthinkRateLimitError,
-    NexthinkSignInError,
     NexthinkStoppedError,
+    NexthinkTokenError,
     NexthinkUnavailableError,
-    NexthinkUnclearAnswerError,
 )
 from airflow_provider_nexthink.status import COLUMNS, DEFAULT_FAIL_ON, Status
 from tests.support.runs import (
@@ -119,7 +119,16 @@ def run(
     started_at = clock.now()
     error = deletion.run()
     result = DeletionResult(
-        outcomes, error, deletion.scheduler.tally, False, "uid", "name", "acme", started_at, clock.now(), time.seconds
+        outcomes,
+        error,
+        deletion.scheduler.counters,
+        False,
+        "uid",
+        "name",
+        "acme",
+        started_at,
+        clock.now(),
+        time.seconds,
     )
     return Ran(result, time, deletion)
 
@@ -132,7 +141,7 @@ def test_every_device_is_sent_once_in_batches(concurrency: int) -> None:
     assert sorted(len(devices) for devices, _ in tenant.sent) == [50, 100, 100]
     assert set(tenant.queued.values()) == {1}
     assert len({request_id for _, request_id in tenant.sent}) == 3
-    assert (ran.result.tally.batches, ran.result.tally.requests, ran.result.tally.retries) == (3, 3, 0)
+    assert (ran.result.counters.batches, ran.result.counters.requests, ran.result.counters.retries) == (3, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +180,12 @@ def test_a_row_tells_with_which_request_it_went_out() -> None:
 
 
 def test_after_an_unclear_failure_the_same_batch_goes_out_under_the_same_request_id() -> None:
-    tenant = Tenant([unavailable(), NexthinkUnclearAnswerError("short")])
+    tenant = Tenant([unavailable(), NexthinkAmbiguousResponseError("short")])
     ran = run(tenant, 10)
     assert ran.counts == {"SCHEDULED": 10}
     assert len({request_id for _, request_id in tenant.sent}) == 1
     assert {row["attempts"] for row in ran.result.table} == {3}
-    assert (ran.result.tally.requests, ran.result.tally.retries) == (3, 2)
+    assert (ran.result.counters.requests, ran.result.counters.retries) == (3, 2)
 
 
 def test_what_stays_unclear_becomes_unknown_and_the_other_batches_go_on() -> None:
@@ -185,7 +194,7 @@ def test_what_stays_unclear_becomes_unknown_and_the_other_batches_go_on() -> Non
     assert ran.counts == {"UNKNOWN": 100, "SCHEDULED": 150}
     assert ran.result.error is None
     assert ran.result.table[0]["reason"] == "sent, but no clear response came: 503"
-    with pytest.raises(NexthinkDevicesUnsettledError, match=r"100 UNKNOWN of 250 devices.*PC-0 .*and 95 more"):
+    with pytest.raises(NexthinkDevicesRetryableError, match=r"100 UNKNOWN of 250 devices.*PC-0 .*and 95 more"):
         ran.result.raise_for_status()
 
 
@@ -270,7 +279,7 @@ def test_a_tenant_that_refuses_everything_is_not_asked_about_every_device(accept
     [
         NexthinkPermissionError("no", status=403, code="FEATURE_NOT_ENABLED"),
         NexthinkAuthenticationError("no", status=401),
-        NexthinkSignInError("no token"),
+        NexthinkTokenError("no token"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -462,17 +471,17 @@ def test_run_token_fails_no_other_batch_is_sent() -> None:
 
     def refuse(_: FakeTime) -> None:
         if len(tenant.sent) >= 2:
-            raise NexthinkSignInError("no token just now")
+            raise NexthinkTokenError("no token just now")
 
     ran = run(tenant, 1000, prepare=refuse)
     assert ran.counts == {"SCHEDULED": 200, "NOT_SENT": 800}
-    assert isinstance(ran.result.error, NexthinkSignInError)
+    assert isinstance(ran.result.error, NexthinkTokenError)
 
 
 def test_the_re_sends_count_as_requests_too() -> None:
     ran = run(Tenant([limited(0.0), None, limited(3.0)]), 400, requests_per_second=0.5)
     assert ran.counts == {"SCHEDULED": 400}
-    assert ran.result.tally.requests == 6
+    assert ran.result.counters.requests == 6
     assert ran.time.seconds >= 5 / 0.5
 
 
@@ -533,11 +542,11 @@ def test_run_interrupted_keeps_the_table() -> None:
 def test_an_answer_about_too_few_or_too_many_devices_leaves_every_row_in_its_place(told: int) -> None:
     plan = make_plan(device_rows(30))
     outcomes = Outcomes(plan)
-    answer = Answer(["SCHEDULED"] * told)
+    response = Answer(["SCHEDULED"] * told)
 
     def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
         depart()
-        return answer
+        return response
 
     assert isinstance(new_run(outcomes, plan.to_send, send, 10, 1).run(), ValueError)
     assert {len(cells) for cells in outcomes.columns().values()} == {30}
@@ -673,7 +682,7 @@ def faults() -> st.SearchStrategy[NexthinkError | None]:
     return st.one_of(
         st.none(),
         make(unavailable),
-        make(lambda: NexthinkUnclearAnswerError("short", status=202)),
+        make(lambda: NexthinkAmbiguousResponseError("short", status=202)),
         make(lambda: limited(2.0)),
         make(lambda: limited(None)),
         make(lambda: NexthinkBatchSizeError("too many", status=400)),
@@ -727,7 +736,7 @@ def test_whatever_the_tenant_answers_nothing_is_lost_and_nothing_is_made_up(
         assert "NOT_SENT" not in ran.counts
     else:
         assert any(isinstance(fault, NexthinkError) for fault in script)
-    assert ran.result.tally.requests == len(tenant.sent)
+    assert ran.result.counters.requests == len(tenant.sent)
     assert set(DEFAULT_FAIL_ON) == {"FAILED", "UNKNOWN", "NOT_SENT"}
 
 

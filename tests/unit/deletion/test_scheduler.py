@@ -21,6 +21,7 @@ from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, Batch, Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
+    NexthinkAmbiguousResponseError,
     NexthinkBatchSizeError,
     NexthinkConnectError,
     NexthinkError,
@@ -28,10 +29,9 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkPermissionError,
     NexthinkRateLimitError,
     NexthinkRequestError,
-    NexthinkSignInError,
     NexthinkStoppedError,
+    NexthinkTokenError,
     NexthinkUnavailableError,
-    NexthinkUnclearAnswerError,
 )
 from airflow_provider_nexthink.status import Status
 
@@ -121,7 +121,7 @@ def test_scheduler_100_000_devices_at_200_ms_and_8_at_once_take_25_seconds() -> 
     outcomes = outcomes_for(100_000)
     scheduler = scheduler_for(outcomes, max_concurrency=8)
     assert Simulation().run(scheduler).now == pytest.approx(25.0, abs=0.01)
-    assert scheduler.tally.requests == 1000
+    assert scheduler.counters.requests == 1000
     assert set(outcomes.status) == {Status.SCHEDULED}
 
 
@@ -167,7 +167,7 @@ def test_scheduler_refused_connection_is_retried_and_never_counts_as_sent() -> N
     simulation = Simulation(lambda _: error, connects=False).run(scheduler)
     assert Counter(batch.number for batch in simulation.batches) == dict.fromkeys((1, 2, 3), MAX_ATTEMPTS)
     assert isinstance(scheduler.error, NexthinkUnavailableError)
-    assert (scheduler.tally.requests, scheduler.tally.retries) == (0, AMBIGUOUS_LIMIT * (MAX_ATTEMPTS - 1))
+    assert (scheduler.counters.requests, scheduler.counters.retries) == (0, AMBIGUOUS_LIMIT * (MAX_ATTEMPTS - 1))
     assert {(row["status"], row["attempts"], row["submitted_at"], row["request_id"]) for row in outcomes.rows()} == {
         ("NOT_SENT", 0, None, None)
     }
@@ -183,7 +183,7 @@ def test_scheduler_connection_that_comes_back_settles_all() -> None:
     scheduler.settle(batch, NexthinkConnectError("no connection"), 0.0)
     Simulation(now=60.0).run(scheduler)
     assert {(row["status"], row["attempts"]) for row in outcomes.rows()} == {("SCHEDULED", 1)}
-    assert (scheduler.tally.requests, scheduler.tally.retries) == (1, 1)
+    assert (scheduler.counters.requests, scheduler.counters.retries) == (1, 1)
 
 
 def test_scheduler_ambiguous_then_refused_connection_stays_unknown() -> None:
@@ -230,7 +230,7 @@ def test_scheduler_retries_count_every_repeated_batch(caplog: pytest.LogCaptureF
     ]
     scheduler = scheduler_for(outcomes_for(100))
     Simulation(lambda _: responses.pop(0)).run(scheduler)
-    assert (scheduler.tally.batches, scheduler.tally.requests, scheduler.tally.retries) == (3, 5, 4)
+    assert (scheduler.counters.batches, scheduler.counters.requests, scheduler.counters.retries) == (3, 5, 4)
     lines = [message[1] % message[2:] for message in scheduler.messages]
     assert len([line for line in lines if "retry" in line or "retried" in line]) == 4
 
@@ -298,7 +298,7 @@ def test_scheduler_closed_ignores_late_responses() -> None:
 DEVICES = 12
 ERRORS: list[Callable[[], BaseException]] = [
     lambda: NexthinkUnavailableError("down", status=503),
-    lambda: NexthinkUnclearAnswerError("short", status=202),
+    lambda: NexthinkAmbiguousResponseError("short", status=202),
     lambda: NexthinkRateLimitError("slow", status=429, retry_after=1.0),
     lambda: NexthinkRateLimitError("slow", status=429, retry_after=9e9),
     lambda: NexthinkBatchSizeError("too many", status=400),
@@ -392,7 +392,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(not batch.has_left for batch in self.out))
     @rule(
         data=st.data(),
-        error=st.sampled_from([NexthinkConnectError("refused"), NexthinkSignInError("no token"), RuntimeError("odd")]),
+        error=st.sampled_from([NexthinkConnectError("refused"), NexthinkTokenError("no token"), RuntimeError("odd")]),
     )
     def fail_before_leaving(self, data: st.DataObject, error: BaseException) -> None:
         self.end(data.draw(st.sampled_from([batch for batch in self.out if not batch.has_left])), error)
@@ -427,7 +427,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         self.close()
-        assert self.scheduler.tally.requests >= max(self.requests.values(), default=0)
+        assert self.scheduler.counters.requests >= max(self.requests.values(), default=0)
         for at, row in enumerate(self.outcomes.rows()):
             assert row["attempts"] == self.requests[at]
             assert (row["submitted_at"] is None) == (self.requests[at] == 0)

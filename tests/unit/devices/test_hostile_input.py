@@ -71,7 +71,7 @@ def delete(devices: Any, batch_size: int = 5, **options: Any) -> tuple[DeletionR
     error = run.run()
     now = clock.now()
     return DeletionResult(
-        outcomes, error, run.scheduler.tally, False, rows.uid_column, rows.name_column, "acme", now, now
+        outcomes, error, run.scheduler.counters, False, rows.uid_column, rows.name_column, "acme", now, now
     ), tenant
 
 

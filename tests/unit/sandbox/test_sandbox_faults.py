@@ -48,9 +48,9 @@ def uids(devices: list[dict[str, Any]]) -> list[str]:
 
 
 def test_without_a_fault_all_goes_well(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
-    answer = delete(client, devices).json()
+    response = delete(client, devices).json()
 
-    assert answer["devices"] == [{**device, "status": "SCHEDULED"} for device in devices]
+    assert response["devices"] == [{**device, "status": "SCHEDULED"} for device in devices]
     assert sandbox.tenant.queued == uids(devices)
 
 
@@ -77,10 +77,10 @@ def test_slow(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, st
     sandbox.faults.add(Fault("deletions", "slow", seconds=0.2))
 
     started = time.monotonic()
-    answer = delete(client, devices)
+    response = delete(client, devices)
 
     assert time.monotonic() - started >= 0.2
-    assert answer.status_code == 202
+    assert response.status_code == 202
 
 
 def test_slow_is_too_slow_for_some(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
@@ -146,10 +146,10 @@ def test_other(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, s
 def test_not_json(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
     sandbox.faults.add(Fault("deletions", "not_json"))
 
-    answer = delete(client, devices)
+    response = delete(client, devices)
 
-    assert answer.status_code == 202
-    assert answer.headers["content-type"].startswith("text/html")
+    assert response.status_code == 202
+    assert response.headers["content-type"].startswith("text/html")
     assert sandbox.tenant.queued == uids(devices)
 
 
@@ -170,9 +170,9 @@ def test_named_devices_fail_only_where_they_are(
 ) -> None:
     sandbox.faults.add(Fault("deletions", "failed_rows", names=[devices[1]["name"]]))
 
-    answers = [delete(client, [device]).json()["devices"][0]["status"] for device in devices]
+    responses = [delete(client, [device]).json()["devices"][0]["status"] for device in devices]
 
-    assert answers == ["SCHEDULED", "FAILED", "SCHEDULED"]
+    assert responses == ["SCHEDULED", "FAILED", "SCHEDULED"]
     assert delete(client, devices).json()["scheduledCount"] == 3
 
 
@@ -272,10 +272,10 @@ def test_faults_that_make_no_sense(sandbox: Sandbox, client: httpx.Client, argum
     ],
 )
 def test_unusable_faults_over_http(sandbox: Sandbox, client: httpx.Client, body: bytes) -> None:
-    answer = client.post("/sandbox/faults", content=body)
+    response = client.post("/sandbox/faults", content=body)
 
-    assert answer.status_code == 400
-    assert answer.json()["error"]
+    assert response.status_code == 400
+    assert response.json()["error"]
     assert len(sandbox.faults) == 0
 
 

@@ -23,8 +23,8 @@ COMMAND = [sys.executable, "-m", "airflow_provider_nexthink.sandbox"]
 def test_the_whole_way() -> None:
     """Sign in, ask for stale devices, delete them, see them gone."""
     with Sandbox(devices=50, stale=10, removal_delay=0.0) as sandbox:
-        answer = httpx.post(sandbox.login_url, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)
-        headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+        response = httpx.post(sandbox.login_url, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)
+        headers = {"authorization": f"Bearer {response.json()['access_token']}"}
         with httpx.Client(base_url=sandbox.url, headers=headers) as client:
             rows = client.post("/api/v2/nql/execute", json={"queryId": "#stale_devices"}).json()["data"]
             devices = [{"uid": row["device.uid"], "name": row["device.name"]} for row in rows]
