@@ -7,12 +7,14 @@ Options may come as text, from a Jinja template or from the form of a run by han
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, nan
 from numbers import Integral
 from pathlib import PurePosixPath
+from typing import Any, TypedDict, Unpack
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Status
@@ -23,6 +25,22 @@ MAX_BATCH_SIZE = 100
 MAX_CONCURRENCY = 32
 
 RESULTS_SUFFIXES = (".csv", ".parquet", ".jsonl")
+
+
+class DeletionOptionsDict(TypedDict, total=False):
+    """The options of ``delete_devices``, as a Dag has them: numbers may be text. See ``DeletionOptions``."""
+
+    uid_column: str | None
+    name_column: str | None
+    columns: Sequence[str] | None
+    exclude: Sequence[str]
+    max_devices: int | str | None
+    max_share: float | str | None
+    fleet_size: int | str | None
+    dry_run: bool | str
+    batch_size: int | str
+    max_concurrency: int | str
+    requests_per_second: float | str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +56,7 @@ class DeletionOptions:
     :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else.
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
-    :param max_concurrency: requests under way at once, at the most.
+    :param max_concurrency: the most requests in flight at once.
     :param requests_per_second: how many requests may start in a second at the most; None for no limit.
     """
 
@@ -55,40 +73,16 @@ class DeletionOptions:
     requests_per_second: float | None = None
 
     @classmethod
-    def checked(
-        cls,
-        *,
-        uid_column: str | None = None,
-        name_column: str | None = None,
-        columns: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        max_devices: int | str | None = 1000,
-        max_share: float | str | None = None,
-        fleet_size: int | str | None = None,
-        dry_run: bool | str = False,
-        batch_size: int | str = MAX_BATCH_SIZE,
-        max_concurrency: int | str = 4,
-        requests_per_second: float | str | None = None,
-    ) -> DeletionOptions:
+    def checked(cls, **options: Unpack[DeletionOptionsDict]) -> DeletionOptions:
         """Return the options, if each of them can take effect.
 
+        :param options: the fields of this class, as a Dag has them.
         :raises NexthinkInputError: if one of them cannot; says which, and what it takes.
         """
-        share, fleet = check_max_share(max_share), check_fleet_size(fleet_size)
-        check_share_and_fleet(share, fleet)
-        return cls(
-            uid_column=check_column("uid_column", uid_column),
-            name_column=check_column("name_column", name_column),
-            columns=check_columns(columns),
-            exclude=check_exclude(exclude),
-            max_devices=check_max_devices(max_devices),
-            max_share=share,
-            fleet_size=fleet,
-            dry_run=check_dry_run(dry_run),
-            batch_size=check_number("batch_size", batch_size, MAX_BATCH_SIZE),
-            max_concurrency=check_number("max_concurrency", max_concurrency, MAX_CONCURRENCY),
-            requests_per_second=check_requests_per_second(requests_per_second),
-        )
+        given = cls(**options)  # type: ignore[arg-type] # checked in the next line; an unknown name is a TypeError
+        checked = replace(given, **{name: check(getattr(given, name)) for name, check in CHECKS.items()})
+        check_share_and_fleet(checked.max_share, checked.fleet_size)
+        return checked
 
 
 def check_column(option: str, value: object) -> str | None:
@@ -211,6 +205,22 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> str:
     if value not in choices:
         raise NexthinkInputError(f"{option} is {value!r}: it takes one of {', '.join(map(repr, choices))}.")
     return str(value)
+
+
+CHECKS: dict[str, Callable[[object], Any]] = {
+    "uid_column": partial(check_column, "uid_column"),
+    "name_column": partial(check_column, "name_column"),
+    "columns": check_columns,
+    "exclude": check_exclude,
+    "max_devices": check_max_devices,
+    "max_share": check_max_share,
+    "fleet_size": check_fleet_size,
+    "dry_run": check_dry_run,
+    "batch_size": partial(check_number, "batch_size", maximum=MAX_BATCH_SIZE),
+    "max_concurrency": partial(check_number, "max_concurrency", maximum=MAX_CONCURRENCY),
+    "requests_per_second": check_requests_per_second,
+}
+"""What checks each option of ``DeletionOptions``."""
 
 
 def _number(value: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.options import DeletionOptions, check_dry_run, check_fail_on
+from airflow_provider_nexthink.deletion.options import (
+    CHECKS,
+    DeletionOptions,
+    DeletionOptionsDict,
+    check_dry_run,
+    check_fail_on,
+)
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Status
 
@@ -119,3 +126,14 @@ def test_dry_run_is_never_guessed(value: object) -> None:
     except NexthinkInputError:
         return
     assert meaning == (str(value).strip().lower() in ("true", "1", "yes"))
+
+
+def test_the_options_their_types_and_their_checks_have_the_same_names() -> None:
+    names = [field.name for field in dataclasses.fields(DeletionOptions)]
+    assert list(DeletionOptionsDict.__annotations__) == list(CHECKS) == names
+
+
+def test_checked_with_an_unknown_option_raises_type_error() -> None:
+    unknown: dict[str, Any] = {"max_device": 5}
+    with pytest.raises(TypeError, match="max_device"):
+        DeletionOptions.checked(**unknown)
