@@ -101,7 +101,7 @@ class Transport:
             log.warning("Certificates are not checked (verify=false): anyone on the way can read the secret.")
         self._connections = Connections(settings, http_transport)
         self._auth = NexthinkAuth(settings, self._fetch_token, on_secret=self._add_secret, clock=self.clock.monotonic)
-        self.sign_in = self._auth.get_token
+        self.get_token = self._auth.get_token
 
     def __enter__(self) -> Self:
         return self
@@ -162,8 +162,8 @@ class Transport:
 
         :param method: the HTTP method.
         :param path: the path on the API host.
-        :param idempotent: whether to send again after a response that leaves open whether the request was carried out. One
-            that has not left, or was answered 429, was not carried out, and is always sent again.
+        :param idempotent: whether to retry after a failure that leaves open whether the request was carried out. A
+            request that never left, or got a 429, was not carried out, and is always retried.
         :param request_options: as ``send_once`` takes them.
         :return: the response, a success (2xx).
         :raises NexthinkError: for the last response, where none was a success.

@@ -10,14 +10,12 @@ from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesError,
     NexthinkDevicesRefusedError,
     NexthinkDevicesRetryableError,
     NexthinkError,
-    NexthinkTryOverError,
 )
 from airflow_provider_nexthink.status import (
     ACTION_REQUIRED,
@@ -30,8 +28,7 @@ from airflow_provider_nexthink.status import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, EarlierTries
-    from airflow_provider_nexthink.deletion.run import DeletionRun
+    from airflow_provider_nexthink.deletion.checkpoint import EarlierTries
 
 _SHOWN_ROWS = 5
 
@@ -224,63 +221,6 @@ class DeletionResult:
 
     def _positions(self, statuses: Collection[str]) -> list[int]:
         return [position for position, status in enumerate(self.outcomes.status) if status in statuses]
-
-
-@dataclass
-class Deletion:
-    """One deletion, from its plan on: its result can be taken at any moment, also after an interruption.
-
-    :param outcomes: the table, which a run fills in.
-    :param dry_run: whether nothing is to be sent.
-    :param uid_column: where the uids were found; None for an empty list.
-    :param name_column: where the names were found; None for an empty list.
-    :param instance: the tenant.
-    :param clock: time.
-    :param checkpoint: records the run for a later try, if there is one.
-    """
-
-    outcomes: Outcomes
-    dry_run: bool
-    uid_column: str | None
-    name_column: str | None
-    instance: str
-    clock: Clock
-    checkpoint: Checkpoint | None = None
-
-    def __post_init__(self) -> None:
-        self.has_begun = False
-        """Whether the guards have let it pass: from here on there is a result."""
-        self.run: DeletionRun | None = None  # None as long as there is nothing to send
-        self._started_at, self._start = self.clock.now(), self.clock.monotonic()
-
-    def result(self, error: BaseException | None = None) -> DeletionResult:
-        """Return what became of each device so far, and record it in the checkpoint.
-
-        :param error: what interrupted it from outside, if something did.
-        """
-        finished_at, duration = self.clock.now(), self.clock.monotonic() - self._start
-        error = (self.run.error if self.run else None) or error
-        checkpoint = self.checkpoint
-        if checkpoint and self.run:
-            try:
-                checkpoint.finish()
-            except NexthinkTryOverError as over:
-                error = error or over
-        return DeletionResult(
-            self.outcomes,
-            error=error,
-            counters=self.run.counters if self.run else RunCounters(),
-            dry_run=self.dry_run,
-            uid_column=self.uid_column,
-            name_column=self.name_column,
-            instance=self.instance,
-            started_at=self._started_at,
-            finished_at=finished_at,
-            duration_seconds=duration,
-            earlier=checkpoint.earlier if checkpoint else None,
-            is_earlier_known=checkpoint.is_earlier_known if checkpoint else True,
-            clear_checkpoint=checkpoint.clear if checkpoint else None,
-        )
 
 
 def earlier_in_summary(earlier: EarlierTries | None, *, is_known: bool) -> dict[str, Any]:

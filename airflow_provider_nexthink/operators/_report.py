@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, EarlierTries
-    from airflow_provider_nexthink.deletion.outcome import Deletion, DeletionResult
+    from airflow_provider_nexthink.deletion.deletion import Deletion
+    from airflow_provider_nexthink.deletion.outcome import DeletionResult
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -22,7 +21,7 @@ from airflow_provider_nexthink.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_nexthink.api.http import Transport
+    from airflow_provider_nexthink.client import NexthinkClient
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 log = logging.getLogger(__name__)
@@ -169,10 +168,9 @@ class _Tenant:
 
     async def start_export(self, query_id: str, parameters: Mapping[str, str] | None, timeout: float) -> str:
         """Start an export and return its id."""
-        from airflow_provider_nexthink.api import nql
-
-        call = partial(nql.start_export, query_id=query_id, parameters=parameters)
-        return await self._retry(call, self._clock.monotonic() + timeout)
+        return await self._retry(
+            lambda client: client.start_export(query_id, parameters), self._clock.monotonic() + timeout
+        )
 
     async def wait_for_export(self, export_id: str, poll_interval: float, timeout: float) -> None:
         """Wait until the file of an export is there. Waits first: the export was started a moment ago."""
@@ -184,10 +182,10 @@ class _Tenant:
             if left <= 0:
                 raise NexthinkExportTimeoutError(f"The export {export_id} was not ready in time.")
             await self._clock.asleep(min(wait, left))
-            if await self._retry(partial(nql.is_ready, export_id=export_id), end):
+            if await self._retry(lambda client: client.is_export_ready(export_id), end):
                 return
 
-    async def _retry(self, call: Callable[[Transport], _Result], end: float) -> _Result:
+    async def _retry(self, call: Callable[[NexthinkClient], _Result], end: float) -> _Result:
         """Call, and again after an error that may pass; a limit is waited out for as long as there is time."""
         attempt = 1
         while True:
@@ -205,9 +203,9 @@ class _Tenant:
                 await self._clock.asleep(wait)
             attempt += 1
 
-    async def _in_thread(self, call: Callable[[Transport], _Result]) -> _Result:
-        transport = await self._hook.aget_conn()
-        self._call = running = asyncio.create_task(asyncio.to_thread(call, transport))
+    async def _in_thread(self, call: Callable[[NexthinkClient], _Result]) -> _Result:
+        client = await self._hook.aget_conn()
+        self._call = running = asyncio.create_task(asyncio.to_thread(call, client))
         await asyncio.wait([running])  # which, cancelled, leaves the call alone
         await self._hook.amask_secrets()
         return running.result()

@@ -66,7 +66,7 @@ def careless():
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         hook = NexthinkHook()
-        token = hook.get_conn().sign_in().get_secret_value()
+        token = hook.get_conn().get_token().get_secret_value()
         connection = hook.get_connection("nexthink_default")
         print("secret", connection.password)
         print("basic", base64.b64encode(f"{connection.login}:{connection.password}".encode()).decode())

@@ -145,7 +145,7 @@ def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport
 
 def test_nothing_is_fetched_before_it_is_needed(tenant: Tenant, transport: Transport) -> None:
     assert tenant.token_requests == []
-    assert transport.sign_in().get_secret_value() == "made-up-token-1"
+    assert transport.get_token().get_secret_value() == "made-up-token-1"
     assert tenant.bearers == []
 
 
@@ -154,7 +154,7 @@ def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transpor
     refusal(transport)
     assert tenant.secrets == [SECRET, BASIC]
 
-    transport.sign_in()
+    transport.get_token()
     assert tenant.secrets == [SECRET, BASIC, BASIC, "made-up-token-2"]
 
 
@@ -309,7 +309,7 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
         return True
 
     tenant.accepts = accepts
-    transport.sign_in()
+    transport.get_token()
     with ThreadPoolExecutor(THREADS) as pool:
         responses = list(pool.map(lambda _: transport.send_once("GET", "/x"), range(THREADS)))
 
@@ -364,7 +364,7 @@ def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Te
 
 def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport) -> None:
     tenant.sign_ins = [httpx.Response(429, headers={"retry-after": "17"})]
-    transport.sign_in()
+    transport.get_token()
 
     assert tenant.sleeps == [17.0]
 
@@ -438,10 +438,10 @@ def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
     tenant: Tenant, transport: Transport, told: str
 ) -> None:
     tenant.sign_ins = [httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')]
-    transport.sign_in()
+    transport.get_token()
     for seconds, same in ((839, True), (896, False)):
         tenant.seconds = seconds
-        assert (transport.sign_in().get_secret_value() == "made-up-token-0") == same
+        assert (transport.get_token().get_secret_value() == "made-up-token-0") == same
 
 
 def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
@@ -489,6 +489,6 @@ def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest
 
 
 def test_the_provider_does_not_show_its_token(tenant: Tenant, transport: Transport) -> None:
-    token: Any = transport.sign_in()
+    token: Any = transport.get_token()
 
     assert "made-up" not in f"{token} {token!r}"

@@ -612,7 +612,7 @@ def test_the_proxy_of_the_environment_and_its_exceptions(
             Transport(settings, clock=Clock(sleep=lambda *_: None)) as transport,
             pytest.raises(NexthinkTokenError) as it,
         ):
-            transport.sign_in()
+            transport.get_token()
     assert ("through the proxy" in str(it.value)) == asked
 
 
@@ -637,7 +637,7 @@ def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
     with served(lambda *_: (418, b"")) as proxy:
         transport = Transport(dataclasses.replace(SETTINGS, proxy=SecretStr(proxy)), clock=Clock(sleep=lambda *_: None))
         with transport, pytest.raises(NexthinkTokenError, match="through the proxy http://127.0.0.1:.*501"):
-            transport.sign_in()
+            transport.get_token()
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

@@ -1,0 +1,319 @@
+"""Nexthink in plain Python: what the hook does, without Airflow. ::
+
+from airflow_provider_nexthink.client import NexthinkClient, NexthinkSettings
+
+settings = NexthinkSettings.resolve(instance="acme", region="eu", client_id=..., client_secret=...)
+with NexthinkClient(settings) as client:
+result = client.delete_devices(client.export_nql("#stale_devices"), max_devices=500)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
+
+from airflow_provider_nexthink.api import data_management, nql
+from airflow_provider_nexthink.api.http import Transport, untraced
+from airflow_provider_nexthink.api.nql import Compression, NqlRows
+from airflow_provider_nexthink.api.settings import NexthinkSettings
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
+from airflow_provider_nexthink.deletion.deletion import Deletion, DeletionObserver
+from airflow_provider_nexthink.deletion.options import DeletionOptions, DeletionOptionsDict
+from airflow_provider_nexthink.deletion.outcome import DeletionResult
+from airflow_provider_nexthink.devices.reader import read_devices
+from airflow_provider_nexthink.exceptions import (
+    NexthinkError,
+    NexthinkNotFoundError,
+    NexthinkPermissionError,
+    NexthinkStoppedError,
+)
+
+if TYPE_CHECKING:
+    import httpx
+    from pydantic import SecretStr
+
+__all__ = ["DeletionObserver", "DeletionResult", "NexthinkClient", "NexthinkSettings", "NqlRows"]
+
+log = logging.getLogger(__name__)
+
+# A uid that no device can have: the deletion API responds INVALID and deletes nothing.
+_IMPOSSIBLE_DEVICE = {"uid": "connection-test", "name": "connection-test"}
+_IMPOSSIBLE_QUERY = "#airflow_connection_test_no_such_query"
+
+
+class NexthinkClient:
+    """Calls the APIs of one tenant with one API credential. The first request fetches the token.
+
+    Safe to share between threads, but for ``delete_devices``: one deletion at a time. Use it as a context manager, or
+    call ``close``.
+
+    :param settings: the tenant and the credential.
+    :param on_secret: called by any thread with every value that must not show in a log, as soon as it is known.
+    :param traced: what each request is sent within, once it is made; may add headers to it.
+    :param open_file: opens the path of a device list for reading bytes; by default fsspec does.
+    :param max_attempts: how often one request is sent at most, but for those of ``delete_devices``, which has a rule of
+        its own; 1 for a caller that retries by itself.
+    :param clock: time and chance.
+    """
+
+    def __init__(
+        self,
+        settings: NexthinkSettings,
+        *,
+        on_secret: Callable[[str], None] = lambda _: None,
+        traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
+        open_file: Callable[[str], BinaryIO] | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings
+        self.deletion: Deletion | None = None
+        """What ``delete_devices`` has planned last: after an interruption, its result is still there."""
+        self._open_file = open_file
+        self.clock = clock or Clock()
+        self._is_stopped = False  # no Event: its lock could be held where a signal handler calls stop()
+        self._transport = Transport(
+            settings,
+            on_secret=on_secret,
+            traced=traced,
+            max_attempts=max_attempts,
+            is_stopped=lambda: self._is_stopped,
+            clock=self.clock,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, and end what still waits in other threads."""
+        self._transport.close()
+
+    def stop(self) -> None:
+        """Send nothing more, and end every wait. Responses to batches in flight are still taken for a moment.
+
+        May be called by any thread, and by a signal handler. There is no way back: make another client.
+        """
+        self._is_stopped = True
+
+    @property
+    def tenant(self) -> str:
+        """What tells the tenant from any other, whatever the credential."""
+        return "\0".join((self.settings.base_url, self.settings.instance)).lower()
+
+    @property
+    def account(self) -> str:
+        """What tells the tenant and its credential from any other; no secret."""
+        return "\0".join((self.tenant, self.settings.login_url, self.settings.client_id))
+
+    def get_token(self) -> SecretStr:
+        """Return a token that is good for now, and fetch one if need be.
+
+        :raises NexthinkAuthenticationError: if the credentials are refused.
+        :raises NexthinkTokenError: if the login address does not respond.
+        """
+        return self._transport.get_token()
+
+    def delete_devices(
+        self,
+        devices: object,
+        *,
+        state_store: StateStore | Checkpoint | None = None,
+        observer: DeletionObserver | None = None,
+        **options: Unpack[DeletionOptionsDict],
+    ) -> DeletionResult:
+        """Ask Nexthink to delete these devices. There is no undo.
+
+        :param devices: a DataFrame or Arrow table, a list of mappings or of rows that name their fields, a list of
+            tuples with ``columns``, JSON text of one of these, CSV text, or the path of a .csv, .parquet or .jsonl
+            file.
+        :param state_store: where all tries of the same task record what they send, or the ``Checkpoint`` over it: a
+            device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
+            limits.
+        :param observer: watches the deletion.
+        :param options: as ``DeletionOptions`` describes them.
+        :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
+        :raises NexthinkInputError: if the input, an option or a setting is wrong, or a guard trips; nothing was sent.
+        :raises NexthinkError: if Nexthink gives no token; nothing was sent.
+        """
+        checked = DeletionOptions.checked(**options)
+        observer = observer or DeletionObserver()
+        rows = read_devices(
+            devices,
+            columns=checked.columns,
+            uid_column=checked.uid_column,
+            name_column=checked.name_column,
+            open_file=self._open_file,
+        )
+        self.deletion = deletion = Deletion(
+            rows,
+            checked,
+            tenant=self.tenant,
+            instance=self.settings.instance,
+            clock=self.clock,
+            checkpoint=_checkpoint_of(state_store, self.clock),
+            observer=observer,
+        )
+        deletion.check()
+
+        def send(
+            devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
+        ) -> data_management.BatchResponse:
+            left_at: float | None = None
+
+            def leave() -> None:
+                nonlocal left_at
+                depart()
+                left_at = self.clock.monotonic()
+
+            try:
+                return data_management.delete_devices(
+                    self._transport, devices, request_id, depart=leave, is_cancelled=lambda: deletion.has_ended
+                )
+            finally:
+                if left_at is not None:
+                    observer.on_request(self.clock.monotonic() - left_at)
+
+        def check() -> None:
+            if self._is_stopped:
+                raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
+            observer.check()
+
+        return deletion.execute(send, self._transport.get_token, check)
+
+    def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
+        """Run a saved NQL query at once; for small results (about 1,000 rows).
+
+        :param query_id: the id of the saved query, such as ``#stale_devices``.
+        :param parameters: values for the query's ``where`` clause.
+        :return: the rows, each ``{column: text}``.
+        :raises NexthinkError: if Nexthink refuses, or does not respond.
+        """
+        return nql.execute(self._transport, query_id, parameters)
+
+    def export_nql(
+        self,
+        query_id: str,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        compression: Compression = "GZIP",
+        poll_interval: float = nql.POLL_SECONDS,
+        timeout: float = nql.EXPORT_SECONDS,
+        allow_truncated: bool = False,
+    ) -> NqlRows:
+        """Export the result of a saved NQL query, wait for the file and read it.
+
+        :param query_id: the id of the saved query, such as ``#stale_devices``.
+        :param parameters: values for the query's ``where`` clause.
+        :param compression: of the result file in transit: NONE, GZIP or ZSTD.
+        :param poll_interval: seconds between two polls, growing to a minute.
+        :param timeout: seconds after which to give up.
+        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :return: the rows, each ``{column: text}``.
+        :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
+        """
+        export_id = self.start_export(query_id, parameters, compression=compression)
+        self.wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
+        return self.fetch_export(export_id, allow_truncated=allow_truncated)
+
+    def start_export(
+        self, query_id: str, parameters: Mapping[str, str] | None = None, *, compression: Compression = "GZIP"
+    ) -> str:
+        """Start the export of a saved NQL query's result.
+
+        :param query_id: the id of the saved query, such as ``#stale_devices``.
+        :param parameters: values for the query's ``where`` clause.
+        :param compression: of the result file in transit: NONE, GZIP or ZSTD.
+        :return: the id of the export.
+        :raises NexthinkError: if Nexthink refuses, or does not respond.
+        """
+        export_id = nql.start_export(self._transport, query_id, parameters, compression)
+        log.info("Nexthink exports %s as %s.", query_id, export_id)
+        return export_id
+
+    def is_export_ready(self, export_id: str) -> bool:
+        """Tell whether the file of an export is there.
+
+        :param export_id: what ``start_export`` returned.
+        :raises NexthinkError: if Nexthink refuses or does not respond, or the export failed.
+        """
+        return nql.is_ready(self._transport, export_id)
+
+    def wait_for_export(
+        self, export_id: str, *, poll_interval: float = nql.POLL_SECONDS, timeout: float = nql.EXPORT_SECONDS
+    ) -> None:
+        """Wait until the file of an export is there. Polls at least once.
+
+        :param export_id: what ``start_export`` returned.
+        :param poll_interval: seconds between two polls, growing to a minute.
+        :param timeout: seconds after which to give up.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails or is not ready in time.
+        """
+        nql.wait_for_export(self._transport, export_id, poll_interval=poll_interval, timeout=timeout)
+
+    def fetch_export(self, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
+        """Fetch and read the file of an export that is ready.
+
+        :param export_id: what ``start_export`` returned.
+        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :return: the rows, each ``{column: text}``.
+        :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
+        """
+        rows = nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated)
+        if rows.truncated:
+            log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
+        return rows
+
+    def request(self, method: str, path: str, **request_options: Any) -> httpx.Response:
+        """Call any other Nexthink API.
+
+        Retried after a 429, and where the request never left; after an ambiguous failure only if that is harmless (GET
+        and HEAD).
+
+        :param method: the HTTP method.
+        :param path: the path on the API host, such as ``/api/v1/act/execute``.
+        :param request_options: ``json``, ``params``, ``headers`` and so on, as ``httpx.Request`` takes them.
+        :return: the response, a success (2xx).
+        :raises NexthinkError: for every other response, and for none.
+        """
+        is_harmless = method.upper() in ("GET", "HEAD")
+        return self._transport.send(method, path, idempotent=is_harmless, **request_options)
+
+    def check_permissions(self) -> dict[str, str]:
+        """Find out which permissions the API credential has, by requests that cannot do anything. Deletes nothing.
+
+        :return: for "NQL API" and "Data management": ``permitted``, or why not, in words.
+        :raises NexthinkError: if Nexthink gives no token.
+        """
+        self.get_token()
+        return {
+            "NQL API": self._permission("NQL API", nql.EXECUTE_PATH, {"queryId": _IMPOSSIBLE_QUERY}),
+            "Data management": self._permission(
+                "Data management", data_management.PATH, {"devices": [_IMPOSSIBLE_DEVICE]}
+            ),
+        }
+
+    def _permission(self, name: str, path: str, body: dict[str, Any]) -> str:
+        try:
+            self._transport.send_once("POST", path, json=body)
+        except NexthinkPermissionError:
+            return f"no permission (tick {name} on the API credential in Nexthink)"
+        except NexthinkNotFoundError:  # there is no such query, but the request was allowed
+            return "permitted"
+        except NexthinkError as error:
+            return f"not known ({str(error).rstrip('.')})"
+        return "permitted"
+
+
+def _checkpoint_of(state_store: StateStore | Checkpoint | None, clock: Clock) -> Checkpoint | None:
+    if state_store is None or isinstance(state_store, Checkpoint):
+        return state_store
+    return Checkpoint(state_store, clock)
