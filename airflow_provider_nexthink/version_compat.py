@@ -66,16 +66,16 @@ async def amask_secret(secret: str) -> None:
         await mask(secret)
 
 
-async def connection_extra(connection: Any) -> dict[str, Any]:
-    """Return the extras of a connection, in an event loop.
+async def connection_extra(connection: Any) -> Any:
+    """Return the extra of a connection in an event loop: a mapping, or whatever else somebody has put there.
 
     :param connection: the connection.
     """
     if hasattr(connection, "aextra_dejson"):
-        return dict(await connection.aextra_dejson())
+        return await connection.aextra_dejson()
     from asgiref.sync import sync_to_async
 
-    return await sync_to_async(lambda: dict(connection.extra_dejson))()  # Airflow before 3.3: it masks too
+    return await sync_to_async(lambda: connection.extra_dejson)()  # Airflow before 3.3: it masks too
 
 
 def default_deferrable() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import re
@@ -132,6 +133,19 @@ def test_an_unknown_extra_is_named_and_ignored(
         hook.run_nql("#stale_devices")
     assert all("x" not in request.headers for request in sandbox.requests)
     assert "headers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("extra", ['["region"]', '"eu"', "7", "null"])
+def test_hook_with_an_extra_that_is_no_object_says_so(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    fields = json.loads(sandbox.airflow_connection()) | {"extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
+    with pytest.raises(NexthinkSettingsError, match="nexthink_default"):
+        NexthinkHook().run_nql("#stale_devices")
+    with pytest.raises(NexthinkSettingsError, match="nexthink_default"):
+        asyncio.run(NexthinkHook().aget_conn())
+    assert sandbox.requests == []
 
 
 def test_what_is_wrong_before_the_first_request_is_raised(
