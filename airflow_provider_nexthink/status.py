@@ -46,6 +46,9 @@ RETRYABLE = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
 ACTION_REQUIRED = RETRYABLE | {Status.INVALID, Status.REJECTED}
 """What does not take its course by itself: these rows go to the XCom ``unscheduled``."""
 
+RESUMABLE = frozenset({Status.SCHEDULED, Status.INVALID})
+"""A retry of the task does not send these rows again."""
+
 KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})
 """The statuses that a row of an outcome table keeps when the table is the next list."""
 

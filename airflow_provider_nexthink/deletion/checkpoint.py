@@ -7,46 +7,42 @@ the journal: a device with a recorded outcome has that outcome; a device that wa
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import logging
 import uuid
-import zlib
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.deletion.journal import (
+    DEVICES_IN_AN_ENTRY,
+    INDICES_IN_AN_ENTRY,
+    RESULT_COLUMNS,
+    SAVED,
+    EarlierTries,
+    Entry,
+    fingerprint,
+    pack,
+    pack_column,
+    pack_devices,
+    replay,
+    slices,
+    spans_of,
+)
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import NexthinkTryOverError
-from airflow_provider_nexthink.status import Status
+from airflow_provider_nexthink.status import RESUMABLE, Status
 
 log = logging.getLogger(__name__)
-
-RESUMABLE = frozenset({Status.SCHEDULED, Status.INVALID})
-"""Rows with one of these statuses are not sent again by a retry."""
 
 SAVE_EVERY_RESPONSES = 5
 SAVE_EVERY_SECONDS = 1.0
 
-LOST = (
-    "what was sent is not known here: an earlier try was lost; see its log, and whether Nexthink still has the device"
-)
-"""The reason of a device that an earlier try was about to send, and whose outcome it did not record."""
-
-_VERSION = 2
-_RESULT_COLUMNS = ("status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
-
-# Airflow warns of values above 64 KB. Each bound keeps a value below that; one that is full is not rewritten any more.
-_MAX_VALUE = 60_000
-_DEVICES_IN_AN_ENTRY = 2_000
-_INDICES_IN_AN_ENTRY = 5_000
-_RESPONSES_IN_AN_ENTRY = 100
-_CHARACTERS_IN_AN_ENTRY = 100_000  # before compression
+_TRY_KEY = "nexthink_try"
+_DONE_KEY = "nexthink_deletions_done"
 
 
 class StateStore(Protocol):
@@ -60,65 +56,6 @@ class StateStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Forget a key."""
-
-
-def fingerprint(tenant: str) -> str:
-    """Return a digest that identifies a tenant in the journal.
-
-    :param tenant: what tells the tenant from any other.
-    """
-    return hashlib.sha256(f"{_VERSION}\0{tenant}".encode()).hexdigest()
-
-
-@dataclass
-class EarlierTries:
-    """The devices that earlier tries of a task were about to send, with what is known of each.
-
-    :param outcomes: one row for each device.
-    :param tenants: the fingerprint of each row's tenant.
-    :param instance: the tenant of the latest try.
-    :param uid_column: where the latest try found the uids.
-    :param name_column: where the latest try found the names.
-    :param started_at: when the first try recorded its intent, ISO 8601.
-    :param others: the rows of devices that are not in the list of this try; all, until that list is known.
-    """
-
-    outcomes: Outcomes = field(default_factory=lambda: Outcomes(Plan([], [], [], [], [])))
-    tenants: list[str] = field(default_factory=list)
-    instance: str = ""
-    uid_column: str | None = None
-    name_column: str | None = None
-    started_at: str | None = None
-    others: Sequence[int] = ()
-
-    def __len__(self) -> int:
-        return len(self.tenants)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many of the other devices ended with each status."""
-        counter = Counter(self.outcomes.status[at] for at in self.others)
-        return {status.value: counter[status] for status in Status if counter[status]}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the other devices, as in the outcome table."""
-        return self.outcomes.rows(self.others)
-
-
-@dataclass
-class _Entry:
-    """One value of the journal: an intent, or the rows of some responses."""
-
-    intent: dict[str, Any] | None = None
-    responses: list[list[Any]] = field(default_factory=list)
-    characters: int = 0
-    is_saved: bool = False
-
-    def has_room(self) -> bool:
-        is_small = len(self.responses) < _RESPONSES_IN_AN_ENTRY and self.characters < _CHARACTERS_IN_AN_ENTRY
-        return self.intent is None and is_small
-
-    def value(self) -> dict[str, Any]:
-        return {"rows": _pack(self.responses)} if self.intent is None else {"intent": self.intent}
 
 
 class Checkpoint:
@@ -163,7 +100,7 @@ class Checkpoint:
     def _start_afresh(self) -> None:
         self._journal = str(uuid.uuid4())  # values that an older journal has left behind do not have it
         self._first = 0  # the number of the first entry of this try
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._saved = 0  # so many of them are saved, and full
         self._unsaved_responses = 0
         self._saved_at = self._clock.monotonic()
@@ -192,7 +129,7 @@ class Checkpoint:
             self._log_unreadable(error, "this try records nothing for a later one")
         else:
             try:
-                earlier = _replay(values)
+                earlier = replay(values)
             except Exception as error:  # noqa: BLE001 - a value may hold anything
                 self.is_earlier_known = False
                 self._log_unreadable(error, "they are discarded")
@@ -276,7 +213,7 @@ class Checkpoint:
         return len(sent_elsewhere)
 
     def _restore(self, position: int, at: int) -> None:
-        for column in reversed(_RESULT_COLUMNS):  # the status last: until then, the row counts as not restored
+        for column in reversed(RESULT_COLUMNS):  # the status last: until then, the row counts as not restored
             getattr(self._outcomes, column)[position] = getattr(self.earlier.outcomes, column)[at]
 
     @property
@@ -312,10 +249,10 @@ class Checkpoint:
         known = [self._index_of[position] for position in positions if self._index_of[position] >= 0]
         new = [position for position in positions if self._index_of[position] < 0]
         entries = [
-            _Entry({**origin, "known": _pack(_spans(part))}) for part in _slices(sorted(known), _INDICES_IN_AN_ENTRY)
+            Entry({**origin, "known": pack(spans_of(part))}) for part in slices(sorted(known), INDICES_IN_AN_ENTRY)
         ]
-        for part in _slices(new, _DEVICES_IN_AN_ENTRY):
-            entries += [_Entry({**origin, **devices}) for devices in self._fitting(part)]
+        for part in slices(new, DEVICES_IN_AN_ENTRY):
+            entries += [Entry({**origin, **devices}) for devices in self._packed(part)]
         index_of, is_open = self._index_of[:], self._is_open[:]
         for index, position in enumerate(new, len(self.earlier)):
             index_of[position] = index
@@ -325,17 +262,10 @@ class Checkpoint:
         self._entries, self._index_of, self._is_open = [*self._entries, *entries], index_of, is_open
         self.save()
 
-    def _fitting(self, positions: Sequence[int]) -> Iterator[dict[str, str]]:
-        """Pack devices into as few pieces as the bound on a value allows."""
-        uids = b"".join(bytes.fromhex((self._outcomes.uid[at] or "").replace("-", "")) for at in positions)
-        names = [self._outcomes.name[at] for at in positions]
-        devices = {"uids": base64.b85encode(uids).decode(), "names": _pack(names)}
-        if len(positions) == 1 or sum(map(len, devices.values())) <= _MAX_VALUE:
-            yield devices
-        else:
-            middle = len(positions) // 2
-            yield from self._fitting(positions[:middle])
-            yield from self._fitting(positions[middle:])
+    def _packed(self, positions: Sequence[int]) -> Iterator[dict[str, str]]:
+        return pack_devices(
+            [self._outcomes.uid[at] or "" for at in positions], [self._outcomes.name[at] for at in positions]
+        )
 
     def note(self, positions: Sequence[int]) -> None:
         """Record those of these rows that are settled; saved with the next few.
@@ -353,10 +283,8 @@ class Checkpoint:
             self.save()
 
     def _record(self, positions: Sequence[int]) -> None:
-        columns = [
-            _pack_column([getattr(self._outcomes, column)[at] for at in positions]) for column in _RESULT_COLUMNS
-        ]
-        response = [_spans([self._index_of[at] for at in positions]), *columns]
+        columns = [pack_column([getattr(self._outcomes, column)[at] for at in positions]) for column in RESULT_COLUMNS]
+        response = [spans_of([self._index_of[at] for at in positions]), *columns]
         characters = len(json.dumps(response))
         if self._entries and self._entries[-1].has_room():
             entry = self._entries[-1]
@@ -364,7 +292,7 @@ class Checkpoint:
             entry.responses.append(response)
             entry.characters += characters
         else:  # never an entry without rows: a timeout may come before the next line
-            self._entries.append(_Entry(responses=[response], characters=characters))
+            self._entries.append(Entry(responses=[response], characters=characters))
         self._unsaved_responses += 1
         for position in positions:
             self._is_open[position] = 0
@@ -381,12 +309,12 @@ class Checkpoint:
             if status_of[position] is Status.NOT_SENT:
                 self._restore(position, at)
         alike: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
-        columns = [getattr(self._outcomes, column) for column in _RESULT_COLUMNS]
+        columns = [getattr(self._outcomes, column) for column in RESULT_COLUMNS]
         for position, is_open in enumerate(self._is_open):
             if is_open:
                 alike[tuple(column[position] for column in columns)].append(position)
         for positions in alike.values():
-            for part in _slices(positions, _INDICES_IN_AN_ENTRY):
+            for part in slices(positions, INDICES_IN_AN_ENTRY):
                 self._record(part)
         self.save()
 
@@ -408,7 +336,7 @@ class Checkpoint:
                     entry.is_saved = True
                 if number < len(self._entries) - 1:
                     self._saved = number + 1
-                    self._entries[number] = _SAVED  # its devices are needed no more
+                    self._entries[number] = SAVED  # its devices are needed no more
         except NexthinkTryOverError:
             self.is_over = True
             raise
@@ -470,117 +398,9 @@ class Checkpoint:
         self._start_afresh()
 
 
-_SAVED = _Entry(intent={}, is_saved=True)
-
-_TRY_KEY = "nexthink_try"
-_DONE_KEY = "nexthink_deletions_done"
-
-
 def _key(number: int) -> str:
     return f"nexthink_deletions_{number}"
 
 
 def _journal_of(value: Any) -> Any:
     return value.get("journal") if isinstance(value, dict) else None
-
-
-# Replay
-
-
-def _replay(values: Sequence[Any]) -> EarlierTries:
-    """Apply the entries of a journal, in their order.
-
-    :raises Exception: of any kind, if one is not as this version writes it.
-    """
-    earlier = EarlierTries()
-    for value in values:
-        if "intent" in value:
-            _replay_intent(earlier, value["intent"])
-        else:
-            responses = _unpack(value["rows"])
-            if not isinstance(responses, list) or not responses:
-                raise ValueError("a record has another form")
-            for response in responses:
-                _replay_response(earlier.outcomes, response)
-    earlier.others = range(len(earlier))
-    return earlier
-
-
-def _replay_intent(earlier: EarlierTries, intent: dict[str, Any]) -> None:
-    outcomes = earlier.outcomes
-    earlier.instance = str(intent["instance"])
-    earlier.uid_column, earlier.name_column = intent["uid_column"], intent["name_column"]
-    earlier.started_at = earlier.started_at or intent["started_at"]
-    if "known" in intent:
-        for index in _indices(_unpack(intent["known"]), len(outcomes)):
-            if outcomes.status[index] not in RESUMABLE:  # which request it was in before stays known
-                outcomes.status[index], outcomes.reason[index] = Status.UNKNOWN, LOST
-        return
-    packed, names = base64.b85decode(intent["uids"]), _unpack(intent["names"])
-    if len(packed) != 16 * len(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError("a record has another form")
-    outcomes.uid += [str(uuid.UUID(bytes=packed[at : at + 16])) for at in range(0, len(packed), 16)]
-    outcomes.name += names
-    earlier.tenants += [str(intent["tenant"])] * len(names)
-    lost: dict[str, Any] = {"status": Status.UNKNOWN, "reason": LOST, "attempts": 0}
-    for column in _RESULT_COLUMNS:
-        getattr(outcomes, column).extend([lost.get(column)] * len(names))
-
-
-def _replay_response(outcomes: Outcomes, response: list[Any]) -> None:
-    spans, *columns = response
-    if len(columns) != len(_RESULT_COLUMNS):
-        raise ValueError("a record has another form")
-    indices = _indices(spans, len(outcomes))
-    unpacked = [column if isinstance(column, list) else [column] * len(indices) for column in columns]
-    for index, *values in zip(indices, *unpacked, strict=True):
-        status, reason, batch, request_id, trace_id, attempts, submitted_at = values
-        texts = (reason, request_id, trace_id, submitted_at)
-        if not (
-            isinstance(attempts, int)
-            and (batch is None or isinstance(batch, int))
-            and all(text is None or isinstance(text, str) for text in texts)
-        ):
-            raise ValueError("a record has values that it cannot have")
-        values[0] = Status(status)
-        if outcomes.status[index] not in RESUMABLE or values[0] in RESUMABLE:
-            for column, cell in zip(_RESULT_COLUMNS, values, strict=True):
-                getattr(outcomes, column)[index] = cell
-
-
-# Packing
-
-
-def _pack(value: Any) -> str:
-    return base64.b85encode(zlib.compress(json.dumps(value, separators=(",", ":")).encode())).decode()
-
-
-def _unpack(packed: str) -> Any:
-    return json.loads(zlib.decompress(base64.b85decode(packed)))
-
-
-def _slices(values: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def _spans(indices: Sequence[int]) -> list[list[int]]:
-    """Return ascending runs of indices as ``[first, count]``."""
-    spans: list[list[int]] = []
-    for index in indices:
-        if spans and index == sum(spans[-1]):
-            spans[-1][1] += 1
-        else:
-            spans.append([index, 1])
-    return spans
-
-
-def _indices(spans: list[list[int]], size: int) -> list[int]:
-    """Return the indices of spans, all of them below a size."""
-    if any(first < 0 or count < 1 or first + count > size for first, count in spans):
-        raise ValueError("a record has another form")
-    return [index for first, count in spans for index in range(first, first + count)]
-
-
-def _pack_column(values: list[Any]) -> Any:
-    """Return one value where all are the same, else the list of them."""
-    return values if any(value != values[0] for value in values) else values[0]

@@ -28,7 +28,7 @@ from airflow_provider_nexthink.status import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from airflow_provider_nexthink.deletion.checkpoint import EarlierTries
+    from airflow_provider_nexthink.deletion.journal import EarlierTries
 
 _SHOWN_ROWS = 5
 

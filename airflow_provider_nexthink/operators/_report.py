@@ -14,8 +14,9 @@ from airflow_provider_nexthink.utils.task_state import timeout_deferred
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, EarlierTries
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
     from airflow_provider_nexthink.deletion.deletion import Deletion
+    from airflow_provider_nexthink.deletion.journal import EarlierTries
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
 
 log = logging.getLogger(__name__)

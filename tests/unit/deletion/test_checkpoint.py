@@ -19,19 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_nexthink.deletion import checkpoint as checkpoint_module
+from airflow_provider_nexthink.deletion import journal as journal_module
 from airflow_provider_nexthink.deletion.checkpoint import (
-    LOST,
-    RESUMABLE,
     SAVE_EVERY_RESPONSES,
     Checkpoint,
-    EarlierTries,
-    fingerprint,
 )
+from airflow_provider_nexthink.deletion.journal import LOST, EarlierTries, fingerprint
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan, make_plan
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError, NexthinkTryOverError
-from airflow_provider_nexthink.status import Status
+from airflow_provider_nexthink.status import RESUMABLE, Status
 from tests.support.runs import FakeTime, Store, Tenant, device_rows, new_run, unavailable
 
 ACME = "https://acme.example"
@@ -508,7 +506,7 @@ def interrupted_at_line(number: int) -> Iterator[list[int]]:
         return at_line
 
     def at_call(frame: FrameType, _event: str, _argument: Any) -> Any:
-        return at_line if frame.f_code.co_filename == checkpoint_module.__file__ else None
+        return at_line if frame.f_code.co_filename in (checkpoint_module.__file__, journal_module.__file__) else None
 
     tracer = sys.gettrace()
     sys.settrace(at_call)
@@ -522,9 +520,9 @@ def interrupted_at_line(number: int) -> Iterator[list[int]]:
 def test_interrupt_at_any_line_leaves_a_journal_that_tells_of_every_try(
     has_store_failed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_module, "_DEVICES_IN_AN_ENTRY", 4)
-    monkeypatch.setattr(checkpoint_module, "_RESPONSES_IN_AN_ENTRY", 2)
-    monkeypatch.setattr(checkpoint_module, "_INDICES_IN_AN_ENTRY", 3)
+    monkeypatch.setattr(checkpoint_module, "DEVICES_IN_AN_ENTRY", 4)
+    monkeypatch.setattr(journal_module, "_RESPONSES_IN_AN_ENTRY", 2)
+    monkeypatch.setattr(checkpoint_module, "INDICES_IN_AN_ENTRY", 3)
     before = Store()
     one_try(Tenant([unavailable()] * 5), before, make_plan(rows(0, 6)), batch_size=2)
     known = earlier_tries(before)
