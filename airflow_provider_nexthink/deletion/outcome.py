@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_nexthink.deletion.journal import EarlierTries
 
-_SHOWN_ROWS = 5
+_PREVIEW_ROWS = 5
+
+T = TypeVar("T")
 
 _word_of = attrgetter("_value_")  # of a status; ``value`` is the same, and many times as slow
 
@@ -92,6 +94,40 @@ class Outcomes:
             }
             for uid, name, status, reason, batch, request_id, trace_id, attempts, submitted_at in rows
         ]
+
+
+def as_range(positions: list[int]) -> Sequence[int]:
+    """Return positions without a gap, as most batches have, as a range: columns are then read and written by slices.
+
+    :param positions: ascending, one or more.
+    """
+    span = range(positions[0], positions[-1] + 1)
+    return span if len(span) == len(positions) and list(span) == positions else positions
+
+
+def read_cells(column: list[T], positions: Sequence[int]) -> list[T]:
+    """Return the cells of a column at these positions.
+
+    :param column: the column.
+    :param positions: of the rows.
+    """
+    if isinstance(positions, range):
+        return column[positions.start : positions.stop]
+    return [column[at] for at in positions]
+
+
+def write_cells(column: list[T], positions: Sequence[int], cells: list[T]) -> None:
+    """Write cells into a column, at these positions.
+
+    :param column: the column.
+    :param positions: of the rows.
+    :param cells: one for each of them.
+    """
+    if isinstance(positions, range) and len(cells) == len(positions):  # or the column would change its length
+        column[positions.start : positions.stop] = cells
+        return
+    for at, cell in zip(positions, cells, strict=True):
+        column[at] = cell
 
 
 @dataclass
@@ -207,9 +243,9 @@ class DeletionResult:
         first = "; ".join(
             f"{self.outcomes.name[at]} ({self.outcomes.uid[at]}): {self.outcomes.status[at]}"
             f"{f', {reason}' if (reason := self.outcomes.reason[at]) else ''}"
-            for at in positions[:_SHOWN_ROWS]
+            for at in positions[:_PREVIEW_ROWS]
         )
-        more = f"; and {len(positions) - _SHOWN_ROWS} more" if len(positions) > _SHOWN_ROWS else ""
+        more = f"; and {len(positions) - _PREVIEW_ROWS} more" if len(positions) > _PREVIEW_ROWS else ""
         message = f"{numbers} of {len(self.outcomes)} devices. {first}{more}."
         if RETRYABLE.intersection(counts):
             return NexthinkDevicesRetryableError(

@@ -1,8 +1,8 @@
 """What goes out when, and what follows from each response. Sans-I/O: no threads, no clock, no waiting.
 
 A caller takes the next batch, sends it, and settles it with the response, or with the error that came in its place. It
-passes in the time, and one call at a time. Retries, throttling, halving, splitting, pacing and the circuit breakers
-are all here; what a request is and how it travels is not.
+passes in the time, and makes one call at a time. Retries, throttling, halving, splitting, pacing and the circuit
+breakers are all here; which of them an error calls for is decided in ``retry_policy``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,16 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from math import inf
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from airflow_provider_nexthink.backoff import (
-    RETRY_AFTER_CAP_SECONDS,
-    full_jitter,
-    next_start,
-    wait_before_retry,
-)
-from airflow_provider_nexthink.deletion.outcome import Outcomes, RunCounters
+from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, next_start
+from airflow_provider_nexthink.deletion.outcome import Outcomes, RunCounters, as_range, read_cells, write_cells
+from airflow_provider_nexthink.deletion.retry_policy import FOLLOWS, Action, Step, next_step, reason_of
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
-    NexthinkBatchSizeError,
     NexthinkConnectError,
     NexthinkError,
-    NexthinkInvalidRequestError,
     NexthinkRateLimitError,
     NexthinkSettingsError,
     NexthinkStoppedError,
@@ -53,10 +46,7 @@ responds at once, threads contend for the GIL, and cost half as much CPU again."
 _NOT_ACCEPTED = (NexthinkConnectError, NexthinkSettingsError, NexthinkStoppedError)
 """Errors that say that a request has not left, also where an earlier one of the same turn has, and was answered 401."""
 
-_SHOWN_CHARACTERS = 200
 _LOGGED_PAUSE_SECONDS = 5.0
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -71,59 +61,6 @@ class Response(Protocol):
     @property
     def trace_id(self) -> str | None:
         """The trace id of the response, where it had one."""
-
-
-class Action(Enum):
-    """What follows from a response that settles nothing."""
-
-    RETRY = auto()
-    """The same batch once more, after a wait."""
-    THROTTLE = auto()
-    """The whole run waits, then the same batch once more."""
-    HALVE = auto()
-    """Smaller batches from now on."""
-    SPLIT = auto()
-    """Two batches instead of one, to find the device that is refused."""
-    REJECT = auto()
-    """It is this device."""
-    GIVE_UP = auto()
-    """No clear response, also after the retries."""
-    ABORT = auto()
-    """The run ends."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What to do now.
-
-    :param action: what follows.
-    :param wait: seconds before that.
-    """
-
-    action: Action
-    wait: float = 0.0
-
-
-def next_step(error: BaseException, *, size: int, unanswered: int, limited: int, rng: random.Random) -> Step:
-    """Decide what follows from a request that ended without a clear 202.
-
-    :param error: what it ended with.
-    :param size: how many devices the batch has.
-    :param unanswered: how many times this batch has ended without a response to rely on, this time included.
-    :param limited: how many times it was answered 429, this time included.
-    :param rng: the source of chance.
-    """
-    if isinstance(error, NexthinkRateLimitError):
-        wait = max(error.retry_after or 0.0, full_jitter(limited, rng))
-        return Step(Action.THROTTLE, wait) if wait <= RETRY_AFTER_CAP_SECONDS else Step(Action.ABORT)
-    if isinstance(error, NexthinkBatchSizeError):
-        return Step(Action.HALVE if size > 1 else Action.ABORT)
-    if isinstance(error, NexthinkInvalidRequestError):
-        return Step(Action.SPLIT if size > 1 else Action.REJECT)
-    if isinstance(error, NexthinkUnavailableError):
-        retry = wait_before_retry(unanswered, error.retry_after, rng)
-        return Step(Action.GIVE_UP) if retry is None else Step(Action.RETRY, retry)
-    return Step(Action.ABORT)
 
 
 @dataclass(eq=False)
@@ -278,7 +215,7 @@ class Scheduler:
 
     def _enqueue(self, positions: Sequence[int], *, is_retry: bool) -> None:
         for start in range(0, len(positions), self._batch_size):
-            self._queue.append((_as_range(list(positions[start : start + self._batch_size])), is_retry))
+            self._queue.append((as_range(list(positions[start : start + self._batch_size])), is_retry))
 
     def _new_batch(self) -> Batch:
         positions, is_retry = self._queue.popleft()
@@ -287,13 +224,13 @@ class Scheduler:
             positions = positions[: self._batch_size]
         self.counters.batches += 1
         outcomes = self._outcomes
-        uids, names = _read_cells(outcomes.uid, positions), _read_cells(outcomes.name, positions)
+        uids, names = read_cells(outcomes.uid, positions), read_cells(outcomes.name, positions)
         return Batch(
             positions,
             devices=[{"uid": uid or "", "name": name or ""} for uid, name in zip(uids, names, strict=True)],
             number=self._last_batch + self.counters.batches,
             request_id=str(uuid.uuid4()),
-            attempts_before=_read_cells(outcomes.attempts, positions),
+            attempts_before=read_cells(outcomes.attempts, positions),
             is_retry=is_retry,
         )
 
@@ -358,8 +295,8 @@ class Scheduler:
         words = response.statuses
         failed = [position for position, word in zip(batch.positions, words, strict=True) if word == "FAILED"]
         self._record_request(batch, response.trace_id)
-        _write_cells(self._outcomes.reason, batch.positions, [_REASON_OF[word] for word in words])
-        _write_cells(self._outcomes.status, batch.positions, [_STATUS_OF[word] for word in words])
+        write_cells(self._outcomes.reason, batch.positions, [_REASON_OF[word] for word in words])
+        write_cells(self._outcomes.status, batch.positions, [_STATUS_OF[word] for word in words])
         self._failed += failed
         self.settled += len(words) - len(failed)
         self._log(
@@ -448,7 +385,7 @@ class Scheduler:
 
     def _log_action(self, step: Step, batch: Batch, error: BaseException) -> None:
         """Log what follows from a request that settles nothing: with its id, and without the devices."""
-        level, follows = _FOLLOWS[Action.ABORT if self.error is not None else step.action]
+        level, follows = FOLLOWS[Action.ABORT if self.error is not None else step.action]
         self._log(
             level,
             "Batch %d, %d devices, attempt %d [x-request-id %s]: %s -> %s.",
@@ -472,7 +409,7 @@ class Scheduler:
         if not batch.attempts:
             return
         outcomes, positions = self._outcomes, batch.positions
-        _write_cells(outcomes.attempts, positions, [before + batch.attempts for before in batch.attempts_before])
+        write_cells(outcomes.attempts, positions, [before + batch.attempts for before in batch.attempts_before])
         columns: tuple[tuple[list[Any], Any], ...] = (
             (outcomes.batch, batch.number),
             (outcomes.request_id, batch.request_id),
@@ -480,7 +417,7 @@ class Scheduler:
             (outcomes.submitted_at, batch.submitted_at),
         )
         for column, value in columns:
-            _write_cells(column, positions, [value] * len(positions))
+            write_cells(column, positions, [value] * len(positions))
 
     def _set_status(self, batch: Batch, status: Status, reason: str) -> None:
         for position in batch.positions:
@@ -502,48 +439,4 @@ _REASON_OF = {
 }
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the cause of an error in a few words: they are in every row that it is the reason of.
-
-    :param error: any.
-    """
-    if isinstance(error, NexthinkApiError) and error.status:
-        return f"{error.status} {error.code}" if error.code else str(error.status)
-    if isinstance(error, NexthinkError):
-        return error.reason or str(error.args[0])[:_SHOWN_CHARACTERS].rstrip(". ")
-    return f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS].rstrip(": ")
-
-
-def _as_range(positions: list[int]) -> Sequence[int]:
-    """Return positions without a gap, as most batches have, as a range: columns are then read and written by slices."""
-    span = range(positions[0], positions[-1] + 1)
-    return span if len(span) == len(positions) and list(span) == positions else positions
-
-
-def _read_cells(column: list[T], positions: Sequence[int]) -> list[T]:
-    """Return the cells of a column at these positions."""
-    if isinstance(positions, range):
-        return column[positions.start : positions.stop]
-    return [column[at] for at in positions]
-
-
-def _write_cells(column: list[T], positions: Sequence[int], cells: list[T]) -> None:
-    """Write cells into a column, at these positions."""
-    if isinstance(positions, range) and len(cells) == len(positions):  # or the column would change its length
-        column[positions.start : positions.stop] = cells
-        return
-    for at, cell in zip(positions, cells, strict=True):
-        column[at] = cell
-
-
 _RESPONSE_LINE = "Batch %d, %d devices [x-request-id %s, x-trace-id %s]: answered."
-
-_FOLLOWS: dict[Action, tuple[int, str]] = {
-    Action.RETRY: (logging.INFO, "retry in {wait:.1f} s"),
-    Action.THROTTLE: (logging.INFO, "retry after a pause of {wait:.1f} s"),
-    Action.HALVE: (logging.INFO, "retry in smaller batches, as all that follow"),
-    Action.SPLIT: (logging.INFO, "retry in two parts, to find the device that is refused"),
-    Action.REJECT: (logging.WARNING, "this device is refused"),
-    Action.GIVE_UP: (logging.WARNING, "no further retry"),
-    Action.ABORT: (logging.WARNING, "no other batch is sent"),
-}
