@@ -58,6 +58,10 @@ class HttpTenant:
         return httpx.Response(200, json={"access_token": token, "expires_in": self.lifetime, "token_type": "Bearer"})
 
     @property
+    def requests(self) -> list[httpx.Request]:
+        return [*self.token_requests, *self.received]
+
+    @property
     def sleeps(self) -> list[float]:
         return self.time.slept
 
