@@ -17,6 +17,7 @@ from openapi_core.exceptions import OpenAPIError
 from openapi_core.testing import MockRequest, MockResponse
 
 from airflow_provider_nexthink.sandbox import Fault, Sandbox
+from tests.support.fake_time import FakeTime
 
 API = OpenAPI.from_path(Path(__file__).with_name("nexthink.openapi.json"))
 
@@ -28,23 +29,15 @@ TOKEN_FORM = {"grant_type": "client_credentials", "scope": "service:integration"
 UNKNOWN_UID = "01234567-89ab-cdef-0123-456789abcdef"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.time
+@pytest.fixture(scope="module")
+def clock() -> FakeTime:
+    return FakeTime(seconds=1_800_000_000.0)
 
 
 @pytest.fixture(scope="module")
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def running(clock: Clock) -> Iterator[Sandbox]:
+def running(clock: FakeTime) -> Iterator[Sandbox]:
     # Nothing is ever removed, so that each test finds the whole fleet.
-    with Sandbox(devices=40, stale=30, removal_delay=1e9, clock=clock) as sandbox:
+    with Sandbox(devices=40, stale=30, removal_delay=1e9, clock=lambda: clock.seconds) as sandbox:
         yield sandbox
 
 
@@ -295,11 +288,11 @@ def test_no_answer_without_a_good_token(
     assert (response.status_code, response.content) == (401, b"")
 
 
-def test_tokens_expire(client: httpx.Client, clock: Clock) -> None:
-    clock.time += 899
+def test_tokens_expire(client: httpx.Client, clock: FakeTime) -> None:
+    clock.seconds += 899
     assert check(client.post(DELETIONS, json={"devices": []})).status_code == 400
 
-    clock.time += 1
+    clock.seconds += 1
     assert check(client.post(DELETIONS, json={"devices": []})).status_code == 401
 
 
@@ -475,12 +468,12 @@ def test_storage_refuses_a_wrong_signature(client: httpx.Client) -> None:
     assert httpx.get(f"{address}?{other.partition('?')[2]}").status_code == 403
 
 
-def test_storage_links_expire(client: httpx.Client, clock: Clock) -> None:
+def test_storage_links_expire(client: httpx.Client, clock: FakeTime) -> None:
     link = completed(client, {"queryId": "#all_devices"}).json()["resultsFileUrl"]
 
-    clock.time += 899
+    clock.seconds += 899
     assert httpx.get(link).status_code == 200
-    clock.time += 1
+    clock.seconds += 1
     assert httpx.get(link).status_code == 403
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_provider_nexthink.clock import Clock
@@ -26,6 +23,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkStoppedError,
     NexthinkUnavailableError,
 )
+from tests.support.store import Store
 
 Device = dict[str, str]
 
@@ -75,50 +73,6 @@ class Tenant:
             return "FAILED"
         self.queued[device["uid"]] += 1
         return "SCHEDULED"
-
-
-class Store(dict[str, str]):
-    """Keeps JSON, as Airflow's task state store does."""
-
-    broken = False
-    writes = 0
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.check()
-        return json.loads(self[key]) if key in self else default
-
-    def set(self, key: str, value: Any) -> None:
-        self.check()
-        self.writes += 1
-        self[key] = json.dumps(value)
-
-    def delete(self, key: str) -> None:
-        self.check()
-        del self[key]
-
-    def check(self) -> None:
-        if self.broken:
-            raise RuntimeError("the API server is away")
-
-
-class FakeTime:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.slept: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.seconds += seconds
-
-    def clock(self) -> Clock:
-        start = datetime(2026, 11, 23, tzinfo=UTC)
-        return Clock(
-            monotonic=lambda: self.seconds,
-            now=lambda: start + timedelta(seconds=self.seconds),
-            sleep=lambda seconds, _: self.sleep(seconds),
-            wait=lambda _, seconds: self.sleep(seconds),
-            rng=random.Random(0),
-        )
 
 
 def device_rows(count: int) -> DeviceRows:

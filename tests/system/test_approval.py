@@ -9,9 +9,8 @@ from contextlib import closing
 import pytest
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import DAGS
-from tests.system.running_airflow import PATIENCE, RunningAirflow, running_airflow
-from tests.system.test_stale_dag import meant_to_go
+from tests.support.dags import DAGS, meant_to_go
+from tests.support.running_airflow import PATIENCE, RunningAirflow, running_airflow
 
 DAG_ID = "nexthink_delete_with_approval"
 NATIVE = f"{DAG_ID}_native"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.services import postgres_database
-from tests.system.conftest import DAGS
-from tests.system.running_airflow import RunningAirflow, running_airflow, until
+from tests.support.dags import DAGS
+from tests.support.running_airflow import RunningAirflow, running_airflow, until
+from tests.support.services import postgres_database
 
 SCHEDULED = {
     "nexthink_delete_stale_devices": "@weekly",

@@ -22,9 +22,8 @@ import pytest
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.services import REDIS, postgres_database, redis_keys
-from tests.system.conftest import DAGS
-from tests.system.running_airflow import (
+from tests.support.dags import DAGS, meant_to_go
+from tests.support.running_airflow import (
     RunningAirflow,
     is_running,
     kill_session,
@@ -33,7 +32,7 @@ from tests.system.running_airflow import (
     running_airflow,
     until,
 )
-from tests.system.test_stale_dag import meant_to_go
+from tests.support.services import REDIS, postgres_database, redis_keys
 
 pytestmark = pytest.mark.service
 

@@ -15,7 +15,7 @@ from airflow.serialization.helpers import serialize_template_field
 from airflow_provider_nexthink.decorators.nexthink_delete_devices import nexthink_delete_devices_task
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import Run
+from tests.support.dags import Run
 
 RunDag = Callable[..., Run]
 

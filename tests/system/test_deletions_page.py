@@ -26,8 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from airflow_provider_nexthink.plugins.deletions import HEADERS, StaticPages
-from tests.browser import chromium, open_page
-from tests.system.running_airflow import until
+from tests.support.browser import chromium, open_page
+from tests.support.running_airflow import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -18,9 +18,8 @@ from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.services import DATABASES
-from tests.system.conftest import DAGS, DagSerialization, Run
-from tests.system.test_stale_dag import meant_to_go
+from tests.support.dags import DAGS, DagSerialization, Run, meant_to_go
+from tests.support.services import DATABASES
 
 RunDag = Callable[..., Run]
 ExampleDag = Callable[[str], DAG]

@@ -18,9 +18,9 @@ from playwright.sync_api import expect
 
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.browser import IMAGES, chromium, open_page
-from tests.system.conftest import DAGS
-from tests.system.running_airflow import RunningAirflow, running_airflow, until
+from tests.support.browser import IMAGES, chromium, open_page
+from tests.support.dags import DAGS
+from tests.support.running_airflow import RunningAirflow, running_airflow, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FrameLocator, Page

@@ -23,7 +23,7 @@ from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.status import COLUMNS
 from airflow_provider_nexthink.utils.storage import check_results_path, open_file, write_table
-from tests.system.conftest import Run
+from tests.support.dags import Run
 
 RunDag = Callable[..., Run]
 NATIVE = pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])

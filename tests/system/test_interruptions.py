@@ -15,8 +15,8 @@ from airflow_provider_nexthink.sandbox.app import ReceivedRequest
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.utils.supervisor import supervisor_check
-from tests.system.conftest import KEEPS_TASK_STATE, SINCE_AIRFLOW_3_3, Run
-from tests.system.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, until
+from tests.support.dags import KEEPS_TASK_STATE, SINCE_AIRFLOW_3_3, Run
+from tests.support.running_airflow import RunningAirflow, is_running, parent_of, running_airflow, until
 
 BATCH, CONCURRENCY, DEVICES = 10, 2, 600
 # In flight, handed over and not recorded yet, or recorded and not saved: see docs/reliability.md.

@@ -14,7 +14,7 @@ from airflow_provider_nexthink.exceptions import NexthinkEventError
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import Run
+from tests.support.dags import Run
 
 RunDag = Callable[..., Run]
 

@@ -21,7 +21,7 @@ from packaging.version import Version
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.running_airflow import RunningAirflow, running_airflow, until
+from tests.support.running_airflow import RunningAirflow, running_airflow, until
 
 SPANS = pytest.mark.skipif(Version(__version__) < Version("3.2"), reason="Airflow 3.1 has no span of the task")
 

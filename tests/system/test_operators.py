@@ -19,7 +19,7 @@ from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.status import COLUMNS
-from tests.system.conftest import SINCE_AIRFLOW_3_3, Run
+from tests.support.dags import SINCE_AIRFLOW_3_3, Run
 
 RunDag = Callable[..., Run]
 

@@ -10,8 +10,8 @@ import pytest
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import KEEPS_TASK_STATE
-from tests.system.running_airflow import RunningAirflow, running_airflow, until
+from tests.support.dags import KEEPS_TASK_STATE
+from tests.support.running_airflow import RunningAirflow, running_airflow, until
 
 DAG_FILE = """
 import base64

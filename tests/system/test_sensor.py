@@ -18,7 +18,7 @@ from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDe
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
-from tests.system.conftest import Run
+from tests.support.dags import Run
 
 RunDag = Callable[..., Run]
 

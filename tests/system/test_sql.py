@@ -14,8 +14,8 @@ from airflow.sdk import DAG, BaseHook
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
-from tests.services import DATABASES
-from tests.system.conftest import Run
+from tests.support.dags import Run
+from tests.support.services import DATABASES
 
 RunDag = Callable[..., Run]
 

@@ -9,26 +9,10 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_nexthink.sandbox.faults import Fault
-from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.system.conftest import Run
+from tests.support.dags import Run, meant_to_go
 
 RunDag = Callable[..., Run]
-
-
-def meant_to_go(devices: list[Device], days: int) -> set[str]:
-    """Say by other means than the Dag's which devices it is to choose."""
-    old = [device for device in devices if device.days_since_last_seen >= days]
-    by_name: dict[str, list[Device]] = {}
-    for device in old:
-        by_name.setdefault(device.name, []).append(device)
-    return {
-        device.uid
-        for name, twins in by_name.items()
-        if not name.upper().startswith(("SRV-", "VIP-"))
-        for device in twins
-        if len(twins) == 1 or device.days_since_last_seen > min(twin.days_since_last_seen for twin in twins)
-    }
 
 
 def test_a_run_plans_only_unless_it_is_told_otherwise(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:

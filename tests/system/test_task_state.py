@@ -18,7 +18,7 @@ import structlog
 
 from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
 from airflow_provider_nexthink.utils.task_state import TaskStateStore, timeout_deferred
-from tests.system.conftest import KEEPS_TASK_STATE
+from tests.support.dags import KEEPS_TASK_STATE
 
 needs_task_state = pytest.mark.skipif(not KEEPS_TASK_STATE, reason="Airflow before 3.3 keeps no state for a task")
 

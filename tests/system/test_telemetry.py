@@ -17,7 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.support.runs import Store
+from tests.support.store import Store
 
 
 def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:

@@ -24,8 +24,8 @@ from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDe
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.version_compat import AirflowFailException
-from tests.support.runs import Store
-from tests.system.conftest import KEEPS_TASK_STATE, Run
+from tests.support.dags import KEEPS_TASK_STATE, Run
+from tests.support.store import Store
 
 RunDag = Callable[..., Run]
 Devices = list[dict[str, str]]

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from airflow_provider_nexthink.operators._export import Export, ExportState
+from tests.support.store import Store
 
 QUERY: dict[str, Any] = {"tenant": "acme", "query_id": "#q", "parameters": {"a": "1"}, "clears": 2}
 EXPORT = Export("e-1", 1000.0)
-
-
-class Store:
-    def __init__(self, kept: Any = None) -> None:
-        self.kept = kept
-
-    def get(self, key: str) -> Any:
-        return self.kept
-
-    def set(self, key: str, value: Any) -> None:
-        self.kept = value
-
-    def delete(self, key: str) -> None:
-        self.kept = None
-
-
-class Broken:
-    def __getattr__(self, name: str) -> Any:
-        raise ConnectionError("the database is away")
 
 
 def test_a_retry_finds_the_export_until_its_time_is_over() -> None:
@@ -55,11 +38,13 @@ def test_what_is_forgotten_is_not_found() -> None:
 
 @pytest.mark.parametrize("kept", [7, "x", {}, {"query": 1}, {"query": "x", "end_time": "late"}])
 def test_what_another_version_kept_is_no_error(kept: Any) -> None:
-    assert ExportState(Store(kept), QUERY).load(0.0) is None
+    assert ExportState(Store(nexthink_export=json.dumps(kept)), QUERY).load(0.0) is None
 
 
 def test_without_a_store_or_with_a_broken_one_the_task_goes_on() -> None:
-    for store in (None, Broken()):
+    broken = Store()
+    broken.broken = True
+    for store in (None, broken):
         memory = ExportState(store, QUERY)
         memory.save(EXPORT)
         assert memory.load(0.0) is None

@@ -23,7 +23,7 @@ from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDe
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from airflow_provider_nexthink.version_compat import has_xcom_backend
-from tests.system.conftest import DagSerialization
+from tests.support.dags import DagSerialization
 
 ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
 

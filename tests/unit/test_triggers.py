@@ -6,12 +6,10 @@ import asyncio
 import gc
 import json
 import logging
-import random
 import socket
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
@@ -21,13 +19,13 @@ from airflow.triggers.base import BaseTrigger
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import NexthinkEventError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.operators._export import ExportEvent
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger, NexthinkQueryTrigger
+from tests.support.fake_time import FakeTime
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 EPOCH = NOW.timestamp()
@@ -40,27 +38,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield sandbox
 
 
-@dataclass
-class VirtualTime:
-    """Time that passes only while something waits in the event loop."""
-
-    waits: list[float] = field(default_factory=list)
-    passed: float = 0.0
-
-    async def asleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.passed += seconds
-
-    def clock(self) -> Clock:
-        return Clock(
-            monotonic=lambda: self.passed,
-            now=lambda: NOW + timedelta(seconds=self.passed),
-            asleep=self.asleep,
-            rng=random.Random(1),
-        )
-
-
-def made(trigger: BaseTrigger, time: VirtualTime) -> Any:
+def made(trigger: BaseTrigger, time: FakeTime) -> Any:
     """Make the trigger anew, as the triggerer does."""
     path, kwargs = trigger.serialize()
     module, name = path.rsplit(".", 1)
@@ -72,7 +50,7 @@ def made(trigger: BaseTrigger, time: VirtualTime) -> Any:
 
 def events(trigger: BaseTrigger, waits: list[float] | None = None) -> list[Any]:
     """Run the trigger; waits take no time."""
-    time = VirtualTime([] if waits is None else waits)
+    time = FakeTime(start=NOW, slept=[] if waits is None else waits)
 
     async def collect() -> list[Any]:
         return [event.payload async for event in made(trigger, time).run()]
@@ -273,14 +251,14 @@ def test_a_tenant_that_is_down_is_left_to_the_worker_after_some_retries(sandbox:
 def test_limits_without_end_end_with_the_time(sandbox: Sandbox) -> None:
     export_id = started(sandbox)
     sandbox.faults.add(Fault(path="status", kind="status", status=429, headers={"retry-after": "1"}, times=-1))
-    time = VirtualTime()
+    time = FakeTime(start=NOW)
 
     async def run() -> list[Any]:
         return [event.payload async for event in made(export_trigger(export_id, 600.0), time).run()]
 
     (event,) = asyncio.run(run())
     assert event["message"].startswith("NexthinkRateLimitError")
-    assert 550 < time.passed <= 600
+    assert 550 < time.seconds <= 600
 
 
 # The calls, which are in threads
@@ -294,7 +272,7 @@ def test_a_call_that_takes_long_does_not_hold_up_the_event_loop_and_outlives_a_c
     sandbox.faults.add(Fault(path="status", kind="slow", seconds=1.0))
 
     async def cancel() -> None:
-        trigger = made(export_trigger(export_id), VirtualTime())
+        trigger = made(export_trigger(export_id), FakeTime(start=NOW))
         waiting = asyncio.create_task(anext(trigger.run()))
         while not asked(sandbox, "/status/"):  # the loop runs on while the call is in flight
             await asyncio.sleep(0)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import linecache
-import random
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -24,7 +21,6 @@ from airflow_provider_nexthink.api.auth import NexthinkAuth
 from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
-from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
     NexthinkError,
@@ -32,84 +28,24 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkRetryableError,
     NexthinkTokenError,
 )
+from tests.support.tenant import TOKEN_URL, shown_by
+from tests.support.tenant import HttpTenant as Tenant
 
 SECRET = "made-up-secret:with-colon-ü"
 BASIC = base64.b64encode(f"client:{SECRET}".encode()).decode()
 SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret=SECRET)
-TOKEN_URL = "https://acme-login.eu.nexthink.cloud/oauth2/default/v1/token"
 THREADS = 8
-
-
-@dataclass
-class Tenant:
-    """Signs in and answers; remembers what it was sent, and lets time pass at will.
-
-    :param sign_ins: answers to the token requests; then numbered tokens.
-    :param accepts: whether the API accepts a bearer token.
-    """
-
-    sign_ins: list[httpx.Response | Exception] = field(default_factory=list)
-    accepts: Callable[[str], bool] = lambda token: True
-    lifetime: float = 900.0
-    seconds: float = 0.0
-    token_requests: list[httpx.Request] = field(default_factory=list)
-    bearers: list[str] = field(default_factory=list)
-    request_ids: list[str] = field(default_factory=list)
-    secrets: list[str] = field(default_factory=list)
-    sleeps: list[float] = field(default_factory=list)
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url == TOKEN_URL:
-            self.token_requests.append(request)
-            response = self.sign_ins.pop(0) if self.sign_ins else self.a_token()
-            if isinstance(response, Exception):
-                raise response
-            return response
-        assert request.url.host == "acme.api.eu.nexthink.cloud"
-        bearer = request.headers["Authorization"].removeprefix("Bearer ")
-        self.bearers.append(bearer)
-        self.request_ids.append(request.headers["x-request-id"])
-        return httpx.Response(200 if self.accepts(bearer) else 401)
-
-    def a_token(self) -> httpx.Response:
-        token = f"made-up-token-{len(self.token_requests)}"
-        return httpx.Response(200, json={"access_token": token, "expires_in": self.lifetime, "token_type": "Bearer"})
-
-    def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.seconds += seconds
-
-    def clock(self) -> Clock:
-        return Clock(
-            monotonic=lambda: self.seconds,
-            now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
-            sleep=lambda seconds, _: self.sleep(seconds),
-            rng=random.Random(0),
-        )
-
-    def transport(self) -> Transport:
-        return Transport(
-            SETTINGS, on_secret=self.secrets.append, clock=self.clock(), http_transport=httpx.MockTransport(self)
-        )
 
 
 @pytest.fixture
 def tenant() -> Tenant:
-    return Tenant()
+    return Tenant(respond=lambda _: httpx.Response(200))
 
 
 @pytest.fixture
 def transport(tenant: Tenant) -> Iterator[Transport]:
-    with tenant.transport() as transport:
+    with tenant.transport(SETTINGS) as transport:
         yield transport
-
-
-def shown_by(error: BaseException) -> str:
-    """What a log shows of an error, with the local variables of our own code."""
-    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
-    ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
-    assert ours
-    return f"{error} {error!r} {vars(error)} {ours}"
 
 
 def renewed() -> None:
@@ -150,7 +86,7 @@ def test_nothing_is_fetched_before_it_is_needed(tenant: Tenant, transport: Trans
 
 
 def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(401)]
+    tenant.token_responses = [httpx.Response(401)]
     refusal(transport)
     assert tenant.secrets == [SECRET, BASIC]
 
@@ -207,7 +143,7 @@ def test_token_is_renewed_early_in_the_background(
 ) -> None:
     tenant.lifetime = lifetime
     for seconds, requests in ((0, 1), (renewed_at - 0.01, 1), (renewed_at, 2), (renewed_at, 2)):
-        tenant.seconds = seconds
+        tenant.time.seconds = seconds
         transport.send_once("GET", "/x")
         renewed()
         assert len(tenant.token_requests) == requests
@@ -225,7 +161,7 @@ def test_token_being_renewed_blocks_no_request(tenant: Tenant) -> None:
 
     with Transport(SETTINGS, clock=tenant.clock(), http_transport=httpx.MockTransport(slow)) as transport:
         for seconds in (0.0, 841.0, 880.0):
-            tenant.seconds = seconds
+            tenant.time.seconds = seconds
             transport.send_once("GET", "/x")
         may_answer.set()
         renewed()
@@ -235,12 +171,12 @@ def test_token_being_renewed_blocks_no_request(tenant: Tenant) -> None:
 
 def test_token_renewal_fails_old_one_is_used_until_its_end(tenant: Tenant, transport: Transport) -> None:
     transport.send_once("GET", "/x")
-    tenant.seconds, tenant.sign_ins = 850.0, [httpx.Response(401)]
+    tenant.time.seconds, tenant.token_responses = 850.0, [httpx.Response(401)]
     transport.send_once("GET", "/x")
     renewed()
     transport.send_once("GET", "/x")
     assert len(tenant.token_requests) == 2  # and not again for some seconds
-    tenant.seconds = 896.0  # the end: now it is waited for
+    tenant.time.seconds = 896.0  # the end: now it is waited for
     transport.send_once("GET", "/x")
     assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-3"]
 
@@ -266,9 +202,9 @@ def test_the_life_of_a_token_counts_from_the_question() -> None:
 def test_a_token_without_a_lifetime_is_good_for_15_minutes(
     tenant: Tenant, transport: Transport, lifetime: dict[str, None]
 ) -> None:
-    tenant.sign_ins = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
+    tenant.token_responses = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
     for seconds in (0.0, 839.0, 896.0):
-        tenant.seconds = seconds
+        tenant.time.seconds = seconds
         transport.send_once("GET", "/x")
 
     assert tenant.bearers == ["made-up-token-0", "made-up-token-0", "made-up-token-2"]
@@ -281,7 +217,8 @@ def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) 
 
     assert response.status_code == 200
     assert tenant.bearers == ["made-up-token-1", "made-up-token-2", "made-up-token-2"]
-    assert tenant.request_ids[0] == tenant.request_ids[1]
+    first, second, _ = tenant.received
+    assert first.headers["x-request-id"] == second.headers["x-request-id"]
     assert len(tenant.token_requests) == 2
 
 
@@ -291,7 +228,7 @@ def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None
         transport.send("GET", "/x", idempotent=True)
 
     assert caught.value.status == 401
-    assert caught.value.request_id == tenant.request_ids[0]
+    assert caught.value.request_id == tenant.received[0].headers["x-request-id"]
     assert isinstance(caught.value, NexthinkFinalError)
     assert "A new token was refused too" in str(caught.value)
     assert "made-up-token" not in shown_by(caught.value)
@@ -320,7 +257,7 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404])
 def test_a_refused_sign_in_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
-    tenant.sign_ins = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
+    tenant.token_responses = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
     error = refusal(transport)
 
     assert type(error) is NexthinkAuthenticationError
@@ -338,14 +275,14 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
     def failed() -> httpx.Response | Exception:
         return httpx.Response(failure) if isinstance(failure, int) else failure
 
-    tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS - 1)]
+    tenant.token_responses = [failed() for _ in range(MAX_ATTEMPTS - 1)]
     transport.send_once("GET", "/x")
     assert len(tenant.token_requests) == MAX_ATTEMPTS
     assert len(tenant.sleeps) == MAX_ATTEMPTS - 1
     assert all(0 <= wait <= 2.0**attempt for attempt, wait in enumerate(tenant.sleeps))
 
-    tenant.seconds, tenant.sleeps = 10_000, []
-    tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS)]
+    tenant.time.seconds = 10_000
+    tenant.token_responses = [failed() for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
     assert type(error) is NexthinkTokenError
     assert isinstance(error, NexthinkRetryableError)
@@ -354,7 +291,7 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
 
 
 def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
+    tenant.token_responses = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
     with pytest.raises(NexthinkTokenError):
         transport.send("GET", "/x", idempotent=True)
 
@@ -363,7 +300,7 @@ def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Te
 
 
 def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(429, headers={"retry-after": "17"})]
+    tenant.token_responses = [httpx.Response(429, headers={"retry-after": "17"})]
     transport.get_token()
 
     assert tenant.sleeps == [17.0]
@@ -371,7 +308,7 @@ def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport)
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transport: Transport, status: int) -> None:
-    tenant.sign_ins = [httpx.Response(status, headers={"retry-after": "900"})]
+    tenant.token_responses = [httpx.Response(status, headers={"retry-after": "900"})]
     error = refusal(transport)
 
     assert isinstance(error, NexthinkTokenError)
@@ -380,7 +317,7 @@ def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transp
 
 
 def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
+    tenant.token_responses = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
 
     assert isinstance(error, NexthinkTokenError)
@@ -413,7 +350,7 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
     ],
 )
 def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transport, body: bytes) -> None:
-    tenant.sign_ins = [httpx.Response(200, content=body)]
+    tenant.token_responses = [httpx.Response(200, content=body)]
     error = refusal(transport)
 
     assert type(error) is NexthinkAuthenticationError
@@ -426,7 +363,7 @@ def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transp
     "token", ["made-up-token\n", "made up", "made-up-t\u00f6ken", "\ufeffmade-up-token", "made-up\0"]
 )
 def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Transport, token: str) -> None:
-    tenant.sign_ins = [httpx.Response(200, json={"access_token": token})]
+    tenant.token_responses = [httpx.Response(200, json={"access_token": token})]
     error = refusal(transport)
     assert type(error) is NexthinkAuthenticationError
     assert "that no request can carry" in str(error)
@@ -437,10 +374,12 @@ def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Tra
 def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
     tenant: Tenant, transport: Transport, told: str
 ) -> None:
-    tenant.sign_ins = [httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')]
+    tenant.token_responses = [
+        httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')
+    ]
     transport.get_token()
     for seconds, same in ((839, True), (896, False)):
-        tenant.seconds = seconds
+        tenant.time.seconds = seconds
         assert (transport.get_token().get_secret_value() == "made-up-token-0") == same
 
 
@@ -469,7 +408,7 @@ def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
 
 
 def test_a_failed_sign_in_leaves_the_door_open(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(401)]
+    tenant.token_responses = [httpx.Response(401)]
     refusal(transport)
 
     assert transport.send_once("GET", "/x").status_code == 200
@@ -477,7 +416,7 @@ def test_a_failed_sign_in_leaves_the_door_open(tenant: Tenant, transport: Transp
 
 def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    tenant.sign_ins = [httpx.Response(500, json={"message": "busy"}), httpx.ReadTimeout("slow")]
+    tenant.token_responses = [httpx.Response(500, json={"message": "busy"}), httpx.ReadTimeout("slow")]
     tenant.accepts = lambda token: token != "made-up-token-3"
     transport.send_once("GET", "/x")
     logged = json.dumps([[record.getMessage(), repr(record.args)] for record in caplog.records], ensure_ascii=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_nexthink.api.data_management import BatchResponse, delete_devices
-from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.models import DeletionResponse
-from airflow_provider_nexthink.api.settings import NexthinkSettings
-from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkAmbiguousResponseError,
     NexthinkBatchSizeError,
@@ -28,8 +24,8 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkUnavailableError,
 )
 from airflow_provider_nexthink.strict_json import RepeatedKeyError
+from tests.support.tenant import HttpTenant
 
-SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret="made-up-secret")
 DEVICES = [
     {"uid": "00000000-0000-4000-8000-000000000001", "name": "NA"},
     {"uid": "00000000-0000-4000-8000-000000000002", "name": "00123"},
@@ -44,26 +40,18 @@ def body(*statuses: str) -> Body:
     return {"scheduledCount": statuses.count("SCHEDULED"), "status": "ACCEPTED", "devices": devices}
 
 
-class Deletions:
-    """Gives a token, and to the deletion requests the answers it was told."""
+class Deletions(HttpTenant):
+    """Responds to the deletion requests as scripted."""
 
     def __init__(self, *responses: httpx.Response | Exception) -> None:
-        self.responses = list(responses)
-        self.received: list[httpx.Request] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/token"):
-            return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 900})
-        self.received.append(request)
-        response = self.responses.pop(0)
-        if isinstance(response, Exception):
-            raise response
-        return response
+        super().__init__(list(responses))
 
     def delete(self) -> BatchResponse:
-        clock = Clock(monotonic=lambda: 0.0, sleep=lambda *_: pytest.fail("it waits"), rng=random.Random(0))
-        with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(self)) as transport:
-            return delete_devices(transport, DEVICES, "my-request-id")
+        with self.transport() as transport:
+            try:
+                return delete_devices(transport, DEVICES, "my-request-id")
+            finally:
+                assert self.sleeps == []
 
 
 def unclear(response: httpx.Response) -> NexthinkAmbiguousResponseError:
@@ -80,7 +68,7 @@ def test_the_request_is_as_documented() -> None:
     assert request.method == "POST"
     assert request.url == "https://acme.api.eu.nexthink.cloud/api/v1/data-management/device/deletions"
     assert request.headers["Content-Type"] == "application/json"
-    assert request.headers["Authorization"] == "Bearer made-up-token"
+    assert request.headers["Authorization"] == "Bearer made-up-token-1"
     assert request.headers["x-request-id"] == "my-request-id"
     assert json.loads(request.content) == {"devices": DEVICES}
 

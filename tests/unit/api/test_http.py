@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import logging
-import random
 import re
 import ssl
 import threading
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -50,52 +47,25 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkTokenError,
     NexthinkUnavailableError,
 )
+from tests.support.fake_time import FakeTime
+from tests.support.tenant import CREDENTIAL, SETTINGS, shown_by
+from tests.support.tenant import HttpTenant as Net
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 API = "acme.api.eu.nexthink.cloud"
 SIGNED = "https://store.example/results/7.csv?X-Signature=made-up-signature"
-CREDENTIAL = {"client_id": "client", "client_secret": "made-up-secret"}
-SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", **CREDENTIAL)
 
 Answer = httpx.Response | Exception
 
 
-@dataclass
-class Net:
-    """Signs in, answers as it is told, and remembers what was sent and how long was waited."""
-
-    responses: list[Answer] = field(default_factory=list)
-    received: list[httpx.Request] = field(default_factory=list)
-    sleeps: list[float] = field(default_factory=list)
-    secrets: list[str] = field(default_factory=list)
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/token"):
-            return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 900})
-        self.received.append(request)
-        response = self.responses.pop(0)
-        if isinstance(response, Exception):
-            raise response
-        return response
-
-    def clock(self) -> Clock:
-        return Clock(
-            monotonic=lambda: sum(self.sleeps),
-            now=lambda: START + timedelta(seconds=sum(self.sleeps)),
-            sleep=lambda seconds, _: self.sleeps.append(seconds),
-            rng=random.Random(0),
-        )
-
-
 @pytest.fixture
 def net() -> Net:
-    return Net()
+    return Net(time=FakeTime(start=START))
 
 
 @pytest.fixture
 def transport(net: Net) -> Iterator[Transport]:
-    carrier = httpx.MockTransport(net)
-    with Transport(SETTINGS, on_secret=net.secrets.append, clock=net.clock(), http_transport=carrier) as transport:
+    with net.transport() as transport:
         yield transport
 
 
@@ -106,14 +76,6 @@ def everything_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Monk
         monkeypatch.setattr(logging.getLogger(name), "disabled", False)
         caplog.set_level("DEBUG", logger=None if name == "root" else name)
     return caplog
-
-
-def shown_by(error: BaseException) -> str:
-    """What a log shows of an error, with the local variables of our own code."""
-    stack = traceback.TracebackException.from_exception(error, capture_locals=True, compact=True).stack
-    ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
-    assert ours
-    return f"{error} {error!r} {vars(error)} {ours}"
 
 
 def failed(transport: Transport, **parts: Any) -> NexthinkApiError:
@@ -135,7 +97,7 @@ def test_a_request_goes_signed_to_the_api_host(net: Net, transport: Transport) -
     [request] = net.received
     assert response.json() == {"a": 1}
     assert (request.method, str(request.url)) == ("PUT", f"https://{API}/api/v1/x?c=d&e=1")
-    assert request.headers["Authorization"] == "Bearer made-up-token"
+    assert request.headers["Authorization"] == "Bearer made-up-token-1"
     assert request.headers["User-Agent"] == "airflow-provider-nexthink"
     assert request.headers["x-more"] == "1"
     assert request.content == '{"b":"ü"}'.encode()
@@ -642,7 +604,7 @@ def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_what_the_other_side_repeats_of_our_secrets_is_not_shown(net: Net, transport: Transport, status: int) -> None:
-    body = {"code": "X", "message": "you sent Bearer made-up-token"}
+    body = {"code": "X", "message": "you sent Bearer made-up-token-1"}
     net.responses = [httpx.Response(status, json=body) for _ in range(2)]
 
     with pytest.raises(NexthinkApiError) as caught:
@@ -712,7 +674,7 @@ def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
 
 
 def test_a_trace_id_is_short_and_repeats_no_secret(net: Net, transport: Transport) -> None:
-    net.responses = [httpx.Response(400, headers={"x-trace-id": "Bearer made-up-token" + "x" * 4000})]
+    net.responses = [httpx.Response(400, headers={"x-trace-id": "Bearer made-up-token-1" + "x" * 4000})]
     error = failed(transport)
     assert error.trace_id is not None
     assert error.trace_id.startswith("Bearer ***xxx")

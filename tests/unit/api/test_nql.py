@@ -6,12 +6,8 @@ import csv
 import gzip
 import io
 import json
-import random
-import traceback
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -32,8 +28,6 @@ from airflow_provider_nexthink.api.nql import (
     wait_for_export,
 )
 from airflow_provider_nexthink.api.query_id import check_query_id
-from airflow_provider_nexthink.api.settings import NexthinkSettings
-from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkFinalError,
@@ -43,9 +37,9 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkRetryableError,
     NexthinkTruncatedError,
 )
+from tests.support.tenant import API, SETTINGS, shown_by
+from tests.support.tenant import HttpTenant as Nexthink
 
-SETTINGS = NexthinkSettings.resolve(instance="acme", region="eu", client_id="client", client_secret="made-up-secret")
-API = "https://acme.api.eu.nexthink.cloud"
 STATUS = f"{API}/api/v1/nql/status/e-1"
 ODD_NAMES = [
     "NA",
@@ -65,40 +59,19 @@ ODD_NAMES = [
 ]
 
 
-@dataclass
-class Nexthink:
-    """Signs in, answers as it is told, and remembers what was asked and how long was waited."""
-
-    responses: list[httpx.Response] = field(default_factory=list)
-    received: list[httpx.Request] = field(default_factory=list)
-    sleeps: list[float] = field(default_factory=list)
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/token"):
-            return httpx.Response(200, json={"access_token": "made-up-token", "expires_in": 1e9})
-        self.received.append(request)
-        return self.responses.pop(0)
-
-    @property
-    def asked(self) -> list[str]:
-        return [f"{request.method} {request.url}" for request in self.received]
-
-
 @pytest.fixture
 def nexthink() -> Nexthink:
-    return Nexthink()
+    return Nexthink(lifetime=1e9)
 
 
 @pytest.fixture
 def transport(nexthink: Nexthink) -> Iterator[Transport]:
-    clock = Clock(
-        monotonic=lambda: sum(nexthink.sleeps),
-        now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
-        sleep=lambda seconds, _: nexthink.sleeps.append(seconds),
-        rng=random.Random(0),
-    )
-    with Transport(SETTINGS, clock=clock, http_transport=httpx.MockTransport(nexthink)) as transport:
+    with nexthink.transport() as transport:
         yield transport
+
+
+def asked(nexthink: Nexthink) -> list[str]:
+    return [f"{request.method} {request.url}" for request in nexthink.received]
 
 
 def status(word: str, *, http: int = 200, **more: object) -> httpx.Response:
@@ -111,14 +84,6 @@ def completed(file: str = "one", *, http: int = 200) -> httpx.Response:
 
 def stored(content: bytes, **headers: str) -> httpx.Response:
     return httpx.Response(200, headers=headers, stream=httpx.ByteStream(content))
-
-
-def shown_by(error: BaseException) -> str:
-    """What a log shows of an error, with the local variables of our own code."""
-    stack = traceback.TracebackException.from_exception(error, capture_locals=True).stack
-    ours = [frame.locals for frame in stack if "airflow_provider_nexthink" in frame.filename]
-    assert ours
-    return f"{error} {error!r} {vars(error)} {ours}"
 
 
 # --- the query
@@ -197,7 +162,7 @@ def test_the_query_is_sent_as_documented(
     execute(transport, "#ab", parameters)
     start_export(transport, "#ab", parameters, "ZSTD")
 
-    assert nexthink.asked == [f"POST {API}/api/v2/nql/execute", f"POST {API}/api/v1/nql/export"]
+    assert asked(nexthink) == [f"POST {API}/api/v2/nql/execute", f"POST {API}/api/v1/nql/export"]
     first, second = nexthink.received
     assert json.loads(first.content) == {"queryId": "#ab", **sent}
     assert json.loads(second.content) == {"queryId": "#ab", "compression": "ZSTD", **sent}
@@ -336,7 +301,7 @@ def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -
     assert rows == [{"device.name": "00123", "device.uid": "u1"}, {"device.name": "NA", "device.uid": "u2"}]
     assert (rows.columns, rows.truncated) == (["device.name", "device.uid"], False)
     assert nexthink.sleeps == [4, 6, 9]
-    assert nexthink.asked == [
+    assert asked(nexthink) == [
         f"POST {API}/api/v1/nql/export",
         *[f"GET {STATUS}"] * 5,
         "GET https://store.example/one?s=made-up-signature",
@@ -347,7 +312,7 @@ def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -
 
 @pytest.mark.parametrize(("first", "waits"), [(20, [20, 30, 45, 60, 60]), (60, [60] * 5), (100, [100] * 5)])
 def test_the_waits_grow_to_a_minute(nexthink: Nexthink, transport: Transport, first: float, waits: list[float]) -> None:
-    nexthink.responses = [status("IN_PROGRESS") for _ in waits] + [completed()]
+    nexthink.responses = [*(status("IN_PROGRESS") for _ in waits), completed()]
     wait_for_export(transport, "e-1", poll_interval=first, timeout=1000)
 
     assert nexthink.sleeps == waits
@@ -429,7 +394,7 @@ def test_an_export_id_is_one_part_of_the_path(nexthink: Nexthink, transport: Tra
     nexthink.responses = [status("SUBMITTED")]
     export_status(transport, "../a?b#c")
 
-    assert nexthink.asked == [f"GET {API}/api/v1/nql/status/..%2Fa%3Fb%23c"]
+    assert asked(nexthink) == [f"GET {API}/api/v1/nql/status/..%2Fa%3Fb%23c"]
 
 
 def test_an_export_that_is_not_known(nexthink: Nexthink, transport: Transport) -> None:
@@ -445,7 +410,7 @@ def test_a_result_that_was_cut_off_proves_nothing(nexthink: Nexthink, transport:
 
     assert caught.value.status == 206
     assert isinstance(caught.value, NexthinkFinalError)
-    assert nexthink.asked == [f"GET {STATUS}"]
+    assert asked(nexthink) == [f"GET {STATUS}"]
 
 
 def test_a_result_that_was_cut_off_says_so_where_it_is_allowed(nexthink: Nexthink, transport: Transport) -> None:
@@ -462,7 +427,7 @@ def test_an_expired_address_is_asked_for_anew(
     nexthink.responses = [completed("one"), httpx.Response(403), completed("two"), stored(b"a\r\n1\r\n")]
 
     assert fetch_export(transport, "e-1") == [{"a": "1"}]
-    assert nexthink.asked == [
+    assert asked(nexthink) == [
         f"GET {STATUS}",
         "GET https://store.example/one?s=made-up-signature",
         f"GET {STATUS}",

@@ -30,7 +30,9 @@ from airflow_provider_nexthink.deletion.plan import Plan, make_plan
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError, NexthinkTryOverError
 from airflow_provider_nexthink.status import RESUMABLE, Status
-from tests.support.runs import FakeTime, Store, Tenant, device_rows, new_run, unavailable
+from tests.support.fake_time import FakeTime
+from tests.support.runs import Tenant, device_rows, new_run, unavailable
+from tests.support.store import Store
 
 ACME = "https://acme.example"
 

@@ -39,10 +39,10 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkUnavailableError,
 )
 from airflow_provider_nexthink.status import COLUMNS, DEFAULT_FAIL_ON, Status
+from tests.support.fake_time import FakeTime
 from tests.support.runs import (
     Answer,
     Device,
-    FakeTime,
     Tenant,
     checkpoint_of,
     device_rows,

@@ -18,7 +18,8 @@ from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from tests.support.runs import FakeTime, Tenant, new_run
+from tests.support.fake_time import FakeTime
+from tests.support.runs import Tenant, new_run
 
 UID = "0fbd5a5c-0000-4000-8000-000000000001"
 

@@ -4,46 +4,39 @@ import pytest
 
 from airflow_provider_nexthink.sandbox.queries import QUERIES, run_query
 from airflow_provider_nexthink.sandbox.tenant import Tenant
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.time
+from tests.support.fake_time import FakeTime
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeTime:
+    return FakeTime(seconds=1_800_000_000.0)
 
 
 @pytest.fixture
-def tenant(clock: Clock) -> Tenant:
-    return Tenant(devices=20, stale=10, removal_delay=5.0, clock=clock)
+def tenant(clock: FakeTime) -> Tenant:
+    return Tenant(devices=20, stale=10, removal_delay=5.0, clock=lambda: clock.seconds)
 
 
-def test_a_queued_device_is_gone_after_the_delay(tenant: Tenant, clock: Clock) -> None:
+def test_a_queued_device_is_gone_after_the_delay(tenant: Tenant, clock: FakeTime) -> None:
     device = next(device for device in tenant.devices() if device.days_since_last_seen >= 90)
 
     assert tenant.queue_deletion(device.uid.upper())
     assert tenant.counts() == {"devices": 20, "stale": 10, "queued": 1, "removed": 0}
 
-    clock.time += 4.9
+    clock.seconds += 4.9
     assert device in tenant.devices()
 
-    clock.time += 0.1
+    clock.seconds += 0.1
     assert device not in tenant.devices()
     assert tenant.counts() == {"devices": 19, "stale": 9, "queued": 0, "removed": 1}
 
 
-def test_queueing_again_does_not_put_the_removal_off(tenant: Tenant, clock: Clock) -> None:
+def test_queueing_again_does_not_put_the_removal_off(tenant: Tenant, clock: FakeTime) -> None:
     device = tenant.devices()[0]
     tenant.queue_deletion(device.uid)
-    clock.time += 4
+    clock.seconds += 4
     tenant.queue_deletion(device.uid)
-    clock.time += 1
+    clock.seconds += 1
 
     assert device not in tenant.devices()
     assert tenant.queued == [device.uid, device.uid]
@@ -58,11 +51,11 @@ def test_without_a_delay_it_is_gone_at_once(tenant: Tenant) -> None:
     assert device not in tenant.devices()
 
 
-def test_uids_that_no_device_has_delete_nothing(tenant: Tenant, clock: Clock) -> None:
+def test_uids_that_no_device_has_delete_nothing(tenant: Tenant, clock: FakeTime) -> None:
     collector_uid = tenant.devices()[0].collector_uid
 
     assert tenant.queue_deletion(collector_uid)
-    clock.time += 60
+    clock.seconds += 60
 
     assert tenant.queued == [collector_uid]
     assert tenant.counts() == {"devices": 20, "stale": 10, "queued": 0, "removed": 0}
@@ -100,11 +93,11 @@ def test_no_pending_polls(tenant: Tenant) -> None:
     assert tenant.poll_export(export_id)[0] == "COMPLETED"
 
 
-def test_tokens_expire_and_can_be_revoked(tenant: Tenant, clock: Clock) -> None:
+def test_tokens_expire_and_can_be_revoked(tenant: Tenant, clock: FakeTime) -> None:
     old = tenant.issue_token()
-    clock.time += 899
+    clock.seconds += 899
     assert tenant.accepts_token(old)
-    clock.time += 1
+    clock.seconds += 1
     assert not tenant.accepts_token(old)
 
     new = tenant.issue_token()
@@ -113,8 +106,8 @@ def test_tokens_expire_and_can_be_revoked(tenant: Tenant, clock: Clock) -> None:
     assert not tenant.accepts_token(new)
 
 
-def test_many_threads(clock: Clock) -> None:
-    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=clock)
+def test_many_threads(clock: FakeTime) -> None:
+    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=lambda: clock.seconds)
     uids = [device.uid for device in tenant.devices()]
 
     def queue_and_look(uid: str) -> int:

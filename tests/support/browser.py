@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SIZE: Any = {"width": 1280, "height": 640}
 
 # It runs as root in containers, and is to ask nobody but the servers of the tests.
