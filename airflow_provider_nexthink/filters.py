@@ -19,16 +19,9 @@ from datetime import date, datetime, timedelta
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
-from airflow_provider_nexthink.deletion.plan import canonical_uid, normalize_name
-from airflow_provider_nexthink.devices.reader import (
-    NAME_COLUMNS,
-    UID_COLUMNS,
-    Column,
-    dataframe_library,
-    find_column,
-    is_missing,
-    uid_kind,
-)
+from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, Column, find_column, uid_kind
+from airflow_provider_nexthink.devices.frames import dataframe_library
+from airflow_provider_nexthink.devices.identity import canonical_uid, is_missing, normalize_name
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 if TYPE_CHECKING:

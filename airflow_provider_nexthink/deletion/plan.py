@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 import reprlib
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from math import floor
 from typing import Any
-from uuid import UUID
 
-from airflow_provider_nexthink.devices.reader import DeviceRows, is_missing
+from airflow_provider_nexthink.devices.identity import (
+    CANONICAL_UID,
+    as_str,
+    canonical_uid,
+    fold_case,
+    is_missing,
+    normalize_name,
+)
+from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.status import KEPT, Status
 
-_CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_BARE_UID = re.compile(r"[0-9a-f]{32}")
 _SHOWN_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
 _NAME_REFUSED = "the name "
@@ -67,7 +71,7 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
     if kept:
         todo = (each for each in todo if statuses[each[0]] is None)
 
-    is_canonical = _CANONICAL_UID.fullmatch
+    is_canonical = CANONICAL_UID.fullmatch
     # One pass, in which the usual row takes the shortest way: there may be a million of them.
     for position, (uid, name) in todo:
         if not (
@@ -81,7 +85,7 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
             uid_cell, name_cell = uid, name
             uid, name_problem = canonical_uid(uid_cell), _name_problem(name_cell)
             uids[position] = uid or _preview(uid_cell)
-            names[position] = name = _preview(name_cell) if name_problem else _as_str(name_cell)
+            names[position] = name = _preview(name_cell) if name_problem else as_str(name_cell)
             if uid is None or name_problem:
                 statuses[position], reasons[position] = _refusal(uid, uid_cell, name_problem)
                 continue
@@ -111,7 +115,7 @@ def _keep_decided(plan: Plan, rows: DeviceRows) -> list[int]:
         uid, name = rows.uids[position], rows.names[position]
         reason = rows.reasons[position] if rows.reasons else None
         plan.uids[position] = canonical_uid(uid) or _preview(uid)
-        plan.names[position] = _preview(name) if _name_problem(name) else _as_str(name)
+        plan.names[position] = _preview(name) if _name_problem(name) else as_str(name)
         plan.statuses[position] = Status(status)
         plan.reasons[position] = _preview(reason, _REASON_CHARACTERS) or f"the list has it as {status}"
     return kept
@@ -198,23 +202,6 @@ def check_guards(
         )
 
 
-def canonical_uid(cell: object) -> str | None:
-    """Return the uid in lower case with hyphens, or None if it is none.
-
-    :param cell: text (hyphenated or not, in any case, blanks around it are cut off) or a ``uuid.UUID``.
-    """
-    if isinstance(cell, UUID):
-        return str(cell)
-    if not isinstance(cell, str):
-        return None
-    if _CANONICAL_UID.fullmatch(cell):
-        return _as_str(cell)
-    text = cell.strip().lower()
-    if _BARE_UID.fullmatch(text):
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-    return text if _CANONICAL_UID.fullmatch(text) else None
-
-
 def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tuple[Status, str]:
     """Say why a row cannot be sent."""
     if uid is not None:
@@ -248,11 +235,6 @@ def _is_storable(text: str) -> bool:
     return "\0" not in text
 
 
-def _as_str(text: str) -> str:
-    """Return the characters of text of any subclass, such as numpy's, to the letter."""
-    return str.__str__(text)
-
-
 def _type_name(cell: object) -> str:
     return "malformed text" if isinstance(cell, str) else f"of type {type(cell).__name__}"
 
@@ -270,7 +252,7 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
     uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
     # An entry is read in several ways, in which its brackets and hyphens may mean different things: `[–.]`.
-    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*_normal_forms(entry), _in_one_case(entry)))]
+    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*_normal_forms(entry), fold_case(entry)))]
     names = {form: entry for entry, form in reversed(forms)}
     globs = [(entry, translate(form)) for entry, form in forms]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
@@ -287,25 +269,9 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
         for form in _normal_forms(name):
             if found := match_name(form):
                 return found
-        return None if name.isascii() else match_name(_in_one_case(name))
+        return None if name.isascii() else match_name(fold_case(name))
 
     return match
-
-
-def normalize_name(name: str) -> str:
-    """Return a name without what a person does not see, or takes for the same, so that names can be compared.
-
-    That is case, blanks around it, invisible characters, full-width and composed letters (Unicode's NFKC), the many
-    hyphens and dashes, the many blanks, and the dots of Turkish i. Letters of different alphabets differ, however alike
-    they look.
-
-    :param name: the name as it came.
-    """
-    text = _in_one_case(name)
-    if text.isascii() and text.isprintable():
-        return text
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKS)
-    return unicodedata.normalize("NFKC", text.replace("i\u0307", "i")).strip()
 
 
 def _normal_forms(name: str) -> tuple[str, ...]:
@@ -313,50 +279,6 @@ def _normal_forms(name: str) -> tuple[str, ...]:
     if _SOFT_HYPHEN not in name:
         return (normalize_name(name),)
     return normalize_name(name), normalize_name(name.replace(_SOFT_HYPHEN, "-"))
-
-
-def _in_one_case(name: str) -> str:
-    if name.isascii():
-        return name.casefold().strip()
-    return unicodedata.normalize("NFC", name).casefold().strip()
-
-
-class _Looks(dict[int, str | None]):
-    """What a character looks like to a person; None for one that cannot be seen. For ``str.translate``."""
-
-    _HYPHENS = "\u02d7\u06d4\u2043\u207b\u208b\u2212\u23af\u2500\u2796\u2cba\u30fc"
-    _BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2800"
-    # Those of Unicode's Default_Ignorable_Code_Point that are not of the category Cf.
-    _INVISIBLE = (
-        range(0x034F, 0x0350),
-        range(0x115F, 0x1161),
-        range(0x17B4, 0x17B6),
-        range(0x180B, 0x1810),
-        range(0x2065, 0x2066),
-        range(0x3164, 0x3165),
-        range(0xFE00, 0xFE10),
-        range(0xFFA0, 0xFFA1),
-        range(0xFFF0, 0xFFF9),
-        range(0xE0000, 0xE1000),
-    )
-
-    def __missing__(self, code: int) -> str | None:
-        character = chr(code)
-        category = unicodedata.category(character)
-        looks: str | None = character
-        if category == "Pd" or character in self._HYPHENS:
-            looks = "-"
-        elif category in ("Zs", "Zl", "Zp") or character in self._BLANKS:
-            looks = " "
-        elif category in ("Cf", "Cc") or any(code in invisible for invisible in self._INVISIBLE):
-            looks = None
-        elif character == "\u0131":
-            looks = "i"
-        self[code] = looks
-        return looks
-
-
-_LOOKS = _Looks()
 
 
 def _uid_of_exclusion(entry: str) -> str | None:

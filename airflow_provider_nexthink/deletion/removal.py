@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from airflow_provider_nexthink.deletion.plan import canonical_uid, make_plan
+from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.devices.identity import canonical_uid
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.status import Presence, Status
 

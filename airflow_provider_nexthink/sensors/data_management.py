@@ -208,8 +208,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
 
     def _compare(self, rows: NqlRows) -> bool:
         """Compare the devices with a result that lists every device there is; what proves nothing is an error."""
-        from airflow_provider_nexthink.deletion.plan import canonical_uid
-        from airflow_provider_nexthink.devices.reader import NAME_COLUMNS, UID_COLUMNS, find_column
+        from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, find_column
+        from airflow_provider_nexthink.devices.identity import canonical_uid
 
         if not rows:
             raise NexthinkExportError(f"{self.query_id} lists no device at all: that proves nothing.")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.deletion.plan import Plan, canonical_uid, check_guards, make_plan, normalize_name
+from airflow_provider_nexthink.deletion.plan import Plan, check_guards, make_plan
+from airflow_provider_nexthink.devices.identity import canonical_uid, normalize_name
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.status import Status
