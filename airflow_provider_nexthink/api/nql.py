@@ -16,13 +16,12 @@ import httpx
 
 from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.models import ExecuteResponse, ExportResponse, StatusResponse
-from airflow_provider_nexthink.api.query_id import check_query_id
+from airflow_provider_nexthink.api.query import check_query_id, parameters_as_text
 from airflow_provider_nexthink.api.result_file import read_csv
 from airflow_provider_nexthink.backoff import full_jitter
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkExportTimeoutError,
-    NexthinkInputError,
     NexthinkNotFoundError,
     NexthinkTruncatedError,
 )
@@ -224,19 +223,9 @@ def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool) -> 
 
 def _query(query_id: str, parameters: Mapping[str, str] | None) -> dict[str, object]:
     query: dict[str, object] = {"queryId": check_query_id(query_id)}
-    if parameters:
-        if not isinstance(parameters, Mapping):
-            raise NexthinkInputError(
-                f"parameters is a {type(parameters).__name__}: it takes a mapping of names to text."
-            )
-        query["parameters"] = {name: _parameter(name, value) for name, value in parameters.items()}
+    if parameters is not None and (as_text := parameters_as_text(parameters)):
+        query["parameters"] = as_text
     return query
-
-
-def _parameter(name: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a number.")
-    return str(value)
 
 
 def _hints(query_id: str) -> dict[int, str]:

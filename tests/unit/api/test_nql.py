@@ -10,9 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +30,7 @@ from airflow_provider_nexthink.api.nql import (
     start_export,
     wait_for_export,
 )
-from airflow_provider_nexthink.api.query_id import check_query_id
+from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
@@ -149,13 +152,28 @@ def test_a_query_id(query_id: str) -> None:
 def test_what_is_no_query_id_is_not_sent(
     nexthink: Nexthink, transport: Transport, query_id: Any, run: Callable[[Transport, str], object]
 ) -> None:
-    with pytest.raises(NexthinkInputError, match="is no NQL query id"):
+    with pytest.raises(NexthinkInputError, match="is not an NQL query id"):
         run(transport, query_id)
 
     assert nexthink.received == []
 
 
-@pytest.mark.parametrize("value", [None, True, False, ["a"], {"a": "b"}, b"x", object()])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        np.True_,
+        ["a"],
+        {"a": "b"},
+        b"x",
+        object(),
+        float("nan"),
+        float("inf"),
+        Decimal("sNaN"),
+        Fraction(1, 3),
+    ],
+)
 @pytest.mark.parametrize("run", [execute, start_export])
 def test_a_parameter_of_another_type_is_not_sent(
     nexthink: Nexthink, transport: Transport, value: Any, run: Callable[..., object]
@@ -184,6 +202,9 @@ def test_parameters_without_names_are_not_sent(
         ({}, {}),
         ({"name": "00123", "empty": ""}, {"parameters": {"name": "00123", "empty": ""}}),
         ({"days": 90, "share": 0.5}, {"parameters": {"days": "90", "share": "0.5"}}),
+        ({"days": np.int64(90), "share": np.float32(0.5)}, {"parameters": {"days": "90", "share": "0.5"}}),
+        ({"days": Decimal(90), "share": Decimal("0.50")}, {"parameters": {"days": "90", "share": "0.50"}}),
+        ({"days": 90.0, "share": 1e-7}, {"parameters": {"days": "90", "share": "0.0000001"}}),
     ],
 )
 def test_the_query_is_sent_as_documented(
