@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_nexthink.api.query_id import check_query_id
+from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion.options import check_choice
 from airflow_provider_nexthink.devices.formats import require_parquet
 from airflow_provider_nexthink.exceptions import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_nexthink.api.query_id import check_query_id
+from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,

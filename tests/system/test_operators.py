@@ -360,7 +360,7 @@ def test_a_truncated_export_fails_without_retry_unless_it_is_allowed(sandbox: Sa
 
 @pytest.mark.parametrize(
     ("query_id", "says"),
-    [("{{ 'no hash' }}", "is no NQL query id"), ("#no_such_query", "no saved query #no_such_query")],
+    [("{{ 'no hash' }}", "is not an NQL query id"), ("#no_such_query", "no saved query #no_such_query")],
 )
 def test_a_wrong_query_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, query_id: str, says: str) -> None:
     with DAG("wrong_query", default_args=ONE_RETRY) as dag:
