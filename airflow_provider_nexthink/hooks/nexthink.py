@@ -17,9 +17,9 @@ from airflow_provider_nexthink.client import NexthinkClient
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
-from airflow_provider_nexthink.utils.observability import RunStats, report_change, report_read, request_tracer
 from airflow_provider_nexthink.utils.storage import open_file
 from airflow_provider_nexthink.utils.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.telemetry import RunStats, report_change, report_read, request_tracer
 from airflow_provider_nexthink.version_compat import amask_secret, connection_extra, form_widgets
 
 if TYPE_CHECKING:
