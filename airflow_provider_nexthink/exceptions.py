@@ -175,7 +175,7 @@ class NexthinkDevicesError(NexthinkError):
 
 
 class NexthinkDevicesRetryableError(NexthinkDevicesError, NexthinkRetryableError):
-    """Some devices are FAILED, UNKNOWN or NOT_SENT: sending them again may settle them."""
+    """Some devices are FAILED, UNKNOWN or NOT_SENT: a retry may schedule them."""
 
 
 class NexthinkDevicesRefusedError(NexthinkDevicesError, NexthinkFinalError):

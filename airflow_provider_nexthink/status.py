@@ -1,4 +1,4 @@
-"""The words of an outcome: what can become of a device."""
+"""The statuses of a device, and the columns of the outcome table."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """What became of one device of the list. The first three are Nexthink's own words."""
+    """What became of one device of the list. The first three are Nexthink's own."""
 
     SCHEDULED = "SCHEDULED"
-    """Queued for deletion. Not "deleted": that happens later, and the API does not tell when."""
+    """Queued for deletion. Not "deleted": that happens later, and the API does not say when."""
     INVALID = "INVALID"
-    """The uid is malformed: found here and not sent, or so answered."""
+    """The uid is malformed: found here and not sent, or so the response says."""
     FAILED = "FAILED"
-    """Nexthink could not schedule it, also after the re-sends."""
+    """Nexthink could not schedule it, not even after retries."""
     REJECTED = "REJECTED"
-    """Cannot be sent: uid or name blank or missing, no text, or one uid with two names."""
+    """Cannot be sent: uid or name blank, missing or not text, or one uid with two names; or Nexthink refuses it."""
     DUPLICATE = "DUPLICATE"
-    """The same device stands earlier in the list."""
+    """The same device is earlier in the list."""
     EXCLUDED = "EXCLUDED"
     """An exclusion matched."""
     PLANNED = "PLANNED"
     """Dry run: would be sent."""
     UNKNOWN = "UNKNOWN"
-    """Sent, and no answer that can be trusted came back, also after the re-sends."""
+    """Sent, and every response was ambiguous or missing, also those to the retries."""
     NOT_SENT = "NOT_SENT"
-    """The run stopped before its turn."""
+    """The run ended before its turn, or the request never left."""
 
 
 class Presence(StrEnum):
-    """Whether a device that was asked for is still in Nexthink."""
+    """Whether a device whose deletion was requested is still in Nexthink."""
 
     GONE = "GONE"
     """Not in the tenant's inventory any more."""
@@ -41,15 +41,15 @@ COLUMNS = ("uid", "name", "status", "reason", "batch", "request_id", "trace_id",
 """The columns of the outcome table, in this order."""
 
 RETRYABLE = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
-"""What sending again may settle."""
+"""A retry may give these rows a final status."""
 
 ACTION_REQUIRED = RETRYABLE | {Status.INVALID, Status.REJECTED}
-"""What does not take its course by itself: these rows go to the XCom ``unscheduled``."""
+"""These rows need attention: they are in the XCom ``unscheduled``."""
 
 RESUMABLE = frozenset({Status.SCHEDULED, Status.INVALID})
-"""A retry of the task does not send these rows again."""
+"""A retry of the task restores these rows instead of sending them again."""
 
 KEPT = frozenset({Status.EXCLUDED, Status.REJECTED, Status.INVALID, Status.DUPLICATE})
-"""The statuses that a row of an outcome table keeps when the table is the next list."""
+"""A row of an outcome table keeps these statuses when the table is the next list."""
 
 DEFAULT_FAIL_ON = (Status.FAILED, Status.UNKNOWN, Status.NOT_SENT)

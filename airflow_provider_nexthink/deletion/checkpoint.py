@@ -46,16 +46,16 @@ _DONE_KEY = "nexthink_deletions_done"
 
 
 class StateStore(Protocol):
-    """Where a retry of the same task finds what an earlier try has kept, such as Airflow's task state store."""
+    """A key-value store that all tries of a task share, such as Airflow's task state store."""
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or None."""
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a JSON value under a key."""
+        """Store a JSON value under a key."""
 
     def delete(self, key: str) -> None:
-        """Forget a key."""
+        """Delete a key."""
 
 
 class Checkpoint:
@@ -66,7 +66,7 @@ class Checkpoint:
 
     :param store: where to keep the journal.
     :param clock: time.
-    :param try_number: the number of this try, from 1 on; None where nobody counts them.
+    :param try_number: the number of this try, from 1 on; None if tries are not counted.
     :param max_tries: the number that Airflow raises when a person clears the task; None where it is not known.
     """
 
@@ -84,7 +84,7 @@ class Checkpoint:
         self._max_tries = max_tries
         self.earlier = EarlierTries()
         self.cleared = EarlierTries()
-        """The tries of a task that had succeeded before a person cleared it: only told, since all is sent again."""
+        """The tries of a task that had succeeded before it was cleared: only reported, since everything is sent again."""
         self.is_over = False
         """Whether the store has said that this try is over."""
         self.is_earlier_known = True
@@ -149,11 +149,11 @@ class Checkpoint:
             return
         else:  # Airflow's own retry: something failed once the devices were handled
             self.earlier = earlier
-            self._call(lambda: self._store.delete(_DONE_KEY), "That this task had succeeded cannot be forgotten")
+            self._call(lambda: self._store.delete(_DONE_KEY), "The mark that this task had succeeded cannot be deleted")
         self._journal, self._first = str(values[0]["journal"]), len(values)
 
     def _is_known_to_have_sent_nothing(self) -> bool:
-        """Tell whether the try before this one has left word that no try before has sent anything."""
+        """Tell whether the previous try has recorded that no try so far has sent anything."""
         return bool(self._store.get(_TRY_KEY) == {"try": (self._try_number or 0) - 1, "has_sent_nothing": True})
 
     def _read_values(self) -> list[Any]:
@@ -267,8 +267,8 @@ class Checkpoint:
             [self._outcomes.uid[at] or "" for at in positions], [self._outcomes.name[at] for at in positions]
         )
 
-    def note(self, positions: Sequence[int]) -> None:
-        """Record those of these rows that are settled; saved with the next few.
+    def record(self, positions: Sequence[int]) -> None:
+        """Record those of these rows that have a final status; they are saved with the next few.
 
         :param positions: the rows of one response.
         :raises NexthinkTryOverError: if this try is over.
@@ -277,12 +277,12 @@ class Checkpoint:
         settled = [position for position in positions if status_of[position] in RESUMABLE]
         if not settled:
             return
-        self._record(settled)
+        self._append(settled)
         is_due = self._clock.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS
         if is_due or self._unsaved_responses >= SAVE_EVERY_RESPONSES:
             self.save()
 
-    def _record(self, positions: Sequence[int]) -> None:
+    def _append(self, positions: Sequence[int]) -> None:
         columns = [pack_column([getattr(self._outcomes, column)[at] for at in positions]) for column in RESULT_COLUMNS]
         response = [spans_of([self._index_of[at] for at in positions]), *columns]
         characters = len(json.dumps(response))
@@ -315,7 +315,7 @@ class Checkpoint:
                 alike[tuple(column[position] for column in columns)].append(position)
         for positions in alike.values():
             for part in slices(positions, INDICES_IN_AN_ENTRY):
-                self._record(part)
+                self._append(part)
         self.save()
 
     # Writing
@@ -353,7 +353,7 @@ class Checkpoint:
     def claim(self) -> None:
         """Write the number of this try, so that the store can say if another one has taken its place.
 
-        To be called before something is written for which nobody else asks that, such as XComs.
+        Call it before writing what no other check guards, such as XComs.
 
         :raises NexthinkTryOverError: if this try is over.
         """
@@ -386,7 +386,7 @@ class Checkpoint:
             log.warning("%s (%s: %s).", warning, type(error).__name__, error)
 
     def clear(self) -> None:
-        """Forget everything: a later run of the task sends its whole list."""
+        """Delete everything: a later run of the task sends its whole list."""
         if not self._is_writable or self.is_over:
             return
         try:

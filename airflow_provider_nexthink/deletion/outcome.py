@@ -40,7 +40,7 @@ _word_of = attrgetter("_value_")  # of a status; ``value`` is the same, and many
 class Outcomes:
     """What became of each row so far, column by column.
 
-    A row starts as the plan has it, or as NOT_SENT; a run settles it.
+    A row starts with the status of the plan, or as NOT_SENT, until a run settles it.
 
     :param plan: the plan of the run.
     """
@@ -132,7 +132,7 @@ def write_cells(column: list[T], positions: Sequence[int], cells: list[T]) -> No
 
 @dataclass
 class RunCounters:
-    """What a run counts as it goes."""
+    """The counters of a run."""
 
     batches: int = 0
     requests: int = 0
@@ -144,7 +144,7 @@ class DeletionResult:
     """What became of each device of a list.
 
     :param outcomes: the outcome of every row, in the order of the input.
-    :param error: what stopped the run before its end, or None.
+    :param error: what ended the run early, or None.
     :param counters: how many batches and requests it took.
     :param dry_run: whether nothing was to be sent.
     :param uid_column: where the uids were found; None for an empty list.
@@ -155,7 +155,7 @@ class DeletionResult:
     :param duration_seconds: how long it took.
     :param earlier: what is known of earlier tries of the same task; None where no records are kept.
     :param is_earlier_known: False if there were earlier tries, or may have been, whose records are not there.
-    :param clear_checkpoint: forgets what is kept for a later try; to be called once nobody needs it any more.
+    :param clear_checkpoint: deletes what is stored for a later try; call it once there will be none.
     """
 
     outcomes: Outcomes
@@ -179,12 +179,12 @@ class DeletionResult:
 
     @cached_property
     def unscheduled(self) -> list[dict[str, Any]]:
-        """The rows of the table that need a person: INVALID, REJECTED, FAILED, UNKNOWN, NOT_SENT."""
+        """The rows of the table that need attention: INVALID, REJECTED, FAILED, UNKNOWN, NOT_SENT."""
         return self.outcomes.rows(self._positions(ACTION_REQUIRED))
 
     @cached_property
     def earlier_tries(self) -> list[dict[str, Any]]:
-        """The rows of devices that earlier tries of this task had to send and that are not in this list."""
+        """The rows of devices that earlier tries of this task were about to send and that are not in this list."""
         return self.earlier.rows() if self.earlier else []
 
     @cached_property
@@ -225,10 +225,10 @@ class DeletionResult:
         )
 
     def raise_for_status(self, fail_on: Collection[str] = DEFAULT_FAIL_ON) -> None:
-        """Raise what stopped the run; or, if rows ended with one of these statuses, say so.
+        """Raise what ended the run; or an error if rows have one of these statuses.
 
         :param fail_on: the statuses that are not acceptable.
-        :raises NexthinkDevicesRetryableError: if sending some of them again may settle them.
+        :raises NexthinkDevicesRetryableError: if a retry may schedule some of them.
         :raises NexthinkDevicesRefusedError: if they cannot be sent as they stand.
         """
         if self.error is not None:
@@ -248,12 +248,8 @@ class DeletionResult:
         more = f"; and {len(positions) - _PREVIEW_ROWS} more" if len(positions) > _PREVIEW_ROWS else ""
         message = f"{numbers} of {len(self.outcomes)} devices. {first}{more}."
         if RETRYABLE.intersection(counts):
-            return NexthinkDevicesRetryableError(
-                f"{message} Sending them again is harmless and may settle them.", counts=counts
-            )
-        return NexthinkDevicesRefusedError(
-            f"{message} Sending them again changes nothing: mend the list.", counts=counts
-        )
+            return NexthinkDevicesRetryableError(f"{message} A retry is harmless and may schedule them.", counts=counts)
+        return NexthinkDevicesRefusedError(f"{message} A retry changes nothing: correct the list.", counts=counts)
 
     def _positions(self, statuses: Collection[str]) -> list[int]:
         return [position for position, status in enumerate(self.outcomes.status) if status in statuses]

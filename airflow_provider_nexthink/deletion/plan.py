@@ -1,4 +1,4 @@
-"""The plan: for each row of the list, whether it is to be sent, or why not; and the guard on the whole."""
+"""The plan: for each row of the list, whether it is to be sent, or why not; and the guards on the whole."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.status import KEPT, Status
 
-_SHOWN_CHARACTERS = 200
+_PREVIEW_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
 _NAME_REFUSED = "the name "
 _SOFT_HYPHEN = "\u00ad"
 
-_DUPLICATE = (Status.DUPLICATE, "the same device stands earlier in the list")
-_TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is not clear")
+_DUPLICATE = (Status.DUPLICATE, "the same device is earlier in the list")
+_TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is ambiguous")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
     :param uids: canonical where the uid is one, else as it came, as text; None where it is missing.
     :param names: as they came, as text; None where missing.
     :param statuses: why a row is not to be sent; None for a row that is.
-    :param reasons: the same in words.
+    :param reasons: why, in words.
     :param to_send: the positions of the rows to send, in order.
     """
 
@@ -50,7 +50,7 @@ class Plan:
 
 
 def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
-    """Decide about each row by itself, then about rows that speak of the same device.
+    """Decide on each row by itself, then on rows of the same device.
 
     In a list that is an outcome table, a row that is EXCLUDED, REJECTED, INVALID or DUPLICATE keeps its status and its
     reason; the others are planned afresh.
@@ -106,7 +106,7 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
 
 
 def _keep_decided(plan: Plan, rows: DeviceRows) -> list[int]:
-    """Take over what an outcome table says of rows that are not to be sent; return where they are."""
+    """Keep the statuses of rows that are not to be sent; return their positions."""
     kept = []
     for position, status in enumerate(rows.statuses or ()):
         if status not in KEPT:
@@ -145,7 +145,7 @@ def _hold_back(plan: Plan, kept: list[int], first_of: dict[str, int]) -> set[str
 
 
 def _reject_two_names(plan: Plan, two_names: set[str], kept: frozenset[int]) -> None:
-    """Take back what was decided of rows whose uid the list gives two names."""
+    """Reject every row of a uid that has two names."""
     for position, uid in enumerate(plan.uids):
         is_open = plan.statuses[position] in (None, Status.DUPLICATE, Status.EXCLUDED) and position not in kept
         if uid in two_names and is_open:
@@ -221,7 +221,7 @@ def _name_problem(cell: Any) -> str | None:
     if not cell.strip():
         return "is blank"
     if not _is_storable(cell):
-        return "holds characters that no answer and no database can give back"
+        return "holds characters that no response and no database can give back"
     return None
 
 
@@ -239,7 +239,7 @@ def _type_name(cell: object) -> str:
     return "malformed text" if isinstance(cell, str) else f"of type {type(cell).__name__}"
 
 
-def _preview(cell: Any, characters: int = _SHOWN_CHARACTERS) -> str | None:
+def _preview(cell: Any, characters: int = _PREVIEW_CHARACTERS) -> str | None:
     """Return a cell that is not sent as text for the table: short, and safe in JSON and databases."""
     if is_missing(cell):
         return None

@@ -1,4 +1,4 @@
-"""Are the devices gone? A list of devices beside what the tenant's inventory says now."""
+"""The removal check: which devices of a list are gone from the tenant's inventory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from airflow_provider_nexthink.devices.identity import canonical_uid
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.status import Presence, Status
 
-_SHOWN_DEVICES = 5
+_PREVIEW_DEVICES = 5
 _REQUESTED = (Status.SCHEDULED, Status.UNKNOWN)
 
 
 class RemovalCheck:
     """The devices of a list, and which of them are gone.
 
-    A row that Nexthink was asked for (SCHEDULED; UNKNOWN, of which nobody knows) becomes GONE or STILL_PRESENT. The
+    A row whose deletion was requested (SCHEDULED), or may have been (UNKNOWN), becomes GONE or STILL_PRESENT. The
     others keep their status: a device that was EXCLUDED is not expected to go. A row that has no status counts as
     SCHEDULED if it could be sent, and so does one that is GONE or STILL_PRESENT already: it is compared again.
 
@@ -42,7 +42,7 @@ class RemovalCheck:
 
     @property
     def requested(self) -> int:
-        """How many devices Nexthink was asked for, or may have been."""
+        """How many deletions were requested, or may have been."""
         return len(self._requested)
 
     @property
@@ -56,18 +56,18 @@ class RemovalCheck:
         return [at for at in self._expected if self._statuses[at] is not Presence.GONE]
 
     def update(self, present: Collection[str]) -> bool:
-        """Compare with the uids of all devices that are there now; tell whether all that should are gone.
+        """Compare with the inventory; return whether all devices that are expected to go are gone.
 
-        :param present: canonical uids.
+        :param present: the canonical uids of all devices in the inventory.
         """
         for at in self._requested:
             self._statuses[at] = Presence.STILL_PRESENT if self._uids[at] in present else Presence.GONE
         return not self.remaining
 
     def gone_with_name_present(self, names: Collection[str]) -> int:
-        """Return how many devices are gone though a device of the same name is there.
+        """Return how many devices are gone while a device of the same name is present.
 
-        :param names: of all devices that are there now.
+        :param names: of all devices in the inventory.
         """
         return sum(self._statuses[at] is Presence.GONE and self._names[at] in names for at in self._requested)
 
@@ -83,8 +83,8 @@ class RemovalCheck:
         return {status.value: count for status, count in Counter(self._statuses).items()}
 
     def describe(self) -> str:
-        """Say how many are still there, and which are the first."""
+        """Describe how many devices are still present, with the first few."""
         remaining = self.remaining
-        first = ", ".join(f"{self._names[at]} ({self._uids[at]})" for at in remaining[:_SHOWN_DEVICES])
-        more = f" and {len(remaining) - _SHOWN_DEVICES} more" if len(remaining) > _SHOWN_DEVICES else ""
+        first = ", ".join(f"{self._names[at]} ({self._uids[at]})" for at in remaining[:_PREVIEW_DEVICES])
+        more = f" and {len(remaining) - _PREVIEW_DEVICES} more" if len(remaining) > _PREVIEW_DEVICES else ""
         return f"{len(remaining)} of {self.expected} devices are still in Nexthink: {first}{more}."

@@ -1,4 +1,4 @@
-"""What follows from a response that settles nothing. Pure: an error goes in, an action comes out."""
+"""The retry policy: which action an error calls for. Pure: an error goes in, an action comes out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREVIEW_CHARACTERS = 200
 
 
 class Action(Enum):
-    """What follows from a response that settles nothing."""
+    """What to do after a request that settled nothing."""
 
     RETRY = auto()
     """The same batch once more, after a wait."""
@@ -30,11 +30,11 @@ class Action(Enum):
     HALVE = auto()
     """Smaller batches from now on."""
     SPLIT = auto()
-    """Two batches instead of one, to find the device that is refused."""
+    """The batch in two halves, to isolate the device that is refused."""
     REJECT = auto()
-    """It is this device."""
+    """This very device is refused."""
     GIVE_UP = auto()
-    """No clear response, also after the retries."""
+    """Still ambiguous, or not sent, after the last retry."""
     ABORT = auto()
     """The run ends."""
 
@@ -43,7 +43,7 @@ class Action(Enum):
 class Step:
     """What to do now.
 
-    :param action: what follows.
+    :param action: the action.
     :param wait: seconds before that.
     """
 
@@ -51,13 +51,13 @@ class Step:
     wait: float = 0.0
 
 
-def next_step(error: BaseException, *, size: int, unanswered: int, limited: int, rng: random.Random) -> Step:
-    """Decide what follows from a request that ended without a clear 202.
+def next_step(error: BaseException, *, size: int, ambiguous: int, limited: int, rng: random.Random) -> Step:
+    """Return the action that an error calls for.
 
-    :param error: what it ended with.
+    :param error: what the request ended with.
     :param size: how many devices the batch has.
-    :param unanswered: how many times this batch has ended without a response to rely on, this time included.
-    :param limited: how many times it was answered 429, this time included.
+    :param ambiguous: how many requests of this batch have failed or got an ambiguous response, this one included.
+    :param limited: how many of them got a 429, this one included.
     :param rng: the source of chance.
     """
     if isinstance(error, NexthinkRateLimitError):
@@ -68,7 +68,7 @@ def next_step(error: BaseException, *, size: int, unanswered: int, limited: int,
     if isinstance(error, NexthinkInvalidRequestError):
         return Step(Action.SPLIT if size > 1 else Action.REJECT)
     if isinstance(error, NexthinkUnavailableError):
-        retry = wait_before_retry(unanswered, error.retry_after, rng)
+        retry = wait_before_retry(ambiguous, error.retry_after, rng)
         return Step(Action.GIVE_UP) if retry is None else Step(Action.RETRY, retry)
     return Step(Action.ABORT)
 
@@ -82,13 +82,13 @@ FOLLOWS: dict[Action, tuple[int, str]] = {
     Action.GIVE_UP: (logging.WARNING, "no further retry"),
     Action.ABORT: (logging.WARNING, "no other batch is sent"),
 }
-"""The log level of each action, and its words at the end of a log line."""
+"""The log level of each action, and how a log line describes it."""
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the cause of an error in a few words: they are in every row that it is the reason of.
+    """Return the cause of an error in a few words, for the reason of each row.
 
-    :param error: any.
+    :param error: any error.
     """
     if isinstance(error, NexthinkApiError) and error.status:
         return f"{error.status} {error.code}" if error.code else str(error.status)

@@ -22,7 +22,7 @@ from airflow_provider_nexthink.deletion.scheduler import Batch, Response, Schedu
 from airflow_provider_nexthink.exceptions import NexthinkApiError, NexthinkStoppedError
 
 RESPONSE_GRACE_SECONDS = 30.0
-"""How long requests in flight may still be answered once a response has ended the run."""
+"""How long the responses to requests in flight are awaited once a response has ended the run."""
 
 STOP_GRACE_SECONDS = 2.5
 """The same once the run is stopped. Airflow kills a process that has not ended 5 seconds after it was asked to,
@@ -31,8 +31,8 @@ and the table is still to be pushed."""
 _TICK_SECONDS = 0.25
 
 _UNSAVED_BATCHES = 4
-"""The main thread is called to save so many batches, or ``max_concurrency`` if that is more; with twice as many
-unsaved, none goes out before it came: a process that is lost costs its retry no more than these."""
+"""The main thread is woken to save so many batches, or ``max_concurrency`` if that is more. With twice as many unsaved,
+no batch is sent until it has saved: a lost process costs its retry no more than these."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Send(Protocol):
         :param devices: of the batch.
         :param request_id: the ``x-request-id`` to send.
         :param depart: to be called at the moment at which the request leaves, after all waiting; raises if it must not.
-        :raises BaseException: for everything but a clear response.
+        :raises BaseException: for everything but an unambiguous response.
         """
 
 
@@ -61,7 +61,7 @@ class DeletionRun:
         ends.
     :param check: called in any thread, often, and before each request leaves: raises what is to end the run.
     :param on_progress: called in the calling thread a few times a second, with the number of devices settled.
-    :param checkpoint: keeps what is settled for a retry; called in the calling thread.
+    :param checkpoint: stores what is settled for a retry; called in the calling thread.
     :param clock: time.
     """
 
@@ -86,7 +86,7 @@ class DeletionRun:
         self._unsaved_batches = max(self.max_concurrency, _UNSAVED_BATCHES)
 
     def run(self) -> BaseException | None:
-        """Send everything, in as many requests as it takes.
+        """Send everything.
 
         An exception that comes from outside, at whatever instruction, ends the run and is returned as its error: once
         something was sent, the table survives it.
@@ -128,7 +128,7 @@ class DeletionRun:
         self._log()
         if self.checkpoint and self._saved < len(self._settled):
             while self._saved < len(self._settled):
-                self.checkpoint.note(self._settled[self._saved])
+                self.checkpoint.record(self._settled[self._saved])
                 self._saved += 1
             with self._lock:
                 self._changed.notify_all()
@@ -189,14 +189,14 @@ class DeletionRun:
                     break
                 if isinstance(step, Batch):
                     self._settle(step, self._response_to(step))
-        except BaseException as error:  # noqa: BLE001 - nobody else would see it
+        except BaseException as error:  # noqa: BLE001 - no other thread would see it
             with self._changed:
                 self.scheduler.abort(error)
                 self._changed.notify_all()
         self._wake.put(None)
 
     def _next_batch(self) -> Batch | float | None:
-        """Return what the scheduler says; infinite seconds also where the main thread has to save first."""
+        """Return what the scheduler returns; infinite seconds also while the main thread has to save first."""
         if self.checkpoint and not self.has_ended and len(self._settled) - self._saved >= 2 * self._unsaved_batches:
             return inf
         return self.scheduler.next_batch(self.clock.monotonic())

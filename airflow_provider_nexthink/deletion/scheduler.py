@@ -1,4 +1,4 @@
-"""What goes out when, and what follows from each response. Sans-I/O: no threads, no clock, no waiting.
+"""The scheduler: which batch is sent when, and what each response leads to. Sans-I/O: no threads, no clock, no waiting.
 
 A caller takes the next batch, sends it, and settles it with the response, or with the error that came in its place. It
 passes in the time, and makes one call at a time. Retries, throttling, halving, splitting, pacing and the circuit
@@ -31,20 +31,20 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.status import Status
 
 FAILED_PAUSES_SECONDS = (1.0, 5.0, 15.0)
-"""Devices that Nexthink answered FAILED are retried once after each of these pauses."""
+"""FAILED devices are retried once after each of these pauses."""
 
 AMBIGUOUS_LIMIT = 3
-"""The circuit breaker: after so many batches in a row that stay without a clear response, the run ends."""
+"""The circuit breaker: after so many consecutive batches without an unambiguous response, the run ends."""
 
 REFUSED_LIMITS = (20, 100)
-"""The circuit breaker for refused devices: so many in a row, where none was accepted before, or some were."""
+"""The circuit breaker for refused devices: so many consecutive ones, if none was accepted before, or if some were."""
 
 QUICK_SECONDS = 0.005
 """Requests go out one at a time until one has taken this long. Python runs one thread at a time: with a tenant that
 responds at once, threads contend for the GIL, and cost half as much CPU again."""
 
 _NOT_ACCEPTED = (NexthinkConnectError, NexthinkSettingsError, NexthinkStoppedError)
-"""Errors that say that a request has not left, also where an earlier one of the same turn has, and was answered 401."""
+"""Errors of a request that never left. An earlier one of the same turn may have left, and got a 401."""
 
 _LOGGED_PAUSE_SECONDS = 5.0
 
@@ -65,7 +65,7 @@ class Response(Protocol):
 
 @dataclass(eq=False)
 class Batch:
-    """Devices that go out in one request, and what became of that so far.
+    """Devices that are sent in one request, and the state of that request.
 
     :param positions: their rows in the table.
     :param devices: ``{"uid", "name"}`` of each, as sent.
@@ -90,13 +90,13 @@ class Batch:
     started: float = 0.0
     """When it was handed out this time, or has left."""
     submitted_at: str | None = None
-    unanswered: int = 0
+    ambiguous: int = 0
     limited: int = 0
     not_before: float = 0.0
 
 
 class Scheduler:
-    """Hands out batches, and writes into the table what became of them.
+    """Hands out batches, and writes their outcome into the table.
 
     :param outcomes: the table, as the plan left it.
     :param to_send: the positions of the rows to send, in order.
@@ -122,7 +122,7 @@ class Scheduler:
         self.error: BaseException | None = None
         self.settled = 0
         self.messages: deque[tuple[Any, ...]] = deque()
-        """What there is to log, as ``Logger.log`` takes it."""
+        """Log records to be written by the main thread, as arguments of ``Logger.log``."""
         self._outcomes = outcomes
         self._to_send = to_send
         self._batch_size = batch_size
@@ -139,13 +139,13 @@ class Scheduler:
         self._failed_rounds = 0
         self._paused_until = 0.0
         self._next_start = 0.0
-        self._paused_in_a_row = 0.0
-        self._unanswered_in_a_row = 0
-        self._refused_in_a_row: list[tuple[int, Status, str | None]] = []  # with what was known of them before
+        self._consecutive_pause = 0.0
+        self._consecutive_ambiguous = 0
+        self._consecutive_refused: list[tuple[int, Status, str | None]] = []  # with what was known of them before
         self._has_accepted = False
         self._enqueue(to_send, is_retry=False)
 
-    # What goes out
+    # Batches out
 
     @property
     def is_complete(self) -> bool:
@@ -158,7 +158,7 @@ class Scheduler:
         return any(batch.has_left for batch in self._in_flight)
 
     def next_batch(self, now: float) -> Batch | float | None:
-        """Return the next batch to send; or for how many seconds to wait for one, unless a batch is settled before.
+        """Return the next batch to send, or for how many seconds to wait for one unless a batch is settled before.
 
         :param now: monotonic time, in seconds.
         :return: the batch, the seconds (infinite where only a settled batch can bring another), or None when all is
@@ -244,9 +244,9 @@ class Scheduler:
         self._failed_rounds += 1
         self._paused_until = now + pause
         self._enqueue(failed, is_retry=True)
-        self._log(logging.INFO, "%d devices were answered FAILED: they are retried in %.0f s.", len(failed), pause)
+        self._log(logging.INFO, "%d devices are FAILED: they are retried in %.0f s.", len(failed), pause)
 
-    # What follows
+    # Responses in
 
     def settle(self, batch: Batch, response: Response | BaseException, now: float) -> None:
         """Apply the response to a batch, or the error that came in its place. Nothing, once the run is closed.
@@ -277,7 +277,7 @@ class Scheduler:
         self.error = self.error or error
 
     def close(self) -> None:
-        """Write down how the run ended for the rows that are not settled. May be called again."""
+        """Record how the run ended in the rows that are not settled. May be called again."""
         self._is_closed = True
         for batch in self._in_flight:
             if batch.has_left:
@@ -289,16 +289,16 @@ class Scheduler:
 
     def _accept(self, batch: Batch, response: Response) -> None:
         self._has_accepted = True
-        self._unanswered_in_a_row = 0
-        self._refused_in_a_row = []
-        self._paused_in_a_row = 0.0
-        words = response.statuses
-        failed = [position for position, word in zip(batch.positions, words, strict=True) if word == "FAILED"]
+        self._consecutive_ambiguous = 0
+        self._consecutive_refused = []
+        self._consecutive_pause = 0.0
+        statuses = response.statuses
+        failed = [position for position, status in zip(batch.positions, statuses, strict=True) if status == "FAILED"]
         self._record_request(batch, response.trace_id)
-        write_cells(self._outcomes.reason, batch.positions, [_REASON_OF[word] for word in words])
-        write_cells(self._outcomes.status, batch.positions, [_STATUS_OF[word] for word in words])
+        write_cells(self._outcomes.reason, batch.positions, [_REASON_OF[status] for status in statuses])
+        write_cells(self._outcomes.status, batch.positions, [_STATUS_OF[status] for status in statuses])
         self._failed += failed
-        self.settled += len(words) - len(failed)
+        self.settled += len(statuses) - len(failed)
         self._log(
             logging.DEBUG, _RESPONSE_LINE, batch.number, len(batch.positions), batch.request_id, response.trace_id
         )
@@ -307,15 +307,15 @@ class Scheduler:
         is_known = isinstance(error, _NOT_ACCEPTED) or (
             isinstance(error, NexthinkApiError) and not isinstance(error, NexthinkUnavailableError)
         )
-        batch.unanswered += isinstance(error, NexthinkUnavailableError)
+        batch.ambiguous += isinstance(error, NexthinkUnavailableError)
         batch.limited += isinstance(error, NexthinkRateLimitError)
         if batch.has_left and not is_known:
-            # The devices may have been queued: that stays so until a clear response comes.
-            self._set_status(batch, Status.UNKNOWN, f"sent, but no clear response came: {reason_of(error)}")
+            # The devices may have been queued: the row says so until an unambiguous response comes.
+            self._set_status(batch, Status.UNKNOWN, f"sent, without an unambiguous response: {reason_of(error)}")
         elif batch.has_left:
             self._explain_not_sent(batch.positions, f"not accepted: {reason_of(error)}")
         size = len(batch.positions)
-        step = next_step(error, size=size, unanswered=batch.unanswered, limited=batch.limited, rng=self._rng)
+        step = next_step(error, size=size, ambiguous=batch.ambiguous, limited=batch.limited, rng=self._rng)
         if step.action is Action.THROTTLE:
             self._throttle(step.wait, error, now)  # which may end the run: then the log does not promise a retry
         self._log_action(step, batch, error)
@@ -343,48 +343,48 @@ class Scheduler:
             self.abort(error)
 
     def _throttle(self, wait: float, error: BaseException, now: float) -> None:
-        """Let the whole run wait; end it if waiting is all that happens."""
+        """Throttle the whole run; end it if it only waits."""
         until = max(self._paused_until, now + wait)
         added = until - max(self._paused_until, now)
-        self._paused_in_a_row += added
+        self._consecutive_pause += added
         self._paused_until = until
-        if self._paused_in_a_row > RETRY_AFTER_CAP_SECONDS:
+        if self._consecutive_pause > RETRY_AFTER_CAP_SECONDS:
             self.abort(error)
         elif added >= _LOGGED_PAUSE_SECONDS:
             self._log(logging.INFO, "%s No request goes out for %.0f s.", error, until - now)
 
     def _reject(self, batch: Batch, error: BaseException) -> None:
-        """Leave a device out that is refused; end the run if all are, one after the other."""
+        """Reject a device that is refused; end the run if the circuit opens."""
         detail = error.detail if isinstance(error, NexthinkApiError) else None
         outcomes = self._outcomes
         for position in batch.positions:
-            self._refused_in_a_row.append((position, outcomes.status[position], outcomes.reason[position]))
+            self._consecutive_refused.append((position, outcomes.status[position], outcomes.reason[position]))
         self._set_status(batch, Status.REJECTED, f"Nexthink refuses this device: {detail or reason_of(error)}")
         self.settled += 1
-        if len(self._refused_in_a_row) >= REFUSED_LIMITS[self._has_accepted]:
-            for position, status, reason in self._refused_in_a_row:  # it is not these devices that are wrong
+        if len(self._consecutive_refused) >= REFUSED_LIMITS[self._has_accepted]:
+            for position, status, reason in self._consecutive_refused:  # it is not these devices that are wrong
                 if status is Status.NOT_SENT:
                     reason = f"not accepted, like all before it: {reason_of(error)}"
                 outcomes.status[position], outcomes.reason[position] = status, reason
             self.abort(error)
 
     def _give_up(self, batch: Batch, error: BaseException) -> None:
-        """Leave the batch as it is, UNKNOWN or NOT_SENT; end the run if the tenant seems to be down."""
+        """Leave the batch UNKNOWN or NOT_SENT; end the run if the circuit opens."""
         self._explain_not_sent(batch.positions, f"not sent: {reason_of(error)}")
         self.settled += len(batch.positions)
-        self._unanswered_in_a_row += 1
-        if self._unanswered_in_a_row >= AMBIGUOUS_LIMIT:
+        self._consecutive_ambiguous += 1
+        if self._consecutive_ambiguous >= AMBIGUOUS_LIMIT:
             self.abort(
                 NexthinkUnavailableError(
-                    f"{self._unanswered_in_a_row} batches in a row got no clear response: the run ends here rather "
-                    f"than load the tenant further (circuit breaker). The last one: {error}",
+                    f"{self._consecutive_ambiguous} consecutive batches got no unambiguous response: the run ends here "
+                    f"rather than load the tenant further (circuit breaker). The last one: {error}",
                     request_id=batch.request_id,
                     reason=reason_of(error),
                 )
             )
 
     def _log_action(self, step: Step, batch: Batch, error: BaseException) -> None:
-        """Log what follows from a request that settles nothing: with its id, and without the devices."""
+        """Log the action: with the request id, and without the devices."""
         level, follows = FOLLOWS[Action.ABORT if self.error is not None else step.action]
         self._log(
             level,
@@ -398,14 +398,14 @@ class Scheduler:
         )
 
     def _log(self, level: int, message: str, *values: object) -> None:
-        # Not logged here: the caller may hold a lock, and whoever logs waits for another one.
+        # Not written here: the caller may hold a lock, and logging takes another one.
         if log.isEnabledFor(level):
             self.messages.append((level, message, *values))
 
     # The table
 
     def _record_request(self, batch: Batch, trace_id: str | None) -> None:
-        """Write down for each row of a batch in which request it left; nothing if none has left."""
+        """Record in each row of a batch in which request it was sent; nothing if none has left."""
         if not batch.attempts:
             return
         outcomes, positions = self._outcomes, batch.positions
@@ -425,7 +425,7 @@ class Scheduler:
             self._outcomes.status[position] = status
 
     def _explain_not_sent(self, positions: Sequence[int], reason: str) -> None:
-        """Say why rows are NOT_SENT, where that is not said yet."""
+        """Give rows that are NOT_SENT a reason, unless they have one."""
         for position in positions:
             if self._outcomes.status[position] is Status.NOT_SENT and self._outcomes.reason[position] is None:
                 self._outcomes.reason[position] = reason
@@ -439,4 +439,4 @@ _REASON_OF = {
 }
 
 
-_RESPONSE_LINE = "Batch %d, %d devices [x-request-id %s, x-trace-id %s]: answered."
+_RESPONSE_LINE = "Batch %d, %d devices [x-request-id %s, x-trace-id %s]: 202."

@@ -22,7 +22,7 @@ _REASONS_OF_KEPT = (
     "excluded by ",
     "the list has it as ",
     "another row of the list has this device as ",
-    "the same device stands earlier in the list",
+    "the same device is earlier in the list",
     "the list gives this uid two names",
 )
 

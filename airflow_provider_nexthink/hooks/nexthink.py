@@ -102,7 +102,7 @@ class NexthinkHook(BaseHook):
         return self._client
 
     async def amask_secrets(self) -> None:
-        """Have all that became known since the last time masked in all logs: no thread can tell Airflow."""
+        """Register the secrets that are new since the last call with Airflow's masker, which threads cannot do."""
         while self._unmasked:
             await amask_secret(self._unmasked.popleft())
 
@@ -165,7 +165,7 @@ class NexthinkHook(BaseHook):
         :param query_id: the id of the saved query, such as ``#stale_devices``.
         :param parameters: values for the query's ``where`` clause.
         :return: the rows, each ``{column: text}``.
-        :raises NexthinkError: if Nexthink refuses, or does not answer.
+        :raises NexthinkError: if Nexthink refuses, or does not respond.
         """
         rows = self.get_conn().run_nql(query_id, parameters)
         report_read(self, self.get_conn().settings.instance, query_id)
@@ -185,13 +185,13 @@ class NexthinkHook(BaseHook):
 
         :param query_id: the id of the saved query, such as ``#stale_devices``.
         :param parameters: values for the query's ``where`` clause.
-        :param compression: of the result file on its way: NONE, GZIP or ZSTD.
-        :param poll_interval: seconds between two looks whether it is ready, growing to a minute.
+        :param compression: of the result file in transit: NONE, GZIP or ZSTD.
+        :param poll_interval: seconds between two polls, growing to a minute.
         :param timeout: seconds after which to give up.
         :param allow_truncated: whether to take a result that the licence's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
-        :raises NexthinkError: if Nexthink refuses, does not answer, or the export fails.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
         """
         export_id = self.start_export(query_id, parameters, compression=compression)
         self.wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
@@ -204,9 +204,9 @@ class NexthinkHook(BaseHook):
 
         :param query_id: the id of the saved query, such as ``#stale_devices``.
         :param parameters: values for the query's ``where`` clause.
-        :param compression: of the result file on its way: NONE, GZIP or ZSTD.
+        :param compression: of the result file in transit: NONE, GZIP or ZSTD.
         :return: the id of the export.
-        :raises NexthinkError: if Nexthink refuses, or does not answer.
+        :raises NexthinkError: if Nexthink refuses, or does not respond.
         """
         return self.get_conn().start_export(query_id, parameters, compression=compression)
 
@@ -218,7 +218,7 @@ class NexthinkHook(BaseHook):
         :param export_id: what ``start_export`` returned.
         :param poll_interval: seconds between two polls, growing to a minute.
         :param timeout: seconds after which to give up.
-        :raises NexthinkError: if Nexthink refuses, does not answer, or the export fails or is not ready in time.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails or is not ready in time.
         """
         self.get_conn().wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
 
@@ -238,7 +238,7 @@ class NexthinkHook(BaseHook):
         :param allow_truncated: whether to take a result that the licence's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
-        :raises NexthinkError: if Nexthink refuses, does not answer, or the file cannot be read.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         rows = self.get_conn().fetch_export(export_id, allow_truncated=allow_truncated)
         if query_id is not None:
@@ -260,9 +260,9 @@ class NexthinkHook(BaseHook):
         return self.get_conn().request(method, path, **request_options)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Sign in and find out which permissions the API credential has. Deletes nothing.
+        """Fetch a token and find out which permissions the API credential has. Deletes nothing.
 
-        :return: whether the sign-in works and at least one API is permitted; and the three answers, in words.
+        :return: whether a token could be fetched and at least one API is permitted; and all that in words.
         """
         with self:  # Airflow, which calls this from its connection form, closes nothing
             try:
@@ -323,19 +323,19 @@ class NexthinkHook(BaseHook):
         )
 
     def mask_secrets(self) -> None:
-        """Have all that became known since the last time masked in all logs; to be called by the task's main thread."""
+        """Register the secrets that are new since the last call with Airflow's masker. For the task's main thread."""
         while self._unmasked:
             mask_secret(self._unmasked.popleft())
 
     def _mask_soon(self, value: str) -> None:
-        """Have a value masked in all logs; Airflow is told by the thread that made this hook."""
+        """Have a value masked in all logs. Only the thread that made this hook can register it."""
         self._unmasked.append(value)
         if threading.get_ident() == self._thread:
             self.mask_secrets()
 
 
 class _TaskObserver(DeletionObserver):
-    """What Airflow gets to know of a deletion: masked secrets, progress in the log, metrics, lineage.
+    """Reports a deletion to Airflow: masked secrets, progress in the log, metrics, lineage.
 
     :param hook: whose deletion it is.
     :param client: what sends it.
@@ -376,7 +376,7 @@ class _TaskObserver(DeletionObserver):
         self._logged_at = now
         rate = settled / (now - self._start)
         self._hook.log.info(
-            "%d of %d devices answered, %.0f a second, about %.0f s to go.",
+            "%d of %d devices settled, %.0f a second, about %.0f s left.",
             settled,
             planned,
             rate,

@@ -1,1 +1,1 @@
-"""What runs in the triggerer: it waits and looks, and holds no worker. No secret goes there, and no device list."""
+"""Triggers: they wait and poll in the triggerer, and hold no worker slot. They get no secret and no device list."""

@@ -212,7 +212,7 @@ class _Tenant:
 
     def _close(self, call: asyncio.Task[Any]) -> None:
         if not call.cancelled():
-            call.exception()  # nobody waits for it any more, and asyncio need not say so
+            call.exception()  # retrieved, or asyncio would log that it never was
         self._hook.close()
 
 

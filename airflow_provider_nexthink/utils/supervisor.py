@@ -1,8 +1,8 @@
-"""Does Airflow still know of this task process: is its supervisor still there, is its try the current one?
+"""The supervisor of a task process: is it still there?
 
 Airflow runs a task in a process of its own, forked by a supervisor that sends its heartbeats, takes its XComs and
 state, and ends it when it is cleared or marked. Where the supervisor is killed (out of memory, a lost Celery worker),
-the task process lives on: nobody can stop it any more, and Airflow starts a retry beside it.
+the task process lives on: nothing can stop it any more, and Airflow starts a retry beside it.
 
 Only the operating system is asked for the supervisor. It is the parent of the task process, and holds the other end of
 the socket pair that is the standard input of the task. Airflow 3.1 to 3.3 are alike in both.

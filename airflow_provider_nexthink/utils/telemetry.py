@@ -1,6 +1,6 @@
-"""What a run tells Airflow's statistics, traces and lineage.
+"""Metrics, traces and lineage of a run.
 
-Nothing of it can make a task fail, and where Airflow has it switched off it costs nothing that can be measured.
+None of it can fail a task. Where Airflow has it switched off, its cost is too small to measure.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def suppress_and_log() -> Iterator[None]:
-    """Let what fails cost a line in the log, and not the outcome of a run."""
+    """Log telemetry failures instead of raising."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - of a backend that Airflow was told to use
-        log.warning("What Airflow is to be told of this run could not be told: %s: %s", type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001 - of whatever backend Airflow is configured with
+        log.warning("Telemetry of this run failed: %s: %s", type(error).__name__, error)
 
 
 class RunStats:
@@ -52,21 +52,21 @@ class RunStats:
         self._tags = {"instance": instance, **_task_tags()}
 
     def record_request(self, seconds: float) -> None:
-        """Remember how long a request took.
+        """Record how long a request took.
 
-        :param seconds: from the moment its thread took it on, signing in included.
+        :param seconds: from the moment it left to its response.
         """
         self._seconds.append(seconds)
 
     def exclude_restored(self, statuses: Iterable[str]) -> None:
-        """Do not count these: an earlier try of the task has.
+        """Leave these out of the counters: an earlier try of the task has counted them.
 
         :param statuses: of the rows that it has settled.
         """
         self._restored.update(statuses)
 
     def emit_requests(self) -> None:
-        """Tell Airflow how long the requests took that have ended since."""
+        """Emit the timings of the requests that have ended since the last call."""
         if self._is_broken or not self._seconds:
             return
         self._is_broken = True  # one warning is enough
@@ -77,7 +77,7 @@ class RunStats:
             self._is_broken = False
 
     def emit_outcome(self, result: DeletionResult) -> None:
-        """Tell Airflow what became of the devices, and what it took.
+        """Emit the counters and the duration of a run.
 
         :param result: of the run.
         """
@@ -108,7 +108,7 @@ def request_tracer() -> Callable[[httpx.Request], AbstractContextManager[object]
 
     The header is that of W3C Trace Context; the names of the attributes are OpenTelemetry's for HTTP clients.
     """
-    if "opentelemetry.trace" not in sys.modules:  # then nobody can have started a span
+    if "opentelemetry.trace" not in sys.modules:  # then no span can have been started
         return untraced
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -148,7 +148,7 @@ def request_tracer() -> Callable[[httpx.Request], AbstractContextManager[object]
 
     @contextmanager
     def traced(request: httpx.Request) -> Iterator[None]:
-        # Only what the request itself raises may come out of here: a trace that fails must not make it look unanswered.
+        # Only what the request itself raises may come out of here: a failing trace must not look like a failed request.
         stack, span = ExitStack(), None
         with suppress_and_log():
             span = start(request, stack)
@@ -167,7 +167,7 @@ def request_tracer() -> Callable[[httpx.Request], AbstractContextManager[object]
 
 
 def report_change(hook: BaseHook, instance: str) -> None:
-    """Tell Airflow's lineage that this task changes the tenant's inventory.
+    """Report to Airflow's lineage that this task changes the tenant's inventory.
 
     :param hook: what changes it.
     :param instance: the tenant.
@@ -177,7 +177,7 @@ def report_change(hook: BaseHook, instance: str) -> None:
 
 
 def report_read(hook: BaseHook, instance: str, query_id: str) -> None:
-    """Tell Airflow's lineage that this task reads what a saved query finds.
+    """Report to Airflow's lineage that this task reads the result of a saved query.
 
     :param hook: what reads it.
     :param instance: the tenant.

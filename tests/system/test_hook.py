@@ -183,7 +183,7 @@ def test_progress_tells_the_rate_and_the_time_left_of_a_run_that_is_held_back(
 ) -> None:
     monkeypatch.setattr("airflow_provider_nexthink.hooks.nexthink.PROGRESS_SECONDS", 0.0)
     hook.delete_devices(devices_of(sandbox, 500), requests_per_second=4)
-    told = re.findall(r"(\d+) of 500 devices answered, (\d+) a second, about (\d+) s to go", capsys.readouterr().out)
+    told = re.findall(r"(\d+) of 500 devices settled, (\d+) a second, about (\d+) s left", capsys.readouterr().out)
     settled = [int(answered) for answered, _, _ in told]
     assert settled == sorted(settled)
     assert settled[0] < settled[-1] == 500

@@ -549,7 +549,7 @@ def test_interrupt_at_any_line_leaves_a_journal_that_tells_of_every_try(
                     for position in part:
                         outcomes.status[position], outcomes.batch[position] = Status.SCHEDULED, 9
                         outcomes.request_id[position], outcomes.attempts[position] = "r", 1
-                    checkpoint.note(part)
+                    checkpoint.record(part)
                 checkpoint.finish()
         except Interrupted:
             store.broken = False

@@ -411,7 +411,7 @@ def test_an_outcome_table_that_lost_its_status_is_an_error(lost: str) -> None:
         "excluded by 'VIP-*'",
         "the list has it as EXCLUDED",
         f"another row of the list has this device as EXCLUDED: excluded by {D!r}",
-        "the same device stands earlier in the list",
+        "the same device is earlier in the list",
         "the list gives this uid two names: which device is meant is not clear",
     ],
 )

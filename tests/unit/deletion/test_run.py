@@ -193,7 +193,7 @@ def test_what_stays_unclear_becomes_unknown_and_the_other_batches_go_on() -> Non
     ran = run(tenant, 250)
     assert ran.counts == {"UNKNOWN": 100, "SCHEDULED": 150}
     assert ran.result.error is None
-    assert ran.result.table[0]["reason"] == "sent, but no clear response came: 503"
+    assert ran.result.table[0]["reason"] == "sent, without an unambiguous response: 503"
     with pytest.raises(NexthinkDevicesRetryableError, match=r"100 UNKNOWN of 250 devices.*PC-0 .*and 95 more"):
         ran.result.raise_for_status()
 
@@ -257,7 +257,7 @@ def test_a_refused_batch_is_split_until_the_offending_rows_stand_alone(refused: 
     assert ran.result.table[min(refused)]["reason"] == "Nexthink refuses this device: no such device"
     assert set(tenant.queued.values()) == {1}
     ran.result.raise_for_status()
-    with pytest.raises(NexthinkDevicesRefusedError, match="mend the list"):
+    with pytest.raises(NexthinkDevicesRefusedError, match="correct the list"):
         ran.result.raise_for_status(["REJECTED"])
 
 
@@ -346,7 +346,7 @@ def test_run_checkpoint_not_saved_holds_back_further_batches() -> None:
         def note(self, positions: Sequence[int]) -> None:
             assert all_out.wait(5)
             waiting.append(len(tenant.sent) - noted.count(True))
-            super().note(positions)
+            super().record(positions)
             noted.append(True)
 
     noted: list[bool] = []
@@ -778,7 +778,7 @@ def test_the_log_tells_what_is_refused_what_failed_and_what_nobody_knows(caplog:
         run(Tenant(failing=Counter({"PC-1": 1})), 4)
         run(Tenant(script=[NexthinkUnavailableError("No answer.")] * MAX_ATTEMPTS), 4)
     assert re.search(r"1 devices, attempt 1 \[x-request-id .*\]: blank -> this device is refused", caplog.text)
-    assert "1 devices were answered FAILED: they are retried in 1 s." in caplog.text
+    assert "1 devices are FAILED: they are retried in 1 s." in caplog.text
     assert re.search(rf"4 devices, attempt {MAX_ATTEMPTS} .*No answer. -> no further retry", caplog.text)
 
 
