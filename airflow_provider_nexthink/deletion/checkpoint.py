@@ -84,7 +84,7 @@ class Checkpoint:
         self._max_tries = max_tries
         self.earlier = EarlierTries()
         self.cleared = EarlierTries()
-        """The tries of a task that had succeeded before it was cleared: only reported, since everything is sent again."""
+        """The tries of a task that had succeeded before it was cleared: only reported, since all is sent again."""
         self.is_over = False
         """Whether the store has said that this try is over."""
         self.is_earlier_known = True

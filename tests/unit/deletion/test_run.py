@@ -814,4 +814,4 @@ def test_a_batch_that_is_answered_is_a_line_at_debug_only(caplog: pytest.LogCapt
     with caplog.at_level("DEBUG"):
         tenant = Tenant()
         run(tenant, 10)
-    assert f"10 devices [x-request-id {tenant.sent[0][1]}, x-trace-id trace]: answered." in caplog.text
+    assert f"10 devices [x-request-id {tenant.sent[0][1]}, x-trace-id trace]: 202." in caplog.text
