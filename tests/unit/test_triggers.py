@@ -90,7 +90,7 @@ def query_trigger(**changes: Any) -> NexthinkQueryTrigger:
     return NexthinkQueryTrigger(**{**options, **changes})
 
 
-def test_an_export_that_becomes_ready(sandbox: Sandbox) -> None:
+def test_export_trigger_ready_export_is_a_success(sandbox: Sandbox) -> None:
     with NexthinkHook() as hook:
         export_id = hook.start_export("#stale_devices")
         (event,) = events(export_trigger(export_id))
@@ -103,7 +103,7 @@ def test_an_export_that_becomes_ready(sandbox: Sandbox) -> None:
         assert len(hook.fetch_export(export_id)) == 10
 
 
-def test_an_export_that_is_late(sandbox: Sandbox) -> None:
+def test_export_trigger_late_export_is_an_error(sandbox: Sandbox) -> None:
     sandbox.tenant.pending_polls = 1000
     with NexthinkHook() as hook:
         export_id = hook.start_export("#stale_devices")
@@ -122,7 +122,7 @@ def test_an_export_that_is_late(sandbox: Sandbox) -> None:
         (Fault(path="status", kind="not_json", times=-1), "NexthinkExportError"),
     ],
 )
-def test_what_is_refused_ends_the_wait(sandbox: Sandbox, fault: Fault, says: str) -> None:
+def test_export_trigger_refused_poll_ends_the_wait(sandbox: Sandbox, fault: Fault, says: str) -> None:
     with NexthinkHook() as hook:
         export_id = hook.start_export("#stale_devices")
     sandbox.faults.add(fault)
@@ -132,7 +132,7 @@ def test_what_is_refused_ends_the_wait(sandbox: Sandbox, fault: Fault, says: str
     assert sandbox.client_secret not in event["message"]
 
 
-def test_a_connection_that_is_not_there_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trigger_missing_connection_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", raising=False)
     trigger = NexthinkExportTrigger(
         nexthink_conn_id="nowhere", export_id="an-export", poll_interval=0.01, end_time=EPOCH + 60.0
@@ -141,7 +141,7 @@ def test_a_connection_that_is_not_there_ends_the_wait(monkeypatch: pytest.Monkey
     assert (event["status"], event["message"]) == ("error", "AirflowNotFoundException")
 
 
-def test_a_query_at_its_time(sandbox: Sandbox) -> None:
+def test_query_trigger_starts_the_export_at_its_time(sandbox: Sandbox) -> None:
     waits: list[float] = []
     (event,) = events(query_trigger(start_time=EPOCH + 600.0, query_id="#stale_devices"), waits)
     assert waits[0] == 600.0
@@ -150,19 +150,19 @@ def test_a_query_at_its_time(sandbox: Sandbox) -> None:
         assert len(hook.fetch_export(event["export_id"])) == 10
 
 
-def test_a_query_with_parameters(sandbox: Sandbox) -> None:
+def test_query_trigger_passes_the_parameters(sandbox: Sandbox) -> None:
     (event,) = events(query_trigger(query_id="#stale_devices", parameters={"min_days_unseen": "10000"}))
     with NexthinkHook() as hook:
         assert hook.fetch_export(event["export_id"]) == []
 
 
-def test_a_query_that_cannot_be_run(sandbox: Sandbox) -> None:
+def test_query_trigger_unknown_query_is_an_error(sandbox: Sandbox) -> None:
     (event,) = events(query_trigger(query_id="#not_there"))
     assert (event["status"], event["export_id"]) == ("error", None)
     assert event["message"].startswith("NexthinkNotFoundError")
 
 
-def test_nothing_that_a_trigger_carries_is_a_secret(sandbox: Sandbox) -> None:
+def test_trigger_serialized_has_no_secret(sandbox: Sandbox) -> None:
     for trigger in (export_trigger("an-export"), query_trigger()):
         assert sandbox.client_secret not in json.dumps(trigger.serialize())
     events(query_trigger())
@@ -170,7 +170,7 @@ def test_nothing_that_a_trigger_carries_is_a_secret(sandbox: Sandbox) -> None:
     assert all(bearer.split()[-1] not in json.dumps(events(query_trigger())) for bearer in bearers)
 
 
-def test_the_triggerer_signs_in_once_and_asks_with_the_token(sandbox: Sandbox) -> None:
+def test_trigger_fetches_one_token_and_polls_with_it(sandbox: Sandbox) -> None:
     events(query_trigger())
     paths = [request.path.rsplit("/", 1)[0] for request in sandbox.requests]
     assert paths.count("/oauth2/default/v1") == 1
@@ -180,14 +180,14 @@ def test_the_triggerer_signs_in_once_and_asks_with_the_token(sandbox: Sandbox) -
 # The waits, which are the event loop's
 
 
-def test_a_wait_begins_with_a_pause_and_the_pauses_grow_to_a_minute(sandbox: Sandbox) -> None:
+def test_trigger_waits_before_each_poll_up_to_a_minute(sandbox: Sandbox) -> None:
     waits: list[float] = []
     (event,) = events(export_trigger(started(sandbox, pending_polls=9), 3600.0, 5.0), waits)
     assert event["status"] == "success"
     assert waits == [5.0, 7.5, 11.25, 16.875, 25.3125, 37.96875, 56.953125, 60.0, 60.0, 60.0]
 
 
-def test_the_last_poll_is_at_the_end_of_the_time(sandbox: Sandbox) -> None:
+def test_trigger_last_poll_is_at_the_end_time(sandbox: Sandbox) -> None:
     waits: list[float] = []
     (event,) = events(export_trigger(started(sandbox, pending_polls=100), 20.0, 5.0), waits)
     assert "not ready in time" in event["message"]
@@ -195,7 +195,7 @@ def test_the_last_poll_is_at_the_end_of_the_time(sandbox: Sandbox) -> None:
     assert asked(sandbox, "/status/") == 3
 
 
-def test_an_export_without_time_left_is_not_waited_for(sandbox: Sandbox) -> None:
+def test_trigger_without_time_left_does_not_wait(sandbox: Sandbox) -> None:
     waits: list[float] = []
     (event,) = events(export_trigger(started(sandbox, pending_polls=0), -5.0), waits)
     assert "not ready in time" in event["message"]
@@ -204,9 +204,7 @@ def test_an_export_without_time_left_is_not_waited_for(sandbox: Sandbox) -> None
 
 @pytest.mark.parametrize("seconds", [7, 200, 1800])  # a worker would sleep for the first two, and give up on the third
 @pytest.mark.parametrize("path", ["token", "export", "status"])
-def test_a_limit_is_waited_out_in_the_event_loop_where_the_time_allows_it(
-    sandbox: Sandbox, path: str, seconds: int
-) -> None:
+def test_trigger_429_is_waited_for_in_the_event_loop(sandbox: Sandbox, path: str, seconds: int) -> None:
     headers = {"retry-after": str(seconds)}
     sandbox.faults.add(Fault(path=path, kind="status", status=429, headers=headers, times=2))
     waits: list[float] = []
@@ -216,7 +214,7 @@ def test_a_limit_is_waited_out_in_the_event_loop_where_the_time_allows_it(
 
 
 @pytest.mark.parametrize("path", ["token", "export", "status"])
-def test_a_limit_that_lasts_longer_than_the_time_ends_the_wait_at_once(sandbox: Sandbox, path: str) -> None:
+def test_trigger_429_beyond_the_end_time_ends_the_wait_at_once(sandbox: Sandbox, path: str) -> None:
     sandbox.faults.add(Fault(path=path, kind="status", status=429, headers={"retry-after": "7200"}, times=-1))
     waits: list[float] = []
     (event,) = events(query_trigger(poll_interval=1.0, timeout=3600.0), waits)
@@ -231,7 +229,7 @@ def test_a_limit_that_lasts_longer_than_the_time_ends_the_wait_at_once(sandbox: 
     [{"kind": "drop"}, {"kind": "drop_after"}, {"kind": "status", "status": 502}, {"kind": "status", "status": 429}],
     ids=str,
 )
-def test_a_blip_does_not_end_the_wait(sandbox: Sandbox, path: str, fault: dict[str, Any]) -> None:
+def test_trigger_single_failure_is_retried(sandbox: Sandbox, path: str, fault: dict[str, Any]) -> None:
     sandbox.faults.add(Fault(path=path, times=4, **fault))
     waits: list[float] = []
     (event,) = events(query_trigger(timeout=3600.0), waits)
@@ -240,7 +238,7 @@ def test_a_blip_does_not_end_the_wait(sandbox: Sandbox, path: str, fault: dict[s
 
 
 @pytest.mark.parametrize("path", ["token", "export", "status"])
-def test_a_tenant_that_is_down_is_left_to_the_worker_after_some_retries(sandbox: Sandbox, path: str) -> None:
+def test_trigger_tenant_down_ends_the_wait_after_the_retries(sandbox: Sandbox, path: str) -> None:
     sandbox.faults.add(Fault(path=path, kind="status", status=503, times=-1))
     (event,) = events(query_trigger(timeout=3600.0))
     assert event["status"] == "error"
@@ -248,7 +246,7 @@ def test_a_tenant_that_is_down_is_left_to_the_worker_after_some_retries(sandbox:
     assert asked(sandbox, path) == 5
 
 
-def test_limits_without_end_end_with_the_time(sandbox: Sandbox) -> None:
+def test_trigger_endless_429_end_at_the_end_time(sandbox: Sandbox) -> None:
     export_id = started(sandbox)
     sandbox.faults.add(Fault(path="status", kind="status", status=429, headers={"retry-after": "1"}, times=-1))
     time = FakeTime(start=NOW)
@@ -265,7 +263,7 @@ def test_limits_without_end_end_with_the_time(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["a response", "an error"])
-def test_a_call_that_takes_long_does_not_hold_up_the_event_loop_and_outlives_a_cancelled_trigger(
+def test_trigger_cancelled_during_a_slow_call_does_not_block_the_event_loop(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, is_known: bool
 ) -> None:
     export_id = started(sandbox) if is_known else "not-there"
@@ -305,12 +303,12 @@ def _peer_port(connection: socket.socket) -> int | None:
         return None
 
 
-def test_a_trigger_leaves_no_connection_open(sandbox: Sandbox) -> None:
+def test_trigger_leaves_no_connection_open(sandbox: Sandbox) -> None:
     events(query_trigger())
     assert open_connections(sandbox) == []
 
 
-def test_what_the_threads_learn_is_masked_when_the_event_is_there(sandbox: Sandbox) -> None:
+def test_trigger_masks_new_secrets_before_its_event(sandbox: Sandbox) -> None:
     events(query_trigger())
     secrets = {request.headers["authorization"].split()[-1] for request in sandbox.requests}
     assert len(secrets) == 2  # the id with the secret, and the token
@@ -334,7 +332,7 @@ FIELDS = {
 
 
 @given(st.fixed_dictionaries({}, optional=FIELDS) | JSON)
-def test_an_event_is_read_as_it_is_or_refused(event: Any) -> None:
+def test_event_is_read_or_refused(event: Any) -> None:
     try:
         read = ExportEvent.read(event)
     except NexthinkEventError as error:
@@ -356,12 +354,12 @@ def test_an_event_is_read_as_it_is_or_refused(event: Any) -> None:
         ({"status": "success", "message": "", "export_id": None, "end_time": 1.0}, "'status'"),
     ],
 )
-def test_an_event_of_another_shape_says_what_came(event: Any, says: str) -> None:
+def test_event_of_another_shape_is_named_in_the_error(event: Any, says: str) -> None:
     with pytest.raises(NexthinkEventError, match=says):
         ExportEvent.read(event)
 
 
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
-def test_an_event_survives_json(export_id: str, end_time: float) -> None:
+def test_event_survives_json(export_id: str, end_time: float) -> None:
     event = {"status": "success", "message": "ready", "export_id": export_id, "end_time": end_time}
     assert ExportEvent.read(json.loads(json.dumps(event))) == ExportEvent(export_id, end_time, None)

@@ -98,7 +98,7 @@ def stopped_after(batches: int) -> list[NexthinkError | None]:
     return [*[None] * batches, NexthinkPermissionError("no", status=403)]
 
 
-def test_retry_same_list_sends_only_what_is_not_settled_and_its_table_is_whole() -> None:
+def test_retry_same_list_sends_only_unsettled_rows_and_has_the_whole_table() -> None:
     plan, store = make_plan(device_rows(1000)), Store()
     first = Tenant(stopped_after(3))
     before = one_try(first, store, plan).outcomes
@@ -121,7 +121,7 @@ def test_retry_unsettled_rows_are_sent_again() -> None:
     assert sorted(second.queued) == sorted(plan.uids[position] or "" for position in (*range(10), 15))
 
 
-def test_retry_other_list_sends_no_settled_device_again_and_tells_of_the_others() -> None:
+def test_retry_other_list_sends_no_settled_device_again_and_reports_the_others() -> None:
     store, first, second = Store(), Tenant(stopped_after(2)), Tenant()
     before = one_try(first, store, make_plan(rows(0, 300))).outcomes
     this = one_try(second, store, make_plan(rows(150, 250)))
@@ -173,7 +173,7 @@ def test_killed_try_devices_without_a_recorded_outcome_may_have_been_sent() -> N
     assert len(this.outcomes) == 2
 
 
-def test_ended_try_what_never_left_counts_in_no_limit() -> None:
+def test_ended_try_devices_that_never_left_count_in_no_limit() -> None:
     store = Store()
     one_try(Tenant([None, None, *[unavailable()] * 5, *stopped_after(0)]), store, make_plan(rows(0, 1000)))
     earlier = earlier_tries(store)
@@ -181,7 +181,7 @@ def test_ended_try_what_never_left_counts_in_no_limit() -> None:
     assert one_try(Tenant(), store, make_plan(rows(1000, 1001))).sent_before == 300
 
 
-def test_row_that_a_retry_does_not_get_to_keeps_what_is_known_of_it() -> None:
+def test_retry_row_before_whose_turn_it_ends_keeps_its_earlier_outcome() -> None:
     plan, store = make_plan(device_rows(30)), Store()
     before = one_try(Tenant([unavailable()] * 5), store, plan, batch_size=10).outcomes
     assert Counter(before.status) == {Status.UNKNOWN: 10, Status.SCHEDULED: 20}
@@ -191,7 +191,7 @@ def test_row_that_a_retry_does_not_get_to_keeps_what_is_known_of_it() -> None:
         assert earlier_tries(store).counts() == {"UNKNOWN": 10, "SCHEDULED": 20}
 
 
-def test_killed_retry_keeps_which_request_a_device_was_in() -> None:
+def test_killed_retry_keeps_the_request_of_each_device() -> None:
     plan, store = make_plan(device_rows(10)), Store()
     before = one_try(Tenant([unavailable()] * 5), store, plan).outcomes
     one_try(Tenant([unavailable()] * 5), store, plan, is_killed=True)
@@ -209,7 +209,7 @@ def test_killed_retry_keeps_which_request_a_device_was_in() -> None:
     killed=st.lists(st.booleans(), min_size=4, max_size=4),
     seed=st.integers(0, 99),
 )
-def test_whenever_a_task_is_killed_what_was_sent_is_in_the_journal(
+def test_killed_try_at_any_moment_has_what_was_sent_in_the_journal(
     lists: list[tuple[int, int]],
     faults: list[str | None],
     batch_size: int,
@@ -254,14 +254,14 @@ def test_whenever_a_task_is_killed_what_was_sent_is_in_the_journal(
         assert sent_by_then <= known
 
 
-def test_fingerprint_differs_by_tenant_and_does_not_name_it() -> None:
+def test_fingerprint_differs_by_tenant_and_does_not_contain_it() -> None:
     assert fingerprint("https://a.example\0a") != fingerprint("https://b.example\0a")
     store = Store()
     one_try(Tenant(), store, make_plan(device_rows(3)), where="https://a.example\0a")
     assert "a.example" not in "".join(store.values())
 
 
-def test_a_large_run_takes_few_bytes_and_few_calls() -> None:
+def test_checkpoint_of_a_large_run_takes_few_bytes_and_few_calls() -> None:
     choose = random.Random(1)
     count = 100_000
     uids = [f"{choose.getrandbits(128):032x}" for _ in range(count)]
@@ -279,7 +279,7 @@ def test_a_large_run_takes_few_bytes_and_few_calls() -> None:
 
 
 @pytest.mark.parametrize("kind", ["long names", "every other one failed", "every row has a reason of its own"])
-def test_no_value_grows_too_large(kind: str) -> None:
+def test_checkpoint_no_value_grows_too_large(kind: str) -> None:
     choose = random.Random(1)
     plan, store = make_plan(device_rows(20_000)), Store()
     if kind == "long names":
@@ -306,7 +306,7 @@ def test_no_value_grows_too_large(kind: str) -> None:
     assert len(again) == len(restored)
 
 
-def test_a_store_that_is_down_never_fails_the_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_store_down_never_fails_the_run(caplog: pytest.LogCaptureFixture) -> None:
     plan, store = make_plan(device_rows(1000)), Store()
     store.broken = True
     this = one_try(Tenant(), store, plan)
@@ -316,7 +316,7 @@ def test_a_store_that_is_down_never_fails_the_run(caplog: pytest.LogCaptureFixtu
     assert not this.checkpoint.is_earlier_known
 
 
-def test_a_store_that_is_down_at_first_loses_nothing_of_what_earlier_tries_recorded() -> None:
+def test_store_down_at_first_keeps_the_records_of_earlier_tries() -> None:
     store = Store()
     before = one_try(Tenant(stopped_after(1)), store, make_plan(device_rows(300))).outcomes
     kept, tenant = dict(store), Tenant()
@@ -327,7 +327,7 @@ def test_a_store_that_is_down_at_first_loses_nothing_of_what_earlier_tries_recor
     assert earlier_tries(store).rows() == before.rows()
 
 
-def test_a_store_that_comes_back_has_all_in_the_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_store_that_comes_back_has_everything_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     plan, store, tenant = make_plan(device_rows(1000)), Store(), Tenant()
     outcomes, clock = Outcomes(plan), FakeTime().clock()
     checkpoint = Checkpoint(store, clock)
@@ -341,7 +341,7 @@ def test_a_store_that_comes_back_has_all_in_the_end(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("when", ["at the intent", "later"])
-def test_a_store_that_says_the_try_is_over_ends_the_run(when: str) -> None:
+def test_store_that_reports_the_try_as_over_ends_the_run(when: str) -> None:
     class Over(Store):
         def set(self, key: str, value: Any) -> None:
             if when == "at the intent" or "rows" in value:
@@ -393,7 +393,7 @@ GOOD = [[[0, 3]], "SCHEDULED", None, 1, "r", "t", 1, "now"]
     ],
 )
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_journal_that_cannot_be_read_is_replaced_and_the_log_says_what_that_means(
+def test_journal_unreadable_is_replaced_with_a_warning(
     value: dict[str, Any], number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan, store = make_plan(device_rows(10)), Store()
@@ -408,7 +408,7 @@ def test_a_journal_that_cannot_be_read_is_replaced_and_the_log_says_what_that_me
 
 
 @pytest.mark.parametrize("value", ["text", 7, [], {"plan": "0", "run": "1", "answers": "x"}])
-def test_a_value_of_another_kind_is_replaced(value: Any) -> None:
+def test_journal_value_of_another_type_is_replaced(value: Any) -> None:
     store = Store()
     store.set("nexthink_deletions_0", value)
     this = one_try(tenant := Tenant(), store, make_plan(device_rows(10)))
@@ -416,7 +416,7 @@ def test_a_value_of_another_kind_is_replaced(value: Any) -> None:
     assert earlier_tries(store).rows() == this.outcomes.rows()
 
 
-def test_what_an_older_journal_has_left_behind_is_not_believed() -> None:
+def test_journal_values_of_an_older_journal_are_ignored() -> None:
     plan, store = make_plan(device_rows(300)), Store()
     one_try(Tenant(), store, plan, batch_size=1)
     assert len(store) == 4  # the intent, and three parts of rows
@@ -427,7 +427,7 @@ def test_what_an_older_journal_has_left_behind_is_not_believed() -> None:
     assert len(tenant.queued) == 290
 
 
-def test_clear_forgets_everything_the_first_part_last() -> None:
+def test_clear_deletes_everything_the_first_value_last() -> None:
     plan, store = make_plan(device_rows(300)), Store()
     one_try(Tenant(stopped_after(150)), store, plan, batch_size=1)
     this = one_try(Tenant(), store, plan, batch_size=1)
@@ -445,7 +445,7 @@ def test_clear_forgets_everything_the_first_part_last() -> None:
     assert len(earlier_tries(store)) == 0
 
 
-def test_interrupted_last_save_keeps_the_table_and_is_saved_all_the_same() -> None:
+def test_interrupted_last_save_keeps_the_table_and_is_repeated() -> None:
     class TaskTimeout(BaseException):
         """As Airflow's own timeout is one."""
 
@@ -471,7 +471,7 @@ def test_interrupted_last_save_keeps_the_table_and_is_saved_all_the_same() -> No
     refused=st.sets(st.integers(0, 59), max_size=3),
     concurrency=st.sampled_from([1, 4]),
 )
-def test_however_often_it_is_cut_off_each_device_is_accepted_once(
+def test_tries_cut_off_at_random_accept_each_device_once(
     cuts: list[int], count: int, batch_size: int, refused: set[int], concurrency: int
 ) -> None:
     plan, store = make_plan(device_rows(count)), Store()
@@ -519,7 +519,7 @@ def interrupted_at_line(number: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("has_store_failed", [False, True])
-def test_interrupt_at_any_line_leaves_a_journal_that_tells_of_every_try(
+def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
     has_store_failed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_module, "DEVICES_IN_AN_ENTRY", 4)

@@ -33,7 +33,7 @@ def statuses(of: RemovalCheck) -> list[str]:
     return [each["status"] for each in of.table()]
 
 
-def test_scheduled_devices_are_gone_or_still_there_and_the_others_keep_their_word() -> None:
+def test_removal_check_scheduled_devices_are_gone_or_present_and_others_keep_their_status() -> None:
     words = ["SCHEDULED", "SCHEDULED", "EXCLUDED", "INVALID", "FAILED", "NOT_SENT", "PLANNED", "DUPLICATE", "REJECTED"]
     of = check([row(number, word) for number, word in enumerate(words)])
     assert of.expected == 2
@@ -44,14 +44,14 @@ def test_scheduled_devices_are_gone_or_still_there_and_the_others_keep_their_wor
     assert statuses(of)[:3] == ["GONE", "GONE", "EXCLUDED"]
 
 
-def test_nobody_waits_for_what_is_unknown_but_it_is_looked_at() -> None:
+def test_removal_check_unknown_devices_are_checked_but_not_awaited() -> None:
     of = check([row(1, "SCHEDULED"), row(2, "UNKNOWN"), row(3, "UNKNOWN")])
     assert of.expected == 1
     assert of.update({uid_of(2)})
     assert statuses(of) == ["GONE", "STILL_PRESENT", "GONE"]
 
 
-def test_a_list_that_is_no_outcome_table_is_awaited_as_far_as_it_could_be_sent() -> None:
+def test_removal_check_plain_list_expects_the_devices_that_could_be_sent() -> None:
     rows = [row(1), {"uid": uid_of(2).upper(), "name": "PC-2"}, row(1), {"uid": "x", "name": "y"}, {"uid": None}]
     of = check(rows)
     assert of.expected == 2
@@ -59,7 +59,7 @@ def test_a_list_that_is_no_outcome_table_is_awaited_as_far_as_it_could_be_sent()
     assert statuses(of) == ["GONE", "STILL_PRESENT", "DUPLICATE", "INVALID", "REJECTED"]
 
 
-def test_the_table_of_one_look_can_be_looked_at_again() -> None:
+def test_removal_check_takes_its_own_table_again() -> None:
     first = check([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "SCHEDULED")])
     first.update({uid_of(1), uid_of(3)})
     of = check(first.table())
@@ -68,7 +68,7 @@ def test_the_table_of_one_look_can_be_looked_at_again() -> None:
     assert statuses(of) == ["GONE"] * 3
 
 
-def test_the_table_of_one_look_keeps_what_nobody_waits_for() -> None:
+def test_removal_check_table_keeps_devices_that_are_not_awaited() -> None:
     first = check([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "DUPLICATE"), row(4, "FAILED")])
     first.update({uid_of(1), uid_of(2)})
     of = check(first.table())
@@ -78,12 +78,12 @@ def test_the_table_of_one_look_keeps_what_nobody_waits_for() -> None:
 
 
 @pytest.mark.parametrize("word", ["DELETED", 7, ["SCHEDULED"]])
-def test_an_unknown_status_proves_nothing(word: Any) -> None:
+def test_removal_check_unknown_status_is_an_error(word: Any) -> None:
     with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
         check([row(1, "SCHEDULED"), {**row(2, "SCHEDULED"), "status": word}])
 
 
-def test_many_that_stay_are_told_by_number_and_the_first_by_name() -> None:
+def test_describe_many_present_gives_their_number_and_the_first_names() -> None:
     of = check([row(number, "SCHEDULED") for number in range(8)])
     of.update({uid_of(number) for number in range(8)})
     assert of.describe().startswith("8 of 8 devices are still in Nexthink: PC-0 (")
@@ -91,7 +91,7 @@ def test_many_that_stay_are_told_by_number_and_the_first_by_name() -> None:
     assert of.counts() == {"STILL_PRESENT": 8}
 
 
-def test_gone_devices_whose_name_is_there_are_counted() -> None:
+def test_gone_with_name_present_counts_devices_of_the_same_name() -> None:
     of = check([row(1, "SCHEDULED"), row(2, "SCHEDULED"), row(3, "EXCLUDED")])
     of.update({uid_of(2)})
     assert of.gone_with_name_present({"PC-1", "PC-2", "PC-3"}) == 1
@@ -108,19 +108,19 @@ def test_gone_devices_whose_name_is_there_are_counted() -> None:
     ],
     ids=["records", "DataFrame", "columns", "mapped", "CSV text"],
 )
-def test_an_outcome_table_in_every_form(shape: Any) -> None:
+def test_removal_check_takes_an_outcome_table_in_every_form(shape: Any) -> None:
     of = check(shape([row(1, "SCHEDULED"), row(2, "EXCLUDED"), row(3, "SCHEDULED")]))
     assert not of.update({uid_of(3), uid_of(2)})
     assert statuses(of) == ["GONE", "EXCLUDED", "STILL_PRESENT"]
 
 
-def test_the_status_of_another_table_means_something_else() -> None:
+def test_removal_check_status_of_another_table_is_not_an_outcome() -> None:
     cmdb = [{**row(1), "status": "UNKNOWN"}, {**row(2), "status": "in use"}, {**row(3), "status": ["x"]}]
     of = check(cmdb)
     assert of.expected == 3
 
 
-def test_lists_with_and_without_a_status_together() -> None:
+def test_removal_check_takes_lists_with_and_without_a_status_together() -> None:
     of = check([[row(1, "EXCLUDED")], [row(2)]])
     assert of.update(set())
     assert statuses(of) == ["EXCLUDED", "GONE"]
@@ -133,7 +133,9 @@ CELLS = st.sampled_from([*Status, "GONE", "STILL_PRESENT", "excluded", " Not sen
     st.lists(st.tuples(st.integers(0, 9), CELLS), max_size=20),
     st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=3),
 )
-def test_every_row_stays_and_gone_is_only_what_is_not_there(rows: list[tuple[int, Any]], looks: list[set[int]]) -> None:
+def test_removal_check_keeps_every_row_and_only_absent_devices_are_gone(
+    rows: list[tuple[int, Any]], looks: list[set[int]]
+) -> None:
     of = check([{**row(number), "status": cell, "request_id": None} for number, cell in rows])
     for present in looks:
         are_gone = of.update({uid_of(number) for number in present})

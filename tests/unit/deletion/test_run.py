@@ -134,7 +134,7 @@ def run(
 
 
 @pytest.mark.parametrize("concurrency", [1, 4, 8])
-def test_every_device_is_sent_once_in_batches(concurrency: int) -> None:
+def test_run_every_device_is_sent_once_in_batches(concurrency: int) -> None:
     tenant = Tenant()
     ran = run(tenant, 250, concurrency=concurrency)
     assert ran.counts == {"SCHEDULED": 250}
@@ -148,7 +148,7 @@ def test_every_device_is_sent_once_in_batches(concurrency: int) -> None:
     "to_send",
     [[3, 4, 5, 6], [3, 4, 6, 7], [5, 9, 3, 8], [7, 6, 5, 4], [2], range(3, 7), range(1, 9, 2), range(9, 4, -1)],
 )
-def test_each_answer_goes_to_its_row_wherever_that_stands(to_send: Sequence[int]) -> None:
+def test_run_response_is_written_to_its_rows_wherever_they_are(to_send: Sequence[int]) -> None:
     plan, tenant = make_plan(device_rows(10)), Tenant(failing=Counter({f"PC-{at}": 9 for at in to_send[1:2]}))
     outcomes = Outcomes(plan)
     assert new_run(outcomes, to_send, tenant.send, 100, 1, clock=FakeTime().clock()).run() is None
@@ -162,7 +162,7 @@ def test_each_answer_goes_to_its_row_wherever_that_stands(to_send: Sequence[int]
     assert len(outcomes.rows()) == 10
 
 
-def test_a_row_tells_with_which_request_it_went_out() -> None:
+def test_run_row_has_the_request_it_was_sent_in() -> None:
     tenant = Tenant()
     row = run(tenant, 101).result.table[100]
     assert row == {
@@ -179,7 +179,7 @@ def test_a_row_tells_with_which_request_it_went_out() -> None:
     assert tuple(row) == COLUMNS
 
 
-def test_after_an_unclear_failure_the_same_batch_goes_out_under_the_same_request_id() -> None:
+def test_run_ambiguous_response_retries_the_batch_under_the_same_request_id() -> None:
     tenant = Tenant([unavailable(), NexthinkAmbiguousResponseError("short")])
     ran = run(tenant, 10)
     assert ran.counts == {"SCHEDULED": 10}
@@ -188,7 +188,7 @@ def test_after_an_unclear_failure_the_same_batch_goes_out_under_the_same_request
     assert (ran.result.counters.requests, ran.result.counters.retries) == (3, 2)
 
 
-def test_what_stays_unclear_becomes_unknown_and_the_other_batches_go_on() -> None:
+def test_run_ambiguous_after_all_retries_is_unknown_and_other_batches_continue() -> None:
     tenant = Tenant([unavailable()] * MAX_ATTEMPTS)
     ran = run(tenant, 250)
     assert ran.counts == {"UNKNOWN": 100, "SCHEDULED": 150}
@@ -198,7 +198,7 @@ def test_what_stays_unclear_becomes_unknown_and_the_other_batches_go_on() -> Non
         ran.result.raise_for_status()
 
 
-def test_a_tenant_that_is_down_is_not_hammered() -> None:
+def test_run_tenant_down_opens_the_circuit_breaker() -> None:
     tenant = Tenant([unavailable()] * 10_000)
     ran = run(tenant, 100_000, concurrency=8)
     assert len(tenant.sent) <= (AMBIGUOUS_LIMIT + 8) * MAX_ATTEMPTS
@@ -208,20 +208,20 @@ def test_a_tenant_that_is_down_is_not_hammered() -> None:
     assert ran.result.table[-1]["reason"] == "the run ended before its turn: 503"
 
 
-def test_an_answer_between_unclear_batches_shows_that_the_tenant_is_up() -> None:
+def test_run_response_between_ambiguous_batches_resets_the_circuit_breaker() -> None:
     faults: list[NexthinkError | None] = [unavailable()] * MAX_ATTEMPTS
     ran = run(Tenant([*faults, None] * 5), 1000)
     assert ran.result.error is None
     assert ran.counts == {"UNKNOWN": 500, "SCHEDULED": 500}
 
 
-def test_waits_grow_and_are_capped() -> None:
+def test_run_retries_wait_longer_up_to_a_cap() -> None:
     ran = run(Tenant([unavailable()] * (MAX_ATTEMPTS - 1)), 1)
     assert ran.counts == {"SCHEDULED": 1}
     assert 0 < ran.time.seconds < 1 + 2 + 4 + 8
 
 
-def test_failed_devices_are_sent_again_a_few_times_with_growing_pauses() -> None:
+def test_run_failed_devices_are_retried_with_growing_pauses() -> None:
     tenant = Tenant(failing=Counter({"PC-3": 2, "PC-7": 99}))
     ran = run(tenant, 10)
     assert ran.counts == {"SCHEDULED": 9, "FAILED": 1}
@@ -232,7 +232,7 @@ def test_failed_devices_are_sent_again_a_few_times_with_growing_pauses() -> None
     assert set(tenant.queued.values()) == {1}
 
 
-def test_the_batches_are_halved_for_a_tenant_that_takes_fewer_and_stay_so() -> None:
+def test_run_batch_size_exceeded_halves_all_further_batches() -> None:
     tenant = Tenant(maximum=30)
     ran = run(tenant, 250)
     assert ran.counts == {"SCHEDULED": 250}
@@ -242,14 +242,14 @@ def test_the_batches_are_halved_for_a_tenant_that_takes_fewer_and_stay_so() -> N
     assert set(tenant.queued.values()) == {1}
 
 
-def test_a_tenant_that_takes_none_ends_the_run() -> None:
+def test_run_batch_size_exceeded_for_one_device_ends_the_run() -> None:
     ran = run(Tenant(maximum=0), 250)
     assert isinstance(ran.result.error, NexthinkBatchSizeError)
     assert ran.counts == {"NOT_SENT": 250}
 
 
 @pytest.mark.parametrize("refused", [{0}, {99}, {249}, {3, 4, 120}, set(range(10))])
-def test_a_refused_batch_is_split_until_the_offending_rows_stand_alone(refused: set[int]) -> None:
+def test_run_invalid_request_splits_the_batch_until_the_refused_rows_are_alone(refused: set[int]) -> None:
     tenant = Tenant(refused=frozenset(f"PC-{number}" for number in refused))
     ran = run(tenant, 250, concurrency=4)
     assert {at for at, status in enumerate(ran.statuses) if status == "REJECTED"} == refused
@@ -262,7 +262,7 @@ def test_a_refused_batch_is_split_until_the_offending_rows_stand_alone(refused: 
 
 
 @pytest.mark.parametrize(("accepted_before", "requests"), [(0, 60), (1, 260)])
-def test_a_tenant_that_refuses_everything_is_not_asked_about_every_device(accepted_before: int, requests: int) -> None:
+def test_run_all_devices_refused_opens_the_circuit_breaker(accepted_before: int, requests: int) -> None:
     tenant = Tenant(refused=frozenset(f"PC-{number}" for number in range(accepted_before * 100, 10_000)))
     ran = run(tenant, 10_000)
     assert isinstance(ran.result.error, NexthinkInvalidRequestError)
@@ -284,7 +284,7 @@ def test_a_tenant_that_refuses_everything_is_not_asked_about_every_device(accept
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_a_refusal_stops_the_run_and_what_was_answered_stays(error: NexthinkError, concurrency: int) -> None:
+def test_run_final_error_ends_the_run_and_keeps_earlier_outcomes(error: NexthinkError, concurrency: int) -> None:
     tenant = Tenant([None, *[error] * 100])
     ran = run(tenant, 10_000, concurrency=concurrency)
     assert ran.result.error is error
@@ -295,7 +295,7 @@ def test_a_refusal_stops_the_run_and_what_was_answered_stays(error: NexthinkErro
         ran.result.raise_for_status(fail_on=())
 
 
-def test_a_429_lets_the_whole_run_wait() -> None:
+def test_run_429_throttles_the_whole_run() -> None:
     tenant = Tenant([limited(7.0)])
     ran = run(tenant, 400)
     assert ran.counts == {"SCHEDULED": 400}
@@ -303,7 +303,7 @@ def test_a_429_lets_the_whole_run_wait() -> None:
     assert len(tenant.sent) == 5
 
 
-def test_a_429_holds_back_the_other_batches_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_429_throttles_other_batches_too(caplog: pytest.LogCaptureFixture) -> None:
     time_of: list[float] = []
     tenant = Tenant([None, None, limited(60.0)])
     plan = make_plan(device_rows(1000))
@@ -343,13 +343,13 @@ def test_run_checkpoint_not_saved_holds_back_further_batches() -> None:
     waiting: list[int] = []
 
     class SlowCheckpoint(Checkpoint):
-        def note(self, positions: Sequence[int]) -> None:
+        def record(self, positions: Sequence[int]) -> None:
             assert all_out.wait(5)
-            waiting.append(len(tenant.sent) - noted.count(True))
+            waiting.append(len(tenant.sent) - recorded.count(True))
             super().record(positions)
-            noted.append(True)
+            recorded.append(True)
 
-    noted: list[bool] = []
+    recorded: list[bool] = []
     outcomes, clock = Outcomes(plan), FakeTime().clock()
     checkpoint = checkpoint_of(outcomes, plan, clock, SlowCheckpoint)
     run = new_run(outcomes, plan.to_send, tenant.send, 100, concurrency, checkpoint=checkpoint, clock=clock)
@@ -399,7 +399,7 @@ def test_run_slow_tenant_gets_max_concurrency() -> None:
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 5])
-def test_a_defect_in_any_thread_ends_the_run_and_keeps_the_table(fails_at: int) -> None:
+def test_run_defect_in_any_thread_ends_the_run_and_keeps_the_table(fails_at: int) -> None:
     plan, tenant, time = make_plan(device_rows(1000)), Tenant(), FakeTime()
     clock, calls = time.clock(), itertools.count(1)
 
@@ -416,7 +416,7 @@ def test_a_defect_in_any_thread_ends_the_run_and_keeps_the_table(fails_at: int) 
     assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 1000
 
 
-def test_a_429_beyond_the_cap_ends_the_run_retryably_at_once() -> None:
+def test_run_429_beyond_the_cap_ends_the_run_retryably_at_once() -> None:
     tenant = Tenant([None, limited(RETRY_AFTER_CAP_SECONDS + 1)])
     ran = run(tenant, 1000)
     assert isinstance(ran.result.error, NexthinkRateLimitError)
@@ -426,7 +426,7 @@ def test_a_429_beyond_the_cap_ends_the_run_retryably_at_once() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [0.0, 1.0, 20.0, None])
-def test_a_tenant_that_only_ever_answers_429_does_not_hold_the_worker_for_ever(retry_after: float | None) -> None:
+def test_run_endless_429_ends_the_run(retry_after: float | None) -> None:
     tenant = Tenant([limited(retry_after)] * 10_000)
     ran = run(tenant, 1000, concurrency=4)
     assert isinstance(ran.result.error, NexthinkRateLimitError)
@@ -434,7 +434,7 @@ def test_a_tenant_that_only_ever_answers_429_does_not_hold_the_worker_for_ever(r
     assert ran.counts == {"NOT_SENT": 1000}
 
 
-def test_more_429s_than_attempts_are_borne_while_the_tenant_makes_progress() -> None:
+def test_run_many_429_with_progress_in_between_do_not_end_the_run() -> None:
     script: list[NexthinkError | None] = [limited(1.0)] * (MAX_ATTEMPTS + 3)
     assert run(Tenant(script), 100).counts == {"SCHEDULED": 100}
 
@@ -446,13 +446,13 @@ def starts(ran: Ran) -> list[float]:
 
 
 @pytest.mark.parametrize("rate", [0.5, 2.0, 10.0])
-def test_no_more_requests_start_in_a_second_than_asked_for(rate: float) -> None:
+def test_run_requests_per_second_paces_the_requests(rate: float) -> None:
     ran = run(Tenant(), 1000, requests_per_second=rate)
     assert ran.counts == {"SCHEDULED": 1000}
     assert starts(ran) == pytest.approx([number / rate for number in range(10)], abs=0.002)
 
 
-def test_a_token_that_takes_its_time_lets_no_requests_pile_up() -> None:
+def test_run_slow_token_lets_no_requests_pile_up() -> None:
     calls = iter(range(100))
 
     def renew(fake: FakeTime) -> None:
@@ -478,30 +478,30 @@ def test_run_token_fails_no_other_batch_is_sent() -> None:
     assert isinstance(ran.result.error, NexthinkTokenError)
 
 
-def test_the_re_sends_count_as_requests_too() -> None:
+def test_run_retries_are_paced_too() -> None:
     ran = run(Tenant([limited(0.0), None, limited(3.0)]), 400, requests_per_second=0.5)
     assert ran.counts == {"SCHEDULED": 400}
     assert ran.result.counters.requests == 6
     assert ran.time.seconds >= 5 / 0.5
 
 
-def test_a_wait_that_the_tenant_asks_for_is_kept_where_it_is_longer() -> None:
+def test_run_longer_retry_after_is_respected() -> None:
     ran = run(Tenant([None, limited(60.0)]), 300, requests_per_second=1.0)
     assert starts(ran) == pytest.approx([0.0, 61.0, 62.0], abs=0.002)
 
 
-def test_an_unclear_answer_stays_unclear_when_the_run_then_stops() -> None:
+def test_run_stopped_after_an_ambiguous_response_keeps_unknown() -> None:
     ran = run(Tenant([unavailable(), NexthinkPermissionError("no", status=403)]), 200)
     assert ran.counts == {"UNKNOWN": 100, "NOT_SENT": 100}
 
 
-def test_a_device_answered_failed_stays_failed_when_the_run_then_stops() -> None:
+def test_run_stopped_after_a_failed_response_keeps_failed() -> None:
     script: list[NexthinkError | None] = [None, NexthinkPermissionError("no", status=403)]
     ran = run(Tenant(script, failing=Counter({"PC-1": 9})), 10)
     assert ran.counts == {"SCHEDULED": 9, "FAILED": 1}
 
 
-def test_a_stop_sends_no_other_batch_and_takes_the_answers_under_way() -> None:
+def test_run_stopped_sends_no_other_batch_and_takes_responses_in_flight() -> None:
     stop = threading.Event()
     tenant = Tenant()
     tenant.hook = lambda: stop.set() if len(tenant.sent) == 3 else None
@@ -510,7 +510,7 @@ def test_a_stop_sends_no_other_batch_and_takes_the_answers_under_way() -> None:
     assert ran.counts == {"SCHEDULED": 300, "NOT_SENT": 700}
 
 
-def test_a_stop_after_the_last_answer_changes_nothing() -> None:
+def test_run_stopped_after_the_last_response_is_complete() -> None:
     stop = threading.Event()
     ran = run(Tenant(hook=stop.set), 10, stop=stop)
     assert ran.result.error is None
@@ -539,7 +539,7 @@ def test_run_interrupted_keeps_the_table() -> None:
 
 
 @pytest.mark.parametrize("told", [0, 9, 11])
-def test_an_answer_about_too_few_or_too_many_devices_leaves_every_row_in_its_place(told: int) -> None:
+def test_run_response_of_another_length_keeps_every_row_in_place(told: int) -> None:
     plan = make_plan(device_rows(30))
     outcomes = Outcomes(plan)
     response = Answer(["SCHEDULED"] * told)
@@ -553,7 +553,7 @@ def test_an_answer_about_too_few_or_too_many_devices_leaves_every_row_in_its_pla
     assert {row["status"] for row in outcomes.rows() if row["attempts"]} == {"UNKNOWN"}
 
 
-def test_what_was_sent_never_looks_as_if_it_was_not_whatever_goes_wrong() -> None:
+def test_run_defect_while_a_response_is_applied_leaves_unknown() -> None:
     def progress(settled: int) -> None:
         if settled > 300:
             raise RuntimeError("no place left to log to")
@@ -634,7 +634,7 @@ def test_run_defect_in_sending_keeps_the_table(has_left: bool) -> None:
     assert {row["attempts"] for row in outcomes.rows()} == ({0, 1} if has_left else {0})
 
 
-def test_the_summary_counts_every_status() -> None:
+def test_result_summary_counts_every_status() -> None:
     rows = DeviceRows(["x", *device_rows(3).uids], ["a", "PC-0", "", "PC-2"], "uid", "name")
     summary = run(Tenant(), rows).result.summary
     assert summary == {
@@ -661,7 +661,7 @@ def test_the_summary_counts_every_status() -> None:
     }
 
 
-def test_the_table_as_a_dataframe_keeps_text_as_text() -> None:
+def test_result_to_pandas_keeps_text_as_text() -> None:
     rows = DeviceRows([device_rows(1).uids[0], None], ["00123", "NA"], "uid", "name")
     frame = run(Tenant(), rows).result.to_pandas()
     assert list(frame.columns) == list(COLUMNS)
@@ -670,7 +670,7 @@ def test_the_table_as_a_dataframe_keeps_text_as_text() -> None:
     assert frame["uid"].isna().tolist() == [False, True]
 
 
-def test_unscheduled_holds_the_rows_that_need_a_person() -> None:
+def test_result_unscheduled_has_the_rows_that_need_attention() -> None:
     rows = DeviceRows([device_rows(1).uids[0]] * 2 + ["x", None], ["a", "a", "b", "c"], "uid", "name")
     assert [row["status"] for row in run(Tenant(), rows).result.unscheduled] == ["INVALID", "REJECTED"]
 
@@ -700,7 +700,7 @@ def faults() -> st.SearchStrategy[NexthinkError | None]:
     maximum=st.integers(1, 10),
     queues_before_failing=st.booleans(),
 )
-def test_whatever_the_tenant_answers_nothing_is_lost_and_nothing_is_made_up(
+def test_run_any_responses_lose_no_row_and_invent_none(
     script: list[NexthinkError | None],
     count: int,
     batch_size: int,
@@ -760,7 +760,7 @@ def test_whatever_the_tenant_answers_nothing_is_lost_and_nothing_is_made_up(
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_the_log_names_each_request_that_settles_nothing_and_no_device(
+def test_run_log_has_each_request_that_settles_nothing_and_no_device(
     error: NexthinkError, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tenant = Tenant(script=[error])
@@ -772,7 +772,7 @@ def test_the_log_names_each_request_that_settles_nothing_and_no_device(
     assert "00000000-0000-4000" not in caplog.text
 
 
-def test_the_log_tells_what_is_refused_what_failed_and_what_nobody_knows(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_log_has_refused_failed_and_ambiguous_requests(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         run(Tenant(refused=frozenset({"PC-3"})), 4)
         run(Tenant(failing=Counter({"PC-1": 1})), 4)
@@ -800,14 +800,14 @@ class _Refusing(Tenant):
         raise NexthinkUnavailableError("No answer.")
 
 
-def test_the_log_promises_nothing_once_the_run_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_log_promises_no_retry_once_the_run_has_ended(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"), first_line() as told:
         run(_Refusing(told), 20, batch_size=10, concurrency=2)
     assert caplog.text.count("no other batch is sent") == 2
     assert "retry" not in caplog.text
 
 
-def test_a_batch_that_is_answered_is_a_line_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_log_has_accepted_batches_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         run(Tenant(), 10)
     assert caplog.text == ""

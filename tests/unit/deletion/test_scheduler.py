@@ -267,7 +267,7 @@ def test_scheduler_throttle_beyond_the_cap_promises_no_retry(caplog: pytest.LogC
     assert len([line for line in lines if "No request goes out" in line]) == 1
 
 
-def test_scheduler_batch_held_back_by_a_stop_is_left_to_do() -> None:
+def test_scheduler_batch_held_back_by_a_stop_is_not_complete() -> None:
     scheduler = scheduler_for(outcomes_for(10))
     batch = scheduler.next_batch(0.0)
     assert isinstance(batch, Batch)
@@ -446,7 +446,7 @@ SchedulerMachine.TestCase.settings = settings(max_examples=200, stateful_step_co
 TestSchedulerMachine = SchedulerMachine.TestCase
 
 
-def test_scheduler_positions_anywhere_are_written_where_they_belong() -> None:
+def test_scheduler_scattered_positions_are_written_to_their_rows() -> None:
     for to_send in ([3, 4, 6, 7], [7, 6, 5], range(3, 7)):
         outcomes = outcomes_for(10)
         positions: Sequence[int] = to_send
