@@ -127,7 +127,7 @@ class _Statuses:
             self.known = True
         elif self.unknown is None and not _is_blank(cell):
             self.unknown = row
-        if self.kept is None and (word in KEPT or (word is None and _KEPT_WORD.search(_text_of(cell)))):
+        if self.kept is None and (word in KEPT or (word is None and _names_kept_status(_text_of(cell)))):
             self.kept = row
         return word
 
@@ -158,5 +158,12 @@ def _label_stem(label: object) -> str:
 
 
 _STATUSES: dict[str, Status | Presence] = {normalize_label(word): word for word in (*Status, *Presence)}
-# A word of its own, wherever it is: `EXCLUDED (VIP)`, `Status.EXCLUDED`, `rejected_by_owner`.
-_KEPT_WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(sorted(KEPT))})(?![^\W\d_])", re.IGNORECASE)
+_KEPT_WORD = re.compile("|".join(sorted(KEPT)), re.IGNORECASE)
+
+
+def _names_kept_status(text: str) -> bool:
+    """Tell whether a kept status is in a text as a word of its own: `EXCLUDED (VIP)`, `Status.EXCLUDED`, `invalid2`."""
+    return any(
+        not text[: found.start()][-1:].isalpha() and not text[found.end() :][:1].isalpha()
+        for found in _KEPT_WORD.finditer(text)
+    )

@@ -17,7 +17,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -334,6 +334,7 @@ def test_the_error_of_a_wrong_status_tells_which_row_is_held_back() -> None:
     before=st.text(st.characters(exclude_categories=["L", "M", "Cs"]), max_size=5),
     after=st.text(st.characters(exclude_categories=["L", "M", "Cs"]), max_size=5),
 )
+@example(word="DUPLICATE", before="", after="\N{CUNEIFORM NUMERIC SIGN TWO ASH}")
 def test_no_device_is_sent_of_which_a_cell_has_a_word_that_holds_it_back(word: str, before: str, after: str) -> None:
     rows = {"uid": [A, B], "name": ["a", "b"], "status": [before + word + after, "PLANED"]}
     with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
