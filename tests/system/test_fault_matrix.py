@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,15 +22,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.api import data_management
-from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.settings import NexthinkSettings
+from airflow_provider_nexthink.client import NexthinkClient
 from airflow_provider_nexthink.clock import Clock
-from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
-from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.run import DeletionRun
-from airflow_provider_nexthink.deletion.scheduler import Response, Scheduler
-from airflow_provider_nexthink.devices.reader import read_devices
+from airflow_provider_nexthink.deletion.outcome import DeletionResult
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 
@@ -253,22 +248,9 @@ def run_with(sandbox: Sandbox, faults: tuple[Fault, ...], *, skip: int, concurre
         timeout=2.0 if any(fault.kind == "slow" for fault in faults) else 60,
         **connection["extra"],
     )
-    clock = SkippingTime().clock()
-    with Transport(tenant, clock=clock) as transport:
-        plan = make_plan(read_devices(rows))
-        outcomes = Outcomes(plan)
-        scheduler = Scheduler(outcomes, plan.to_send, batch_size=BATCH, max_concurrency=concurrency, rng=clock.rng)
-
-        def send(devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]) -> Response:
-            return data_management.delete_devices(transport, devices, request_id, depart=depart)
-
-        run = DeletionRun(scheduler, send, concurrency, prepare=transport.get_token, clock=clock)
-        transport.get_token()
-        started_at = clock.now()
-        error = run.run()
-    result = DeletionResult(
-        outcomes, error, scheduler.counters, False, "uid", "name", "sandbox", started_at, clock.now()
-    )
+    with NexthinkClient(tenant, clock=SkippingTime().clock()) as client:
+        client.get_token()
+        result = client.delete_devices(rows, batch_size=BATCH, max_concurrency=concurrency)
     sent = [json.loads(r.body)["devices"] for r in sandbox.requests if "deletions" in r.path]
     return Ran(rows, result, Counter(sandbox.tenant.queued), sent, refused)
 
