@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,29 +21,10 @@ from airflow_provider_nexthink.deletion.outcome import DeletionResult
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.support.interrupts import TaskTimeout, interrupted_after
 
 SIGNALS = int(os.environ.get("NEXTHINK_TEST_SIGNALS", "80"))
 DEVICES, BATCH = 120, 10
-
-
-class TaskTimeout(BaseException):
-    """As Airflow's own timeout is one."""
-
-
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise in the main thread, at whatever instruction it is by then; once."""
-
-    def interrupt(*_: object) -> None:
-        raise TaskTimeout
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")

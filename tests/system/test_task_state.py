@@ -19,6 +19,7 @@ import structlog
 from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
 from airflow_provider_nexthink.utils.task_state import TaskStateStore, timeout_deferred
 from tests.support.dags import KEEPS_TASK_STATE
+from tests.support.interrupts import TaskTimeout, signal_raises
 
 needs_task_state = pytest.mark.skipif(not KEEPS_TASK_STATE, reason="Airflow before 3.3 keeps no state for a task")
 
@@ -134,18 +135,10 @@ def test_connection_error_of_a_state_store_backend_does_not_say_that_the_try_is_
         TaskStateStore(Backend()).set("key", 1)
 
 
-class AlarmError(Exception):
-    """Raised by a signal, as Airflow's timeout is."""
-
-
 @pytest.fixture
 def alarm() -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise AlarmError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    yield
-    signal.signal(signal.SIGALRM, before)
+    with signal_raises():
+        yield
 
 
 def test_timeout_during_a_call_comes_after_it(alarm: None) -> None:
@@ -155,10 +148,10 @@ def test_timeout_during_a_call_comes_after_it(alarm: None) -> None:
         signal.raise_signal(signal.SIGALRM)
         done.append(True)
 
-    with pytest.raises(AlarmError), timeout_deferred():
+    with pytest.raises(TaskTimeout), timeout_deferred():
         call()
     assert done
-    with pytest.raises(AlarmError):
+    with pytest.raises(TaskTimeout):
         signal.raise_signal(signal.SIGALRM)
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -25,6 +21,8 @@ from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.version_compat import AirflowFailException
 from tests.support.dags import KEEPS_TASK_STATE, Run
+from tests.support.interrupts import Line, TaskTimeout, interrupted_after, interrupted_at_new_line
+from tests.support.secrets import reset_secrets_maskers
 from tests.support.store import Store
 
 RunDag = Callable[..., Run]
@@ -629,26 +627,6 @@ def test_dry_run_after_a_try_that_sent_tells_of_it(sandbox: Sandbox, fleet: Devi
     assert len(ti.xcoms["earlier_tries"]) == 150
 
 
-class AlarmError(BaseException):
-    """Airflow's timeout."""
-
-
-@contextmanager
-def timeout_after(seconds: float) -> Iterator[None]:
-    """Raise once in the main thread, at whatever instruction it is then."""
-
-    def ring(*_: object) -> None:
-        raise AlarmError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def is_told(sandbox: Sandbox, xcoms: dict[str, Any], devices: Devices) -> bool:
     """Check that what the tenant has queued is in a pushed table; tell whether there is one."""
     queued, table = set(sandbox.tenant.queued), xcoms.get("return_value")
@@ -664,54 +642,28 @@ def is_told(sandbox: Sandbox, xcoms: dict[str, Any], devices: Devices) -> bool:
     return True
 
 
-# NEXTHINK_TEST_LINES=1 tries them all, which takes minutes.
-LINES_APART = int(os.environ.get("NEXTHINK_TEST_LINES", "9"))
-OUR_LINES = ("data_management.py", "_report.py", "_state.py", "nexthink.py", "outcome.py", "checkpoint.py")
+OUR_FILES = {"data_management.py", "_report.py", "nexthink.py"}
+OUR_FILES_WITH_A_STORE = {*OUR_FILES, "outcome.py", "run.py", "checkpoint.py", "task_state.py"}
 
 
-@contextmanager
-def timeout_at_line(number: int, has_begun: Callable[[], object]) -> Iterator[list[int]]:
-    """Raise once in the main thread, at the line of our code with this number, counted from a moment on."""
-    left = [number]
-
-    def ring(*_: object) -> None:
-        raise AlarmError
-
-    def at_line(_frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "line" and left[0] and has_begun():
-            left[0] -= 1
-            if not left[0]:
-                signal.raise_signal(signal.SIGALRM)
-        return at_line
-
-    def at_call(frame: FrameType, _event: str, _argument: Any) -> Any:
-        path = Path(frame.f_code.co_filename)
-        return at_line if path.name in OUR_LINES and "airflow_provider_nexthink" in path.parts else None
-
-    before, tracer = signal.signal(signal.SIGALRM, ring), sys.gettrace()
-    sys.settrace(at_call)
-    try:
-        yield left
-    finally:
-        sys.settrace(tracer)
-        signal.signal(signal.SIGALRM, before)
-
-
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # whose connection was interrupted while it was opened
 @pytest.mark.parametrize("has_store", [True, False])
 def test_timeout_at_any_line_once_devices_were_sent_they_are_in_a_pushed_table(
     sandbox: Sandbox, fleet: Devices, has_store: bool
 ) -> None:
-    number, has_ended = 1, False
-    while not has_ended:
+    files = OUR_FILES_WITH_A_STORE if has_store else OUR_FILES
+    seen, interrupted = set[Line](), -1
+    while len(seen) > interrupted:
+        interrupted = len(seen)
+        reset_secrets_maskers()
         sandbox.tenant.queued.clear()
         ti, store = TaskInstance(), Store()
         context: Any = {"ti": ti, "task_state_store": store} if has_store else {"ti": ti}
-        with suppress(AlarmError), timeout_at_line(number, lambda: sandbox.tenant.queued) as left:
+        with suppress(TaskTimeout), interrupted_at_new_line(seen, files, lambda: sandbox.tenant.queued):
             operator_of(fleet[:5], batch_size=5).execute(context)
         assert is_told(sandbox, ti.xcoms, fleet[:5])
-        has_ended = left[0] > 0
-        number += LINES_APART
-    assert number > 100
+    assert {Path(path).name for path, *_ in seen} == files
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may come in a weakref's callback
@@ -732,9 +684,9 @@ def test_timeout_at_any_moment_what_was_sent_is_in_a_pushed_table(
         operator = operator_of(fleet[:20], batch_size=5, max_concurrency=2)
         context: Any = {"ti": ti, "task_state_store": store} if has_store else {"ti": ti}
         try:
-            with timeout_after(choose.uniform(0.0001, 1.2 * usual)):
+            with interrupted_after(choose.uniform(0.0001, 1.2 * usual)):
                 operator.execute(context)
-        except AlarmError:
+        except TaskTimeout:
             interrupted += 1
         reported += is_told(sandbox, ti.xcoms, fleet[:20])
     assert interrupted

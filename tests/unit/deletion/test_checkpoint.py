@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import random
-import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -31,6 +28,7 @@ from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError, NexthinkTryOverError
 from airflow_provider_nexthink.status import RESUMABLE, Status
 from tests.support.fake_time import FakeTime
+from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
 from tests.support.runs import Tenant, device_rows, new_run, unavailable
 from tests.support.store import Store
 
@@ -491,33 +489,6 @@ def test_tries_cut_off_at_random_accept_each_device_once(
     assert len(outcomes.rows()) == count
 
 
-class Interrupted(BaseException):
-    """Raised at a line of the checkpoint."""
-
-
-@contextmanager
-def interrupted_at_line(number: int) -> Iterator[list[int]]:
-    """Raise once, at the line of the checkpoint's code with this number, counted from here on."""
-    left = [number]
-
-    def at_line(_frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "line" and left[0]:
-            left[0] -= 1
-            if not left[0]:
-                raise Interrupted
-        return at_line
-
-    def at_call(frame: FrameType, _event: str, _argument: Any) -> Any:
-        return at_line if frame.f_code.co_filename in (checkpoint_module.__file__, journal_module.__file__) else None
-
-    tracer = sys.gettrace()
-    sys.settrace(at_call)
-    try:
-        yield left
-    finally:
-        sys.settrace(tracer)
-
-
 @pytest.mark.parametrize("has_store_failed", [False, True])
 def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
     has_store_failed: bool, monkeypatch: pytest.MonkeyPatch
@@ -530,9 +501,9 @@ def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
     known = earlier_tries(before)
     assert known.counts() == {"SCHEDULED": 4, "UNKNOWN": 2}
     plan = make_plan(rows(0, 16))
-    number, has_ended = 0, False
-    while not has_ended:
-        number += 1
+    seen, number = set[Line](), -1
+    while len(seen) > number:
+        number = len(seen)
         store, clock = Store(), FakeTime().clock()
         store.update(before)
         outcomes, checkpoint = Outcomes(plan), Checkpoint(store, clock)
@@ -540,7 +511,7 @@ def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
         to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
         store.broken, has_begun = has_store_failed, False
         try:
-            with interrupted_at_line(number) as left:
+            with interrupted_at_new_line(seen, {"checkpoint.py", "journal.py"}, times=1000):
                 checkpoint.begin(to_send, tenant=ACME, instance="acme")
                 has_begun = True
                 store.broken = False
@@ -551,12 +522,11 @@ def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
                         outcomes.request_id[position], outcomes.attempts[position] = "r", 1
                     checkpoint.record(part)
                 checkpoint.finish()
-        except Interrupted:
+        except TaskTimeout:
             store.broken = False
             checkpoint.save()  # as the run does
             assert earlier_tries(store).tenants, number  # killed now, it can be replayed
             checkpoint.finish()  # as the result of the deletion does
-        has_ended = left[0] > 0
         later = Checkpoint(store, clock)
         found = later.load()
         assert later.is_earlier_known, number
