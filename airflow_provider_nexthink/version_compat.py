@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow.sdk.definitions._internal.mixins import ResolveMixin  # by which Airflow finds and resolves XComs
+
 try:
     from airflow.sdk.exceptions import (
         AirflowException,
@@ -35,6 +37,7 @@ __all__ = [
     "AirflowFailException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
+    "ResolveMixin",
     "amask_secret",
     "connection_extra",
     "default_deferrable",

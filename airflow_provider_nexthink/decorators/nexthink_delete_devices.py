@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
 
-from airflow.sdk import XComArg
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._base import DeviceInput, is_brackets, is_template, rendered_value
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
-from airflow_provider_nexthink.version_compat import determine_kwargs
+from airflow_provider_nexthink.version_compat import ResolveMixin, determine_kwargs
 
 if TYPE_CHECKING:
     import jinja2
@@ -168,10 +167,9 @@ def _wrapped(argument: Any) -> Any:
         return argument
     if isinstance(argument, Mapping):  # of columns, not of options
         is_table = bool(argument) and all(isinstance(cells, list) for cells in argument.values())
-        is_table = is_table and not any(XComArg.iter_xcom_references(argument))
-    elif isinstance(argument, list | tuple):  # a list with something to be resolved is resolved first
-        is_table = any(isinstance(row, Mapping | list | tuple) for row in argument[:1])
-        is_table = is_table and not any(XComArg.iter_xcom_references(argument[:1]))
+    elif isinstance(argument, list | tuple):
+        first = next((row for row in argument if not isinstance(row, ResolveMixin)), None)
+        is_table = isinstance(first, Mapping | list | tuple)
     else:  # a DataFrame, the XComs of a mapped task; but not a number or another object
         is_table = isinstance(argument, Sized) and not isinstance(argument, set | frozenset)
     return DeviceInput(argument) if is_table else argument

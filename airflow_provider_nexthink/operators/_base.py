@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sized
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
 from contextlib import contextmanager, suppress
+from numbers import Number
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import literal
 
 from airflow_provider_nexthink.devices.formats import is_path, redacted_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
-from airflow_provider_nexthink.version_compat import AirflowFailException
+from airflow_provider_nexthink.version_compat import AirflowFailException, ResolveMixin
 
 if TYPE_CHECKING:
     import jinja2
+    from airflow.sdk import BaseOperator as _Operator
+    from airflow.sdk import Context
+else:
+    _Operator = object  # its metaclass would make an operator of the mixin
 
 RETURN_FORMATS = ("records", "columns", "dataframe")
+
+_Literal: Any = type(literal(None))
+_CONTAINERS = (list, tuple, set, frozenset, deque, Mapping, ValuesView)
 
 
 @contextmanager
@@ -30,17 +41,17 @@ def fail_without_retry() -> Iterator[None]:
 
 
 def is_template(value: object) -> bool:
-    """Tell whether a value is known only when the task runs: a Jinja template, an XComArg, a ``literal()``."""
+    """Tell whether a value is known only when the task runs: a Jinja template, an XComArg, a callable."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
-    return hasattr(type(value), "iter_references")
+    return callable(value) or isinstance(value, ResolveMixin)
 
 
-class DeviceInput:
+class DeviceInput(ResolveMixin):
     """Devices as they were given, kept away from Jinja and out of the rendered view.
 
-    Rendering would turn the name ``1e10`` into a number, run what stands in a name as a template, and put
-    the whole list into the metadata database.
+    Rendering would turn the name ``1e10`` into a number, run a template that is part of a name, and write the whole
+    list to the metadata database. XComs among the rows or cells are found and resolved here, and nothing else is.
 
     :param value: what was passed as ``devices``.
     """
@@ -49,11 +60,54 @@ class DeviceInput:
         self.value = value
 
     @classmethod
-    def around(cls, value: object) -> object:
-        """Wrap what is no template. Airflow sets a field again once its template is resolved: it is wrapped then."""
-        if isinstance(value, cls):
-            return value
-        return value if is_template(value) else cls(value)
+    def wrap(cls, value: object) -> object:
+        """Wrap the value unless it is a template. Airflow sets the field again once its template is resolved."""
+        if isinstance(value, _Literal):
+            return cls(value.value)
+        return value if isinstance(value, cls) or is_template(value) else cls(value)
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        """Return the XComs among the rows or cells: the task depends on the tasks that they come from.
+
+        :raises NexthinkInputError: if one is in a DataFrame, in which nothing can be resolved.
+        """
+        for reference in _references_in(self.value):
+            yield from reference.iter_references()
+
+    def resolve(self, context: Context) -> DeviceInput:
+        """Return the devices with each XCom in its place.
+
+        :param context: of the task.
+        :raises AirflowFailException: if there are XComs where the Dag has not declared them.
+        """
+        return DeviceInput(self._resolved(context))
+
+    def resolve_lists(self, context: Context) -> DeviceInput:
+        """Return the devices with each XCom in its place; those that are lists of devices, among rows, as more rows.
+
+        :param context: of the task.
+        :raises AirflowFailException: if there are XComs where the Dag has not declared them.
+        """
+        value = self._resolved(context)
+        if value is self.value or not isinstance(value, list | tuple) or any(map(_is_cell, value)):
+            return DeviceInput(value)
+        is_xcom = [isinstance(part, ResolveMixin) for part in self.value]  # type: ignore[attr-defined] # as value is
+        parts = [
+            _as_list_of_devices(part) if came_by_xcom else [part]
+            for part, came_by_xcom in zip(value, is_xcom, strict=True)
+        ]
+        return DeviceInput(parts if any(is_xcom) else value)
+
+    def _resolved(self, context: Context) -> Any:
+        value = list(self.value) if isinstance(self.value, Iterator) else self.value
+        with fail_without_retry():
+            has_references = any(True for _ in _references_in(value))
+            if has_references and value is not self.value:
+                raise NexthinkInputError(
+                    "devices is an iterator over XComs: Airflow does not see which tasks they come from. Pass a list. "
+                    "This try sent nothing."
+                )
+        return _resolve(value, context) if has_references else value
 
     def serialize(self) -> str:
         """Return what Airflow shows instead of the devices."""
@@ -65,7 +119,101 @@ class DeviceInput:
             return f"devices ({kind})"
         return f"{len(self.value)} rows ({kind})"
 
-    __str__ = serialize
+    __str__ = __repr__ = serialize  # Airflow 3.1 shows the repr of a field's parts
+
+
+def _references_in(value: object) -> Iterator[Any]:
+    """Return the XComs, and all else that Airflow resolves, in a container of any depth."""
+    pending, seen = [value], set()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, ResolveMixin):
+            yield value
+        elif isinstance(value, _CONTAINERS) and id(value) not in seen:
+            seen.add(id(value))
+            pending.extend(cell for cell in _cells_of(value) if not isinstance(cell, str))
+        elif any(isinstance(cell, ResolveMixin) for cell in _objects_in_frame(value)):
+            raise NexthinkInputError(
+                f"devices has a {type(value).__name__} (a DataFrame) with an XCom in a cell, where nothing can be "
+                "resolved: make the DataFrame in a task, or pass a list of mappings."
+            )
+
+
+def _cells_of(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, Mapping) else container
+
+
+def _objects_in_frame(value: object) -> Iterable[Any]:
+    """Return the cells of a DataFrame's columns that may hold any object."""
+    if not hasattr(value, "columns"):
+        return ()
+    from airflow_provider_nexthink.devices.reader import dataframe_library
+
+    library = dataframe_library(value)
+    frame: Any = value
+    if library == "pandas":
+        columns = [column for _, column in frame.items()]
+    else:
+        columns = frame.get_columns() if library == "polars" else []
+    return (cell for column in columns if str(column.dtype).lower() == "object" for cell in column)
+
+
+def _resolve(value: Any, context: Context) -> Any:
+    if isinstance(value, ResolveMixin):
+        found = value.resolve(context)
+        is_lazy = isinstance(found, Sequence) and not isinstance(found, str | bytes | list | tuple)
+        return list(found) if is_lazy else found  # the XComs of a mapped task
+    if isinstance(value, Mapping):
+        return {key: _resolve(cell, context) for key, cell in value.items()}
+    if not isinstance(value, _CONTAINERS):
+        return value
+    cells = [_resolve(cell, context) for cell in value]
+    if not isinstance(value, tuple):
+        return cells
+    return type(value)(*cells) if hasattr(value, "_fields") else tuple(cells)
+
+
+def _is_cell(value: object) -> bool:
+    """Tell a single value from a row or a list of rows."""
+    return isinstance(value, str | bytes | Number)
+
+
+def _as_list_of_devices(value: Any) -> list[Any]:
+    """Return what a task has returned as a list of rows: it may be one row, a table, or nothing."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) and not any(map(_is_cell, value[:1])) else [value]
+
+
+class DevicesMixin(_Operator):
+    """The field ``devices`` of an operator or a sensor."""
+
+    @property
+    def devices(self) -> object:
+        """The devices: a template to be resolved, or ``DeviceInput``."""
+        return self._devices
+
+    @devices.setter
+    def devices(self, value: object) -> None:
+        self._devices = DeviceInput.wrap(value)
+
+    def render_template(
+        self,
+        content: Any,
+        context: Context,
+        jinja_env: jinja2.Environment | None = None,
+        seen_oids: set[int] | None = None,
+    ) -> Any:
+        """Render a template, that of the devices in its own way: see ``render_devices``."""
+        if content is self._devices and isinstance(content, DeviceInput):
+            return content.resolve_lists(context)
+        if content is self._devices and isinstance(content, str):
+            return render_devices(content, context, jinja_env or self.get_template_env(), seen_oids or ())
+        return super().render_template(content, context, jinja_env, seen_oids)
+
+    def _given_devices(self) -> object:
+        """Return what was passed, once it is rendered."""
+        return self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
 
 
 def render_devices(

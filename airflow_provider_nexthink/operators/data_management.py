@@ -14,10 +14,9 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkRes
 from airflow_provider_nexthink.links.nexthink import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
-    DeviceInput,
+    DevicesMixin,
     fail_without_retry,
     is_template,
-    render_devices,
 )
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
@@ -30,7 +29,6 @@ from airflow_provider_nexthink.version_compat import (
 )
 
 if TYPE_CHECKING:
-    import jinja2
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
@@ -57,7 +55,7 @@ _TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
 }
 
 
-class NexthinkDeleteDevicesOperator(BaseOperator):
+class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     """Ask Nexthink to delete devices, and tell of each what became of it. There is no undo.
 
     Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
@@ -154,27 +152,6 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         self._check_options()
 
-    @property
-    def devices(self) -> object:
-        """The devices: a template to be resolved, or ``DeviceInput``."""
-        return self._devices
-
-    @devices.setter
-    def devices(self, value: object) -> None:
-        self._devices = DeviceInput.around(value)
-
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: jinja2.Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """Render a template, that of the devices in its own way: see ``render_devices``."""
-        if isinstance(content, str) and content is self._devices:
-            return render_devices(content, context, jinja_env or self.get_template_env(), seen_oids or ())
-        return super().render_template(content, context, jinja_env, seen_oids)
-
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
         self._hook = None
@@ -230,7 +207,7 @@ class NexthinkDeleteDevicesOperator(BaseOperator):
 
     def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for those who get them from elsewhere
         """Return the devices to delete, in any form that the hook reads."""
-        return self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
+        return self._given_devices()
 
     def _check_rendered(self) -> None:
         """Refuse what only shows when the task runs, before anything is sent."""

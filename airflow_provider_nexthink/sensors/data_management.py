@@ -20,16 +20,14 @@ from airflow_provider_nexthink.exceptions import (
 )
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
-    DeviceInput,
+    DevicesMixin,
     fail_without_retry,
     is_template,
-    render_devices,
 )
 from airflow_provider_nexthink.operators._export import ExportEvent
 from airflow_provider_nexthink.version_compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
 
 if TYPE_CHECKING:
-    import jinja2
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.api.nql import NqlRows
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 _MARGIN_SECONDS = 600.0
 
 
-class NexthinkDevicesGoneSensor(BaseSensorOperator):
+class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     """Wait until the devices of an outcome table are gone from Nexthink's inventory.
 
     Looks with a saved query that lists *every* device: what it does not list counts as gone. Succeeds when all devices
@@ -95,27 +93,6 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         self._has_checked = False
         self._failure: NexthinkRetryableError | None = None
         self._check_options()
-
-    @property
-    def devices(self) -> object:
-        """The devices: a template to be resolved, or ``DeviceInput``."""
-        return self._devices
-
-    @devices.setter
-    def devices(self, value: object) -> None:
-        self._devices = DeviceInput.around(value)
-
-    def render_template(
-        self,
-        content: Any,
-        context: Context,
-        jinja_env: jinja2.Environment | None = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """Render a template, that of the devices in its own way: see ``render_devices``."""
-        if isinstance(content, str) and content is self._devices:
-            return render_devices(content, context, jinja_env or self.get_template_env(), seen_oids or ())
-        return super().render_template(content, context, jinja_env, seen_oids)
 
     def execute(self, context: Context) -> Any:
         """Look until all are gone, and return the table."""
@@ -201,9 +178,8 @@ class NexthinkDevicesGoneSensor(BaseSensorOperator):
         from airflow_provider_nexthink.devices.reader import read_devices
         from airflow_provider_nexthink.utils.storage import open_file
 
-        devices = self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
         with fail_without_retry():
-            self._removal_check = RemovalCheck(read_devices(devices, open_file=open_file))
+            self._removal_check = RemovalCheck(read_devices(self._given_devices(), open_file=open_file))
         return self._removal_check
 
     def _compare(self, rows: NqlRows) -> bool:

@@ -32,10 +32,12 @@ TESTS = (
     "tests/unit/test_provider_info.py",
     "tests/unit/test_triggers.py",
     "tests/unit/test_filters.py",
-    "tests/unit/deletion/test_rows.py",
-    "tests/unit/deletion/test_shapes.py",
+    "tests/unit/devices/test_reader.py",
+    "tests/unit/devices/test_shapes.py",
     "tests/system/test_demo.py",
+    "tests/system/test_dag_serialization.py",
     "tests/system/test_decorator.py::test_without_parentheses_and_with_arguments_and_context",
+    "tests/system/test_decorator.py::test_a_table_that_is_an_argument_is_not_in_the_rendered_view",
     "tests/system/test_sql.py::test_what_the_query_finds_is_deleted",
 )
 # API server, scheduler, Dag processor and triggerer: once for each Airflow.

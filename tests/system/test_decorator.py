@@ -194,6 +194,7 @@ def test_a_table_that_is_an_argument_is_not_in_the_rendered_view(
         assert "1 rows (list)" in shown
         assert rows[0]["uid"] not in shown
         assert "{{" not in shown
+        assert " at 0x" not in shown
     assert len(seen) == (2 if mapped else 1)
 
 

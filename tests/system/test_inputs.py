@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -21,6 +22,7 @@ from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from airflow_provider_nexthink.status import COLUMNS
 from airflow_provider_nexthink.utils.storage import check_results_path, open_file, write_table
 from tests.support.dags import Run
@@ -63,6 +65,139 @@ def test_the_xcoms_of_mapped_tasks(sandbox: Sandbox, run_dag: RunDag, returns: s
     run = run_dag(dag)
     assert run.state == "success"
     assert sent(run) == pairs([row for number in range(parts) for row in rows[number::parts]])
+
+
+CONTAINERS: dict[str, Callable[..., Any]] = {
+    "lists": lambda found, **_: [found("lists", 0), found("lists", 1)],
+    "tuple of lists": lambda found, **_: (found("lists", 0), found("lists", 1)),
+    "frames": lambda found, **_: [found("frames", 0), found("frames", 1)],
+    "one list": lambda found, **_: [found("lists")],
+    "columns": lambda found, **_: {"uid": found("uids"), "name": found("names")},
+    "mapped columns": lambda mapped, **_: {"uid": mapped("uids"), "name": mapped("names")},
+    "columns of cells": lambda found, rows, **_: {
+        "uid": [found("uid", at) for at in range(4)],
+        "name": [row["name"] for row in rows],
+    },
+    "mappings of cells": lambda found, **_: [{"uid": found("uid", at), "name": found("name", at)} for at in range(4)],
+    "a cell": lambda found, rows, **_: [*rows[:3], {"uid": rows[3]["uid"], "name": found("name", 3)}],
+    "rows, then a list": lambda found, rows, **_: [*rows[:2], found("lists", 1)],
+    "a list, then rows": lambda found, rows, **_: [found("lists", 0), *rows[2:]],
+    "a row, a list, a row": lambda found, rows, **_: [rows[0], found("middle"), rows[3]],
+    "rows, then a frame": lambda found, rows, **_: [*rows[:2], found("frames", 1)],
+    "rows, then columns": lambda found, rows, **_: [*rows[:2], found("columns", 1)],
+    "single rows": lambda found, rows, **_: [found("row", 0), rows[1], found("row", 2), found("row", 3)],
+    "a list and mapped rows": lambda found, mapped, **_: [found("lists", 0), mapped("row", [2, 3])],
+    "rows and nothing": lambda found, rows, **_: [*rows, found("nothing")],
+    "a deque": lambda found, rows, **_: deque([*rows[:2], found("lists", 1)]),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_xcoms_in_a_container_are_resolved_and_literal_names_are_no_templates(
+    sandbox: Sandbox, run_dag: RunDag, container: str
+) -> None:
+    rows = [{**row, "name": f"{{{{ 7 * {at} }}}}"} for at, row in enumerate(devices_of(sandbox, 4))]
+    gone = container == "a cell"
+    with DAG("containers", render_template_as_native_obj=container == "a cell") as dag:
+
+        @task
+        def found(what: str, at: Any = None) -> Any:
+            some = rows if at is None else rows[2 * at :][:2]
+            return {
+                "lists": some,
+                "frames": pd.DataFrame(some),
+                "columns": {key: [row[key] for row in some] for key in ("uid", "name")},
+                "uids": [row["uid"] for row in rows] if at is None else rows[at]["uid"],
+                "names": [row["name"] for row in rows] if at is None else rows[at]["name"],
+                "uid": rows[at or 0]["uid"],
+                "name": rows[at or 0]["name"],
+                "middle": rows[1:3],
+                "row": rows[at or 0],
+                "nothing": None,
+            }[what]
+
+        def mapped(what: str, at: Any = range(4)) -> Any:
+            return found.partial(what=what).expand(at=list(at))
+
+        devices = CONTAINERS[container](found=found, mapped=mapped, rows=rows)
+        delete = NexthinkDeleteDevicesOperator(task_id="delete", devices=devices)
+        if gone:
+            delete >> NexthinkDevicesGoneSensor(task_id="gone", devices=devices, query_id="#all_devices")
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert sent(run) == pairs(rows)
+    assert run.states["delete"] == "success"
+    if gone:
+        assert [row["status"] for row in run.xcom("gone")] == ["GONE"] * 4
+
+
+def test_xcoms_in_a_row_of_cells_with_columns_are_resolved(sandbox: Sandbox, run_dag: RunDag) -> None:
+    (row,) = devices_of(sandbox, 1)
+    with DAG("cells") as dag:
+
+        @task
+        def cell(key: str) -> str:
+            return row[key]
+
+        uid, name = cell("uid"), cell("name")
+        for task_id, devices in {"delete": [(uid, name)], "one": [uid, name], "mixed": [row["uid"], name]}.items():
+            NexthinkDeleteDevicesOperator(task_id=task_id, devices=devices, columns=["uid", "name"], dry_run=True)
+    run = run_dag(dag)
+    assert [pairs(run.xcom(task_id)) for task_id in ("delete", "one", "mixed")] == [pairs([row])] * 3
+
+
+def test_xcoms_in_a_container_of_a_mapped_operator_are_resolved(sandbox: Sandbox, run_dag: RunDag) -> None:
+    rows = devices_of(sandbox, 4)
+    with DAG("mapped") as dag:
+
+        @task
+        def found(at: int) -> Any:
+            return rows[at : at + 1]
+
+        delete = NexthinkDeleteDevicesOperator.partial(task_id="delete")
+        delete.expand(devices=[[found(0), rows[1]], [*rows[2:3], found(3)]])
+        partly = NexthinkDeleteDevicesOperator.partial(task_id="partly", devices=[rows[0], found(1)])
+        partly.expand(dry_run=[True])
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert [pairs(run.xcom("delete", map_index=at)) for at in (0, 1)] == [pairs(rows[:2]), pairs(rows[2:])]
+    assert pairs(run.xcom("partly", map_index=0)) == pairs(rows[:2])
+
+
+@pytest.mark.parametrize("first", ["row", "XCom"])
+def test_xcoms_in_a_list_that_is_an_argument_of_the_decorator_are_resolved(
+    sandbox: Sandbox, run_dag: RunDag, first: str
+) -> None:
+    rows = [{**row, "name": "{{ 7 * 7 }}"} for row in devices_of(sandbox, 2)]
+    with DAG("decorated") as dag:
+
+        @task
+        def found() -> Any:
+            return rows[1:]
+
+        @task.nexthink_delete_devices
+        def delete(lists: list[Any], *, named: list[Any]) -> Any:
+            assert lists == named == ([rows[0], rows[1:]] if first == "row" else [rows[1:], rows[0]])
+            return rows
+
+        given = [rows[0], found()] if first == "row" else [found(), rows[0]]
+        delete(given, named=given)
+    assert sent(run_dag(dag)) == pairs(rows)
+
+
+def test_generator_of_xcoms_fails_without_retry(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("generator", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+
+        @task
+        def found() -> Any:
+            return devices_of(sandbox, 1)
+
+        lists = [found(), found()]
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=(each for each in lists))
+    run = run_dag(dag)
+    assert (run.states["delete"], run.tries("delete")) == ("failed", 1)
+    assert "iterator" in run.error
+    assert sandbox.requests == []
 
 
 def test_a_mapped_task_that_was_skipped_or_found_nothing_is_no_device(sandbox: Sandbox, run_dag: RunDag) -> None:

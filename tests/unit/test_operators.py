@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections import UserDict, deque, namedtuple
 from typing import Any
 
 import pandas as pd
+import polars as pl
 import pytest
 from airflow.sdk import DAG, literal, task
 from airflow.sdk.definitions.context import Context
@@ -238,6 +240,79 @@ def test_an_xcom_makes_the_task_depend_on_the_one_it_comes_from() -> None:
 
         operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=stale())
     assert operator.upstream_task_ids == {"stale"}
+
+
+def containers(found: Any, other: Any) -> dict[str, Any]:
+    """Every container in which two XComs may be."""
+    row = {"uid": ROWS[0]["uid"], "name": "PC"}
+    pair = namedtuple("pair", ["uid", "name"])
+    return {
+        "list of lists": [found, other],
+        "tuple of lists": (found, other),
+        "columns": {"uid": found, "name": other},
+        "columns of cells": {"uid": [found], "name": [other]},
+        "cells of a mapping": [{"uid": found, "name": other}],
+        "cells of a later mapping": [row, row, {"uid": found, "name": other}],
+        "cells of a tuple": [("uid", "name"), (found, other)],
+        "cells of a named tuple": [pair(found, other)],
+        "literal rows and XComs": [row, found, row, other],
+        "other mappings": UserDict({"uid": found, "name": other}),
+        "deque": deque([found, deque([other])]),
+        "view": {"a": found, "b": other}.values(),
+    }
+
+
+@pytest.mark.parametrize("container", containers(None, None))
+def test_xcoms_in_a_container_make_the_task_depend_on_the_ones_they_come_from(container: str) -> None:
+    with DAG("d") as dag:
+
+        @task
+        def found() -> list[dict[str, str]]:
+            return ROWS
+
+        @task
+        def other() -> list[dict[str, str]]:
+            return ROWS
+
+        given = containers(found(), other())[container]
+        tasks = [
+            NexthinkDeleteDevicesOperator(task_id="delete", devices=given),
+            NexthinkDevicesGoneSensor(task_id="gone", devices=given, query_id="#all"),
+        ]
+
+        @task.nexthink_delete_devices(task_id="decorated")
+        def decorated(devices: Any) -> Any:
+            return devices
+
+        if container not in ("other mappings", "deque", "view"):  # Airflow's own rule for arguments of a function
+            tasks.append(decorated(given).operator)
+    for each in tasks:
+        assert each.upstream_task_ids == {"found", "other"}, each.task_id
+    assert ROWS[0]["uid"] not in str(DagSerialization.to_dict(dag)["dag"]["tasks"][2]["__var"]["devices"])
+
+
+@pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
+def test_xcom_in_a_cell_of_a_dataframe_fails_the_parsing_of_the_dag(library: Any) -> None:
+    with DAG("d"):
+
+        @task
+        def found() -> str:
+            return "PC"
+
+        frame = library({"uid": [ROWS[0]["uid"]], "name": [found()]})
+        with pytest.raises(NexthinkInputError, match="DataFrame.*XCom"):
+            NexthinkDeleteDevicesOperator(task_id="delete", devices=frame)
+        with pytest.raises(NexthinkInputError, match="DataFrame.*XCom"):
+            NexthinkDevicesGoneSensor(task_id="gone", devices=frame, query_id="#all")
+
+
+def test_literal_devices_do_not_show_in_the_dag_and_are_no_template() -> None:
+    with DAG("d") as dag:
+        operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=literal(ROWS))
+        text = NexthinkDeleteDevicesOperator(task_id="text", devices=literal("uid,name\nx,{{ 7 * 7 }}"))
+    assert ROWS[0]["uid"] not in str(DagSerialization.to_dict(dag))
+    assert isinstance(rendered(operator).devices, DeviceInput)
+    assert rendered(text).devices.value == "uid,name\nx,{{ 7 * 7 }}"  # type: ignore[attr-defined]
 
 
 def test_the_operator_can_be_mapped() -> None:
