@@ -8,7 +8,7 @@ def get_provider_info() -> dict[str, object]:
     return {
         "package-name": "airflow-provider-nexthink",
         "name": "Nexthink",
-        "description": "Delete stale devices from `Nexthink <https://nexthink.com/>`__, with an outcome for each device.",
+        "description": "Delete stale devices from `Nexthink <https://nexthink.com/>`__, and track the outcome of each.",
         "versions": ["0.1.0"],
         "integrations": [
             {
@@ -132,8 +132,8 @@ def get_provider_info() -> dict[str, object]:
                     "verify": {
                         "label": "Certificates",
                         "description": (
-                            "The path of a CA bundle, on every worker, for a proxy that inspects TLS. Empty: the default "
-                            "authorities. false: no verification; anyone on the network path can read the secret."
+                            "The path of a CA bundle, on every worker, for a proxy that inspects TLS. Empty: the "
+                            "default authorities. false: no verification; anyone on the network can read the secret."
                         ),
                         "schema": {
                             "type": ["string", "null"],
