@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider. Imports nothing: every Airflow component loads it."""
+"""The metadata of this provider. Imports nothing: every Airflow component loads this module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def get_provider_info() -> dict[str, object]:
     return {
         "package-name": "airflow-provider-nexthink",
         "name": "Nexthink",
-        "description": "Delete stale devices from `Nexthink <https://nexthink.com/>`__, and see what became of each.",
+        "description": "Delete stale devices from `Nexthink <https://nexthink.com/>`__, and track the outcome of each.",
         "versions": ["0.1.0"],
         "integrations": [
             {
@@ -78,9 +78,9 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "placeholders": {
                         "host": "acme, or https://acme.eu.nexthink.cloud",
-                        "login": "of the API credential",
-                        "password": "shown once, when the API credential is made",
-                        # Their Test button refuses a connection without a port (apache/airflow#73298).
+                        "login": "client id of the API credential",
+                        "password": "shown once, when the API credential is created",
+                        # Their Test button rejects a connection without a port (apache/airflow#73298).
                         "port": "443; needed only for the Test button of Airflow 3.3.1 and 3.3.2",
                         "extra": '{"region": "eu"}',  # Airflow 3.1 shows this field too
                     },
@@ -89,8 +89,8 @@ def get_provider_info() -> dict[str, object]:
                     "region": {
                         "label": "Region",
                         "description": (
-                            "Where the tenant is, as its address says: <instance>.<region>.nexthink.cloud. "
-                            "Not needed where the instance is such an address."
+                            "The region in the address of the tenant: <instance>.<region>.nexthink.cloud. "
+                            "Not needed if the instance is such an address."
                         ),
                         "schema": {
                             "type": ["string", "null"],
@@ -105,14 +105,14 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "base_url": {
                         "label": "API address",
-                        "description": "Only where it is not https://<instance>.api.<region>.nexthink.cloud.",
+                        "description": "Only if it is not https://<instance>.api.<region>.nexthink.cloud.",
                         "schema": {"type": ["string", "null"], "format": "url"},
                     },
                     "login_url": {
                         "label": "Login address",
                         "description": (
-                            "Only where it is not https://<instance>-login.<region>.nexthink.cloud/oauth2/default/"
-                            "v1/token. Some tenants sign in at https://<instance>.api.<region>.nexthink.cloud/api/v1/"
+                            "Only if it is not https://<instance>-login.<region>.nexthink.cloud/oauth2/default/"
+                            "v1/token. Some tenants use https://<instance>.api.<region>.nexthink.cloud/api/v1/"
                             "token."
                         ),
                         "schema": {"type": ["string", "null"], "format": "url"},
@@ -120,7 +120,7 @@ def get_provider_info() -> dict[str, object]:
                     "timeout": {
                         "label": "Timeout",
                         "description": (
-                            "Seconds to wait for a connection, and between two bytes of an answer. Empty: 30."
+                            "Seconds to wait for a connection, and between two bytes of a response. Empty: 30."
                         ),
                         "schema": {
                             "type": ["number", "null"],
@@ -132,8 +132,8 @@ def get_provider_info() -> dict[str, object]:
                     "verify": {
                         "label": "Certificates",
                         "description": (
-                            "The path of a CA bundle, on every worker, for a proxy that inspects TLS. Empty: the usual "
-                            "authorities. false: no check at all, and anyone on the way can read the secret."
+                            "The path of a CA bundle, on every worker, for a proxy that inspects TLS. Empty: the "
+                            "default authorities. false: no verification; anyone on the network can read the secret."
                         ),
                         "schema": {
                             "type": ["string", "null"],
@@ -143,8 +143,8 @@ def get_provider_info() -> dict[str, object]:
                     "proxy": {
                         "label": "Proxy",
                         "description": (
-                            "Such as http://user:password@proxy.example:3128; hidden, since it may hold a password. "
-                            "Empty: what HTTPS_PROXY and NO_PROXY say."
+                            "Such as http://user:password@proxy.example:3128; hidden, because it may contain a "
+                            "password. Empty: HTTPS_PROXY and NO_PROXY apply."
                         ),
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },

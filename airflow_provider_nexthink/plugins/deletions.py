@@ -1,7 +1,7 @@
-"""The page "Nexthink deletions": the runs of the last weeks, and what became of each device.
+"""The page "Nexthink deletions": the runs of the last weeks, and the outcome of each device.
 
-Airflow's API server serves its files. They hold no data: a browser fetches that from Airflow's public API
-(``/api/v2``), with the session of the person who is signed in.
+Airflow's API server serves its static files. They contain no data: the browser fetches it from Airflow's public API
+(``/api/v2``), with the session of the logged-in user.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 URL_PREFIX = "/nexthink"
 URL_ROUTE = "nexthink-deletions"
 
-# What the browser may do with the page: run and load its own files, ask this server, be framed by it.
+# The browser may run and load the page's own files, send requests to this server, and embed the page in its pages.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; require-trusted-types-for 'script'"
     ),
-    "Cache-Control": "no-cache",  # asks whether it changed: an upgrade shows at once
+    "Cache-Control": "no-cache",  # revalidate: an upgrade shows at once
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 class StaticPages:
-    """Serves the page's files. What it needs is loaded with the first request: every component imports plugins."""
+    """Serves the page's files. Imports Starlette on the first request: every component imports plugins."""
 
     def __init__(self) -> None:
         self._files: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request."""
         if self._files is None:
             self._files = _static_files()
         await self._files(scope, receive, send)
@@ -55,13 +55,13 @@ def _static_files() -> ASGIApp:
 
 
 class NexthinkDeletionsPlugin(AirflowPlugin):
-    """Registers the page, in the menu *Browse*."""
+    """Adds the page to the menu *Browse*."""
 
     name = "nexthink_deletions"
     fastapi_apps: list[Any] = [  # noqa: RUF012 - as Airflow declares it
         {"name": "Nexthink deletions", "app": StaticPages(), "url_prefix": URL_PREFIX},
     ]
-    # Addresses without a slash in front are relative to Airflow's own, which may lie behind a path prefix.
+    # URLs without a leading slash are relative to Airflow's base URL, which may have a path prefix.
     external_views: list[Any] = [  # noqa: RUF012 - as Airflow declares it
         {
             "name": "Nexthink deletions",

@@ -1,6 +1,6 @@
 """A local Nexthink tenant over real HTTP, for trying things out and for tests.
 
-It stands alone: nothing it answers is computed by the code it is there to test.
+It is independent of the code under test: none of its responses is computed by that code.
 """
 
 from airflow_provider_nexthink.sandbox.faults import Fault

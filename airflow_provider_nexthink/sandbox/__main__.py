@@ -8,23 +8,23 @@ from airflow_provider_nexthink.sandbox.server import Sandbox
 
 
 def main() -> None:
-    """Read the arguments, start the sandbox, say how to use it, and wait."""
+    """Parse the arguments, start the sandbox, print how to use it, and wait."""
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_nexthink.sandbox",
-        description="A local Nexthink tenant with a made fleet. It deletes nothing real.",
+        description="A local Nexthink tenant with a generated fleet. It deletes nothing real.",
     )
     parser.add_argument("--devices", type=_count, default=5000, help="devices in the fleet (%(default)s)")
-    parser.add_argument("--stale", type=_count, default=400, help="of these, unseen for 90 days (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, another fleet (%(default)s)")
-    parser.add_argument("--port", type=_port, default=8765, help="0 for any free one (%(default)s)")
+    parser.add_argument("--stale", type=_count, default=400, help="devices not seen for 90 days or more (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the generated fleet (%(default)s)")
+    parser.add_argument("--port", type=_port, default=8765, help="port to listen on; 0 for any free one (%(default)s)")
     parser.add_argument(
         "--removal-delay",
         type=_seconds,
         default=5.0,
-        help="seconds until a queued device is gone (%(default)s)",
+        help="seconds until a queued device is removed (%(default)s)",
     )
     parser.add_argument(
-        "--max-batch", type=_positive, default=100, help="most devices in one deletion request (%(default)s)"
+        "--max-batch", type=_positive, default=100, help="maximum number of devices in a deletion request (%(default)s)"
     )
     arguments = parser.parse_args()
     if arguments.stale > arguments.devices:
@@ -49,14 +49,14 @@ A Nexthink tenant with {counts["devices"]} devices, {counts["stale"]} of them st
 Use it from Airflow:
   export AIRFLOW_CONN_NEXTHINK_DEFAULT={shlex.quote(sandbox.airflow_connection())}
 
-Look at the fleet:
+Show the fleet:
   curl {sandbox.url}/sandbox/fleet
 
-Let something go wrong, and clear it again:
+Inject a fault, and clear all faults:
   curl -X POST {sandbox.url}/sandbox/faults -d {shlex.quote(fault)}
   curl -X DELETE {sandbox.url}/sandbox/faults
 
-Ctrl-C stops it."""
+Press Ctrl-C to stop it."""
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The sandbox's HTTP side: what the Nexthink API answers, as far as it is documented."""
+"""The HTTP API of the sandbox: the documented responses of Nexthink's APIs."""
 
 import asyncio
 import base64
@@ -33,14 +33,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass
 class ReceivedRequest:
-    """A request that reached the sandbox (its own ``/sandbox/`` pages left out).
+    """A request that the sandbox received, except those to its own ``/sandbox/`` pages.
 
     :param method: ``GET`` or ``POST``.
     :param path: The path, without the query string.
     :param headers: The headers, by lower-case name.
-    :param body: The body, as it came.
-    :param status: The status code answered; None while there is no answer, and for good where
-        the connection was cut.
+    :param body: The raw body.
+    :param status: The status code of the response; None before the response, and if the connection
+        was cut.
     """
 
     method: str
@@ -51,21 +51,21 @@ class ReceivedRequest:
 
 
 class CutConnection(Response):
-    """The connection ends in the middle of an answer.
+    """The connection is closed in the middle of a response.
 
-    ASGI has no way to cut a connection. But when an application promises more bytes than it
-    sends, the server has to close it, and the client gets an error and no answer.
+    ASGI cannot close a connection. But if an application sends fewer bytes than it announced,
+    the server has to close it, and the client gets an error instead of a response.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Promise a byte, and never send it."""
+        """Announce one byte and do not send it."""
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
 
 
 class NqlError(Exception):
-    """A query that cannot be run.
+    """A query that cannot be executed.
 
-    :param status: The status code to answer with.
+    :param status: The status code of the response.
     :param message: What is wrong.
     """
 
@@ -76,12 +76,12 @@ class NqlError(Exception):
 
 
 class Api:
-    """The endpoints, over one tenant.
+    """The endpoints of one tenant.
 
-    :param tenant: The state behind them.
-    :param faults: What goes wrong on the way.
-    :param requests: Every request is written here, in the order of arrival.
-    :param client_id: The one API credential.
+    :param tenant: Its state.
+    :param faults: The faults to inject.
+    :param requests: Every request is appended here, in order of arrival.
+    :param client_id: The client id of the only API credential.
     :param client_secret: Its secret.
     """
 
@@ -120,14 +120,14 @@ class Api:
         )
 
     def with_faults(self, path: str, endpoint: Endpoint) -> Endpoint:
-        """Note every request, and let the fault that befalls it happen.
+        """Record every request, and inject its fault, if any.
 
-        :param path: What faults call the endpoint.
+        :param path: The endpoint, as faults name it.
         :param endpoint: The endpoint.
-        :returns: The endpoint with its faults.
+        :returns: The endpoint with fault injection.
         """
 
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             body = await request.body()
             received = ReceivedRequest(request.method, request.url.path, dict(request.headers), body)
             self.requests.append(received)
@@ -139,17 +139,17 @@ class Api:
                 received.status = response.status_code
             return response
 
-        return answer
+        return respond
 
     async def inject(self, fault: Fault, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request which a fault befalls.
+        """Respond to a request with a fault.
 
-        The faults that change what is said about single devices happen in ``deletions``.
+        ``deletions`` itself injects the faults that change the status of single devices.
 
         :param fault: The fault.
-        :param endpoint: The endpoint that was asked.
+        :param endpoint: The endpoint of the request.
         :param request: The request.
-        :returns: The answer.
+        :returns: The response.
         """
         if fault.kind == "status":
             return _fault_response(fault)
@@ -168,10 +168,10 @@ class Api:
             return HTMLResponse("<html><body>A page, no JSON</body></html>", response.status_code)
         return response
 
-    # Signing in
+    # Tokens
 
     async def token(self, request: Request) -> Response:
-        """Answer ``POST /oauth2/default/v1/token``."""
+        """Handle ``POST /oauth2/default/v1/token``."""
         if _basic_credentials(request) != self.credentials:
             return _oauth_error(401, "invalid_client", "The client id or the client secret is wrong.")
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
@@ -197,15 +197,15 @@ class Api:
             headers={"cache-control": "no-store"},
         )
 
-    def is_signed_in(self, request: Request) -> bool:
-        """:returns: Whether the request carries a token that is good now."""
+    def has_valid_token(self, request: Request) -> bool:
+        """:returns: Whether the request has a valid token."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and self.tenant.accepts_token(token)
 
     # Deletions
 
     async def deletions(self, request: Request) -> Response:
-        """Answer ``POST /api/v1/data-management/device/deletions``."""
+        """Handle ``POST /api/v1/data-management/device/deletions``."""
         traceparent = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
         headers = {
             "x-request-id": request.headers.get("x-request-id") or str(uuid.uuid4()),
@@ -215,7 +215,7 @@ class Api:
         def refuse(status: int, code: str, message: str) -> Response:
             return JSONResponse({"code": code, "message": message}, status, headers)
 
-        if not self.is_signed_in(request):
+        if not self.has_valid_token(request):
             return Response(status_code=401, headers=headers)
         if not self.tenant.data_management:
             return refuse(403, "FEATURE_NOT_ENABLED", "Data management is not enabled.")
@@ -228,11 +228,11 @@ class Api:
             return refuse(400, "BATCH_SIZE_EXCEEDED", f"A request may have {self.tenant.max_batch} devices at most.")
         fault: Fault | None = request.state.fault
         kind = fault.kind if fault else ""
-        # Which of the devices is at fault is not told.
+        # The message does not say which device is at fault.
         if kind == "refuse_names" or not all(_is_entry(device) for device in devices):
             return refuse(400, "INVALID_REQUEST", "The request is not valid.")
 
-        answers = []
+        results = []
         for device in devices:
             uid, name = device["uid"], device["name"]
             if fault and kind == "failed_rows" and (not fault.names or name in fault.names):
@@ -241,21 +241,21 @@ class Api:
                 status = "SCHEDULED"
             else:
                 status = "INVALID"
-            answers.append({"uid": uid, "name": name, "status": status})
-        scheduled = sum(answer["status"] == "SCHEDULED" for answer in answers)
+            results.append({"uid": uid, "name": name, "status": status})
+        scheduled = sum(result["status"] == "SCHEDULED" for result in results)
         if kind == "short":
-            answers.pop()
+            results.pop()
         if kind == "reorder":
-            answers.reverse()
+            results.reverse()
         if kind == "other":
-            answers = [{**answer, "uid": str(uuid.uuid4())} for answer in answers]
-        return JSONResponse({"scheduledCount": scheduled, "status": "ACCEPTED", "devices": answers}, 202, headers)
+            results = [{**result, "uid": str(uuid.uuid4())} for result in results]
+        return JSONResponse({"scheduledCount": scheduled, "status": "ACCEPTED", "devices": results}, 202, headers)
 
     # NQL
 
     async def execute(self, request: Request) -> Response:
-        """Answer ``POST /api/v2/nql/execute``."""
-        if not self.is_signed_in(request):
+        """Handle ``POST /api/v2/nql/execute``."""
+        if not self.has_valid_token(request):
             return Response(status_code=401)
         media_type = _accepted_media_type(request.headers.get("accept", ""))
         if media_type is None:
@@ -279,8 +279,8 @@ class Api:
         )
 
     async def export(self, request: Request) -> Response:
-        """Answer ``POST /api/v1/nql/export``."""
-        if not self.is_signed_in(request):
+        """Handle ``POST /api/v1/nql/export``."""
+        if not self.has_valid_token(request):
             return Response(status_code=401)
         try:
             _, compression, result = self.run(await request.body())
@@ -289,8 +289,8 @@ class Api:
         return JSONResponse({"exportId": self.tenant.start_export(result, compression)})
 
     async def status(self, request: Request) -> Response:
-        """Answer ``GET /api/v1/nql/status/{exportId}``."""
-        if not self.is_signed_in(request):
+        """Handle ``GET /api/v1/nql/status/{exportId}``."""
+        if not self.has_valid_token(request):
             return Response(status_code=401)
         if not self.tenant.nql:
             return _nql_error(NqlError(403, "The credential may not run queries."))
@@ -305,29 +305,29 @@ class Api:
         return JSONResponse({"status": status, "resultsFileUrl": link}, 206 if export.truncated else 200)
 
     def run(self, body: bytes) -> tuple[str, str, Result]:
-        """Run the query which a request asks for.
+        """Run the query of a request.
 
         :param body: The request's body.
-        :returns: The query's id, the compression asked for, and what the query found.
-        :raises NqlError: If it cannot be run.
+        :returns: The id of the query, the requested compression, and the result.
+        :raises NqlError: If it cannot be executed.
         """
         if not self.tenant.nql:
             raise NqlError(403, "The credential may not run queries.")
-        asked = _json_object(body)
-        if asked is None:
+        payload = _json_object(body)
+        if payload is None:
             raise NqlError(400, "The body is not a JSON object.")
-        query_id = asked.get("queryId")
+        query_id = payload.get("queryId")
         if not isinstance(query_id, str) or not _QUERY_ID.fullmatch(query_id):
             raise NqlError(400, "The query id is malformed.")
-        parameters = asked.get("parameters") or {}
+        parameters = payload.get("parameters") or {}
         if not isinstance(parameters, dict) or not all(isinstance(each, str) for each in parameters.values()):
             raise NqlError(400, "The parameters are not a map of texts.")
-        compression = asked.get("compression") or "NONE"
+        compression = payload.get("compression") or "NONE"
         if compression not in ("NONE", "GZIP", "ZSTD"):
             raise NqlError(400, "The compression is none of NONE, GZIP, ZSTD.")
         if compression == "ZSTD":
             try:
-                import zstandard  # noqa: F401 - an optional package, looked for before the work is done
+                import zstandard  # noqa: F401 - an optional package: check for it first
             except ImportError:
                 raise NqlError(500, "The sandbox needs the package zstandard for this.") from None
         query = QUERIES.get(query_id)
@@ -341,9 +341,9 @@ class Api:
     # Object storage
 
     async def storage(self, request: Request) -> Response:
-        """Answer ``GET /storage/{exportId}``: the object storage, which is not the API's host."""
+        """Handle ``GET /storage/{exportId}``: the object storage, which is another host than the API's."""
         if "authorization" in request.headers:
-            return _storage_error(400, "InvalidArgument", "Only one way of signing in is allowed.")
+            return _storage_error(400, "InvalidArgument", "Only one authentication mechanism is allowed.")
         try:
             export = self.tenant.open_link(
                 request.path_params["export_id"], request.query_params.get("X-Signature", "")
@@ -364,11 +364,11 @@ class Api:
     # The sandbox's own pages
 
     async def sandbox_fleet(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer ``GET /sandbox/fleet``: how many devices there are."""
+        """Handle ``GET /sandbox/fleet``: the number of devices."""
         return JSONResponse(self.tenant.counts())
 
     async def sandbox_add_faults(self, request: Request) -> Response:
-        """Answer ``POST /sandbox/faults``: one fault, or a list of them."""
+        """Handle ``POST /sandbox/faults``: one fault, or a list of them."""
         try:
             given = json.loads(await request.body())
             faults = [Fault.from_json(each) for each in (given if isinstance(given, list) else [given])]
@@ -378,13 +378,13 @@ class Api:
         return JSONResponse({"faults": len(self.faults)})
 
     async def sandbox_clear_faults(self, request: Request) -> Response:  # noqa: ARG002
-        """Answer ``DELETE /sandbox/faults``."""
+        """Handle ``DELETE /sandbox/faults``."""
         self.faults.clear()
         return JSONResponse({"faults": 0})
 
 
 def _basic_credentials(request: Request) -> str | None:
-    """Give what HTTP Basic carries, as ``id:secret``; None where there is nothing of the kind."""
+    """Return the HTTP Basic credentials, as ``id:secret``; None if there are none."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -403,13 +403,13 @@ def _json_object(body: bytes) -> dict[str, object] | None:
 
 
 def _devices_in(body: bytes) -> list[dict[str, str]] | None:
-    """Give the list of devices in a deletion request, unchecked; None where there is no list."""
+    """Return the list of devices in a deletion request, unchecked; None if there is none."""
     value = (_json_object(body) or {}).get("devices")
     return value if isinstance(value, list) else None
 
 
 def _is_entry(device: object) -> bool:
-    """Tell whether a uid and a name are there, both text and not blank."""
+    """Return whether a uid and a name are present, both text and not blank."""
     if not isinstance(device, dict):
         return False
     values = (device.get("uid"), device.get("name"))
@@ -421,7 +421,7 @@ def _names_in(body: bytes) -> set[str]:
 
 
 def _accepted_media_type(accept: str) -> str | None:
-    """Choose the first of JSON and CSV that an Accept header names; None if it names neither."""
+    """Return the first of JSON and CSV in an Accept header; None if it has neither."""
     for each in accept.split(","):
         media_type = each.partition(";")[0].strip().lower()
         if media_type in ("", "*/*", "application/*", "application/json"):

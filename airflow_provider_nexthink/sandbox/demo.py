@@ -1,7 +1,7 @@
-"""The demo: the stale-device Dag in a real Airflow, against a sandbox tenant, first as dry run, then for real.
+"""The demo: run the stale-device Dag in a real Airflow against a sandbox tenant, first as a dry run, then for real.
 
-``python -m airflow_provider_nexthink.sandbox.demo``, or ``make demo``. Keeps its Airflow (SQLite) in ``.demo/``
-and leaves nothing running.
+``python -m airflow_provider_nexthink.sandbox.demo``, or ``make demo``. Its Airflow (SQLite) is in ``.demo/``; no
+process is left running.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def main() -> int:
 
         print(f"\n2. For real: Dag {DAG_ID}, params dry_run=false, min_days_unseen=90")
         done = _run_dag({"dry_run": False, "min_days_unseen": 90})
-        time.sleep(REMOVAL_SECONDS)  # SCHEDULED means queued: the tenant removes in the background
+        time.sleep(REMOVAL_SECONDS)  # SCHEDULED means queued: the tenant removes devices in the background
         print(f"\n   Fleet {REMOVAL_SECONDS:.0f} s later: {_fleet(sandbox)}")
     return 0 if planned and done else 1
 
 
 def _set_up_airflow(home: Path, connection: str) -> None:
-    """Give this process an Airflow of its own: embedded defaults, in a folder of its own."""
+    """Set up an Airflow for this process only: embedded defaults, its own folder."""
     dags = next(folder for folder in (_PACKAGE / "example_dags", _PACKAGE.parent / "dags") if folder.is_dir())
     os.environ |= {
         "AIRFLOW_HOME": str(home),

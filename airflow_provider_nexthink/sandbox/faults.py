@@ -1,4 +1,4 @@
-"""Faults on demand: what can go wrong between a client and Nexthink, and when it does."""
+"""Fault injection: which request fails, and how."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,40 +6,40 @@ from dataclasses import dataclass, field, fields
 
 PATHS = ("token", "deletions", "execute", "export", "status", "storage")
 
-# Kind -> what happens. These change the answer's devices, so they are for deletions only:
+# Kind -> effect. These change the devices in the response, so they are for deletions only:
 DELETION_KINDS = {
-    "short": "processed, but the answer lacks the last device",
-    "reorder": "processed, but the answer has the devices in reverse order",
-    "other": "processed, but the answer names other uids",
-    "failed_rows": "the devices called `names` (all, without names) are answered FAILED, not queued",
+    "short": "processed, but the response lacks the last device",
+    "reorder": "processed, but the response has the devices in reverse order",
+    "other": "processed, but the response has other uids",
+    "failed_rows": "the devices called `names` (all, without names) become FAILED and are not queued",
     "refuse_names": "a request with a device called one of `names` is refused: 400 INVALID_REQUEST",
 }
 KINDS = {
-    "status": "answered with `status`, `headers` and `body`, and nothing is done",
-    "slow": "the usual answer after `seconds`",
-    "drop": "the connection is cut, and nothing is done",
+    "status": "responds with `status`, `headers` and `body`; not processed",
+    "slow": "the usual response after `seconds`",
+    "drop": "not processed; the connection is cut",
     "drop_after": "processed, then the connection is cut",
-    "status_after": "processed, then answered as by `status`",
-    "not_json": "processed, then answered with the usual status and an HTML page",
-    "revoke_tokens": "all tokens issued so far become invalid, then answered as usual",
+    "status_after": "processed, then responds like `status`",
+    "not_json": "processed, then responds with the usual status and an HTML page",
+    "revoke_tokens": "revokes all tokens issued so far, then processed as usual: 401",
     **DELETION_KINDS,
 }
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong.
+    """A fault to inject.
 
     :param path: Where: ``token``, ``deletions``, ``execute``, ``export``, ``status`` or ``storage``.
     :param kind: What: a key of ``KINDS``.
-    :param times: How many requests it befalls; -1 for all. ``refuse_names`` always befalls all.
-    :param skip: How many requests that match pass first.
-    :param status: For ``status`` and ``status_after``: the status code of the answer.
+    :param times: How many requests it applies to; -1 for all. ``refuse_names`` always applies to all.
+    :param skip: How many matching requests pass first.
+    :param status: For ``status`` and ``status_after``: the status code of the response.
     :param body: For these: its body; None for an empty one.
     :param headers: For these: its headers.
-    :param seconds: For ``slow``: how long the answer takes.
-    :param names: For ``deletions``: befalls only requests with a device of one of these names.
-    :raises ValueError: If path or kind is unknown, or the values make no sense together.
+    :param seconds: For ``slow``: how long the response takes.
+    :param names: For ``deletions``: applies only to requests with a device of one of these names.
+    :raises ValueError: If path or kind is unknown, or the values contradict each other.
     """
 
     path: str
@@ -70,7 +70,7 @@ class Fault:
 
     @classmethod
     def from_json(cls, value: object) -> "Fault":
-        """Make a fault of parsed JSON.
+        """Create a fault from parsed JSON.
 
         :param value: An object with the fields of this class.
         :returns: The fault.
@@ -111,58 +111,58 @@ _FIELD_CHECKS: dict[str, Callable[[object], bool]] = {
 
 
 @dataclass
-class _Waiting:
+class _Pending:
     fault: Fault
     times: int
     skip: int
 
 
 class Faults:
-    """The faults that wait to happen, in the order in which they were added."""
+    """The pending faults, in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._waiting: list[_Waiting] = []
+        self._pending: list[_Pending] = []
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._pending)
 
     def __iter__(self) -> Iterator[Fault]:
-        return iter([waiting.fault for waiting in self._waiting])
+        return iter([pending.fault for pending in self._pending])
 
     def add(self, *faults: Fault) -> None:
         """Add faults.
 
-        :param faults: They come after those that wait already.
+        :param faults: They come after the pending ones.
         """
         with self._lock:
             for fault in faults:
                 times = -1 if fault.kind == "refuse_names" else fault.times
-                self._waiting.append(_Waiting(fault, times, fault.skip))
+                self._pending.append(_Pending(fault, times, fault.skip))
 
     def clear(self) -> None:
         """Remove every fault."""
         with self._lock:
-            self._waiting.clear()
+            self._pending.clear()
 
     def take(self, path: str, names: set[str]) -> Fault | None:
-        """Take the fault that befalls a request: the first one that matches and has times left.
+        """Return the fault to inject into a request: the first one that matches and has times left.
 
         :param path: Where the request goes, one of ``PATHS``.
         :param names: The names of the devices in it.
-        :returns: The fault, or None if all goes well.
+        :returns: The fault, or None.
         """
         with self._lock:
-            for waiting in self._waiting:
-                fault = waiting.fault
+            for pending in self._pending:
+                fault = pending.fault
                 if fault.path != path or (fault.names and names.isdisjoint(fault.names)):
                     continue
-                if waiting.skip:
-                    waiting.skip -= 1
+                if pending.skip:
+                    pending.skip -= 1
                     continue
-                if waiting.times > 0:
-                    waiting.times -= 1
-                if waiting.times == 0:
-                    self._waiting.remove(waiting)
+                if pending.times > 0:
+                    pending.times -= 1
+                if pending.times == 0:
+                    self._pending.remove(pending)
                 return fault
         return None

@@ -1,11 +1,11 @@
-"""The made fleet: devices that exist nowhere, with the names that real fleets have."""
+"""The generated fleet: fictitious devices, with the names that real fleets have."""
 
 import random
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-# Names that get lost or changed on the way through CSV, pandas, JSON or Jinja.
+# Names that CSV, pandas, JSON or Jinja may drop or change.
 ODD_NAMES = (
     "NA",
     "00123",
@@ -29,10 +29,10 @@ ODD_NAMES = (
 )
 # Reimaged machines: the old record is stale, the new one in use.
 REIMAGED = ("REIMAGED-01", "REIMAGED-02", "REIMAGED-03")
-# Virtual desktops that were built twice and then forgotten: both records are stale.
+# Virtual desktops that were created twice and then abandoned: both records are stale.
 BUILT_TWICE = ("VDI-TWIN-01", "VDI-TWIN-01", "VDI-TWIN-02", "VDI-TWIN-02")
 
-# What stale devices are called, and what the others are, before numbered names begin.
+# The names of the first stale devices and of the first fresh ones; numbered names follow.
 STALE_NAMES = [ODD_NAMES[0], *BUILT_TWICE[:2], REIMAGED[0], *ODD_NAMES[1:], *BUILT_TWICE[2:], *REIMAGED[1:]]
 FRESH_NAMES = [ODD_NAMES[0], REIMAGED[0], *ODD_NAMES[1:], *REIMAGED[1:]]
 
@@ -56,17 +56,17 @@ SYSTEMS = (
     ("macOS Sequoia 15.5", "macOS"),
 )
 
-MADE_AT = datetime(2026, 1, 1, tzinfo=UTC)
+REFERENCE_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device of the made fleet.
+    """One device of the generated fleet.
 
-    :param uid: What NQL calls ``device.uid``: a UUID in canonical lower-case text. Deletions know
-        a device by it.
-    :param collector_uid: What NQL calls ``device.collector.uid``: another UUID, which deletions do
-        not know.
+    :param uid: What NQL calls ``device.uid``: a UUID in canonical lower-case text. Deletions
+        identify a device by it.
+    :param collector_uid: What NQL calls ``device.collector.uid``: another UUID, which deletions
+        do not recognize.
     :param name: The device's name; not unique.
     :param days_since_last_seen: Whole days.
     :param last_seen: ISO 8601 in UTC, such as ``2025-09-30T12:00:00Z``.
@@ -85,18 +85,18 @@ class Device:
     platform: str
 
 
-def make_fleet(devices: int, stale: int, seed: int, *, now: datetime = MADE_AT) -> list[Device]:
-    """Make a fleet: the same arguments give the same devices.
+def generate_fleet(devices: int, stale: int, seed: int, *, now: datetime = REFERENCE_TIME) -> list[Device]:
+    """Generate a fleet; the same arguments give the same devices.
 
-    Up to half of the stale devices, and up to half of the others, have a name out of the lists
-    above; the rest are numbered through.
+    Up to half of the stale devices, and up to half of the others, have a name from the lists
+    above; the rest have numbered names.
 
-    :param devices: How many devices in all.
+    :param devices: Number of devices.
     :param stale: How many of them were last seen 90 to 400 days ago. The others were seen within
-        the last 29 days, so no device lies between 30 and 89.
-    :param seed: Another seed gives other uids, ages and order.
-    :param now: The moment that ages count back from.
-    :returns: The devices, stale and fresh ones mixed.
+        the last 29 days: no device was last seen 30 to 89 days ago.
+    :param seed: Determines uids, ages and order.
+    :param now: The time from which ages are counted back.
+    :returns: The devices, in random order.
     :raises ValueError: If not ``devices >= stale >= 0``.
     """
     if not devices >= stale >= 0:

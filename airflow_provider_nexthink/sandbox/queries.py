@@ -26,11 +26,11 @@ BOTH_UID_COLUMNS = ("device.uid", "device.collector.uid", "device.name", "device
 
 @dataclass(frozen=True)
 class SavedQuery:
-    """One query as the tenant has it saved.
+    """A query saved in the tenant.
 
-    :param text: What its NQL could look like, with ``{min_days}`` where the age goes.
+    :param text: Its NQL, with ``{min_days}`` in place of the age.
     :param columns: The NQL field names of its result, in order.
-    :param min_days: Only devices unseen for so many days; 0 for every device.
+    :param min_days: Only devices not seen for this many days; 0 for every device.
     :param parameters: The names of the parameters it takes.
     """
 
@@ -54,9 +54,9 @@ QUERIES = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a query found.
+    """The result of a query.
 
-    :param text: The query as it was run, parameters filled in.
+    :param text: The query as executed, with its parameters.
     :param columns: The NQL field names, in order.
     :param devices: One device for each row.
     """
@@ -83,9 +83,9 @@ def run_query(query: SavedQuery, parameters: Mapping[str, str], devices: Iterabl
     """Run a saved query.
 
     :param query: The query.
-    :param parameters: Its parameters, by name; all of them may be left out.
-    :param devices: What it looks at.
-    :returns: What it found.
+    :param parameters: Its parameters, by name; all are optional.
+    :param devices: The devices to select from.
+    :returns: The result.
     :raises ValueError: If the query has no such parameter, or the parameter is not the text of a
         number.
     """

@@ -19,27 +19,27 @@ HOST = "127.0.0.1"
 
 
 class Sandbox:
-    """A local Nexthink tenant: a context manager which serves it from a thread of its own.
+    """A local Nexthink tenant: a context manager that serves it from its own thread.
 
     It listens on the loopback address only. ::
 
         with Sandbox(devices=50, stale=10) as sandbox:
             httpx.get(f"{sandbox.url}/sandbox/fleet")
 
-    :param devices: How many devices the fleet has.
-    :param stale: How many of them were not seen for 90 days or more.
-    :param seed: Another seed gives another fleet.
-    :param removal_delay: A queued device is gone after so many seconds.
-    :param max_batch: The most devices that one deletion request may have.
-    :param pending_polls: So many status polls of an export are answered before it is completed.
-    :param export_row_limit: The most rows of an export, beyond which status answers 206.
+    :param devices: Number of devices in the fleet.
+    :param stale: How many of them were last seen 90 days ago or more.
+    :param seed: Seed of the generated fleet.
+    :param removal_delay: Seconds until a queued device is removed.
+    :param max_batch: Maximum number of devices in a deletion request.
+    :param pending_polls: How many polls of an export return before it is completed.
+    :param export_row_limit: Maximum number of rows of an export; above it, the status returns 206.
     :param data_management: Whether the API credential may delete devices.
     :param nql: Whether it may run queries.
     :param token_lifetime: Seconds until an access token expires.
     :param port: Where to listen; 0 for any free port.
     :param client_id: The id of the one API credential.
     :param client_secret: Its secret.
-    :param clock: Gives the time, in seconds since the epoch.
+    :param clock: Returns the time, in seconds since the epoch.
     :raises ValueError: If not ``devices >= stale >= 0``.
     """
 
@@ -58,7 +58,7 @@ class Sandbox:
         token_lifetime: int = 900,
         port: int = 0,
         client_id: str = "sandbox-client",
-        client_secret: str = "sandbox-secret-not-a-real-one",  # noqa: S107 - it opens nothing but the sandbox
+        client_secret: str = "sandbox-secret-not-a-real-one",  # noqa: S107 - valid for the sandbox only
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.client_id = client_id
@@ -77,13 +77,13 @@ class Sandbox:
             clock=clock,
         )
         self.faults = Faults()
-        #: Every request that arrived, in that order.
+        #: Every request received, in order.
         self.requests: list[ReceivedRequest] = []
         self._port = port
 
     @property
     def url(self) -> str:
-        """The address of the API; with ``port=0`` known once the sandbox runs."""
+        """The address of the API; with ``port=0``, known once the sandbox is running."""
         return f"http://{HOST}:{self._port}"
 
     @property
@@ -111,7 +111,7 @@ class Sandbox:
             client_id=self.client_id,
             client_secret=self.client_secret,
         )
-        # Bound here and not by uvicorn, so that the port is known before anybody asks for the URL.
+        # Bound here and not by uvicorn, so that the port is known before the URL is used.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -120,9 +120,9 @@ class Sandbox:
             listener.close()
             raise
         self._port = listener.getsockname()[1]
-        # No log_config: the logging of the process around it is not the sandbox's to set up.
+        # No log_config: the sandbox must not change the logging of the process.
         config = uvicorn.Config(api.app(), log_config=None, log_level="warning", access_log=False, lifespan="off")
-        logging.getLogger("uvicorn.error").addFilter(_is_worth_reporting)
+        logging.getLogger("uvicorn.error").addFilter(_is_unexpected)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listener]}, name="nexthink-sandbox", daemon=True
@@ -140,17 +140,17 @@ class Sandbox:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Do not wait for slow answers which nobody is going to read.
+        # Do not wait for slow responses: their clients are gone.
         self._server.force_exit = True
         self._server.should_exit = True
         self._thread.join(timeout=5)
 
 
-def _is_worth_reporting(record: logging.LogRecord) -> bool:
-    """Tell errors from what the faults do on purpose, which uvicorn cannot.
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Suppress the errors that injected faults cause: uvicorn cannot tell them from others.
 
-    These are the connections cut by `drop` and `drop_after`, and the answers which `slow` was still
-    holding back when the sandbox stopped.
+    These are the connections cut by `drop` and `drop_after`, and the responses that `slow` still
+    delayed when the sandbox stopped.
     """
     error = record.exc_info[1] if record.exc_info else None
     return "without completing response" not in record.getMessage() and not isinstance(error, CancelledError)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from airflow_provider_nexthink.sandbox.fleet import Device, make_fleet
+from airflow_provider_nexthink.sandbox.fleet import Device, generate_fleet
 from airflow_provider_nexthink.sandbox.queries import STALE_DAYS, Result
 
 STORAGE_LINK_LIFETIME = 900.0
@@ -21,10 +21,10 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 class Export:
     """One export of a query's result.
 
-    :param result: What the query found when the export was asked for, already cut to the limit.
+    :param result: The result at the time of the request, already cut to the limit.
     :param compression: ``NONE``, ``GZIP`` or ``ZSTD``.
-    :param truncated: Whether the limit cut rows off.
-    :param polls: How often its status was asked for.
+    :param truncated: Whether the limit cut off rows.
+    :param polls: How often its status was polled.
     """
 
     result: Result
@@ -38,17 +38,17 @@ class Tenant:
 
     The public attributes are settings and may be changed at any time.
 
-    :param devices: See ``make_fleet``.
-    :param stale: See there.
-    :param seed: See there.
-    :param removal_delay: A queued device is gone after so many seconds.
-    :param max_batch: The most devices that one deletion request may have.
-    :param pending_polls: So many status polls of an export are answered before it is completed.
-    :param export_row_limit: The most rows of an export; None for no limit.
+    :param devices: See ``generate_fleet``.
+    :param stale: See ``generate_fleet``.
+    :param seed: See ``generate_fleet``.
+    :param removal_delay: Seconds until a queued device is removed.
+    :param max_batch: Maximum number of devices in a deletion request.
+    :param pending_polls: How many polls of an export return before it is completed.
+    :param export_row_limit: Maximum number of rows of an export; None for no limit.
     :param data_management: Whether the API credential may delete devices.
     :param nql: Whether it may run queries.
     :param token_lifetime: Seconds until an access token expires.
-    :param clock: Gives the time, in seconds since the epoch.
+    :param clock: Returns the time, in seconds since the epoch.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Tenant:
         self.nql = nql
         self.token_lifetime = token_lifetime
         self.clock = clock
-        #: The uids (lower-case) of devices that are queued like all others, but never go away.
+        #: The uids (lower-case) of devices that are queued like all others, but never removed.
         self.never_removed: set[str] = set()
-        #: Every uid (lower-case) each time it was queued for deletion, in order.
+        #: Every uid (lower-case), once for each time it was queued for deletion, in order.
         self.queued: list[str] = []
-        self._fleet = {device.uid: device for device in make_fleet(devices, stale, seed, now=self.now())}
+        self._fleet = {device.uid: device for device in generate_fleet(devices, stale, seed, now=self.now())}
         self._gone_at: dict[str, float] = {}
         self._tokens: dict[str, float] = {}
         self._exports: dict[str, Export] = {}
@@ -86,13 +86,13 @@ class Tenant:
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """:returns: The clock's time, in UTC."""
+        """:returns: The current time, in UTC."""
         return datetime.fromtimestamp(self.clock(), UTC)
 
     # Devices
 
     def devices(self) -> list[Device]:
-        """:returns: The devices that are there now: all but those whose removal is due."""
+        """:returns: The devices present now: all except those whose removal is due."""
         now = self.clock()
         with self._lock:
             return [
@@ -105,7 +105,7 @@ class Tenant:
         """Queue a device for deletion.
 
         A uid that no device has is queued too, and deletes nothing. Queueing a device again does
-        not put its removal off.
+        not delay its removal.
 
         :param uid: The device's uid, in either case.
         :returns: False if the uid is malformed (nothing is queued), else True.
@@ -120,19 +120,19 @@ class Tenant:
         return True
 
     def counts(self) -> dict[str, int]:
-        """:returns: How many devices are there, are stale, wait for removal, and were removed."""
-        there = self.devices()
+        """:returns: The number of devices present, stale, queued for removal, and removed."""
+        present = self.devices()
         with self._lock:
-            waiting = sum(device.uid in self._gone_at for device in there)
+            waiting = sum(device.uid in self._gone_at for device in present)
         return {
-            "devices": len(there),
-            "stale": sum(device.days_since_last_seen >= STALE_DAYS for device in there),
+            "devices": len(present),
+            "stale": sum(device.days_since_last_seen >= STALE_DAYS for device in present),
             "queued": waiting,
-            "removed": len(self._fleet) - len(there),
+            "removed": len(self._fleet) - len(present),
         }
 
-    def see(self, uids: Iterable[str]) -> None:
-        """Let devices report again: they were last seen just now.
+    def mark_seen(self, uids: Iterable[str]) -> None:
+        """Make devices report again: they were last seen now.
 
         :param uids: The devices' uids, in lower case.
         """
@@ -172,9 +172,9 @@ class Tenant:
     # Exports
 
     def start_export(self, result: Result, compression: str) -> str:
-        """Start an export of what a query found.
+        """Start an export of the result of a query.
 
-        :param result: What the query found.
+        :param result: The result.
         :param compression: ``NONE``, ``GZIP`` or ``ZSTD``.
         :returns: The export's id.
         """
@@ -188,9 +188,9 @@ class Tenant:
         return export_id
 
     def poll_export(self, export_id: str) -> tuple[str, Export]:
-        """Ask for the status of an export, which moves it on.
+        """Poll the status of an export; each poll advances it.
 
-        :param export_id: What ``start_export`` gave.
+        :param export_id: The id returned by ``start_export``.
         :returns: ``SUBMITTED`` the first time, ``IN_PROGRESS`` while polls are pending, then
             ``COMPLETED``; and the export.
         :raises KeyError: If there is no such export.
@@ -203,17 +203,17 @@ class Tenant:
             return ("SUBMITTED" if export.polls == 1 else "IN_PROGRESS"), export
 
     def sign_link(self, export_id: str) -> str:
-        """:returns: A signature with which the export's file can be fetched for 15 minutes."""
+        """:returns: A signature that gives access to the export's file for 15 minutes."""
         signature = secrets.token_hex(32)
         with self._lock:
             self._links[export_id, signature] = self.clock() + STORAGE_LINK_LIFETIME
         return signature
 
     def open_link(self, export_id: str, signature: str) -> Export:
-        """Find the export that a signature opens.
+        """Return the export that a signature gives access to.
 
         :param export_id: The export's id.
-        :param signature: What ``sign_link`` gave for it.
+        :param signature: The signature returned by ``sign_link``.
         :returns: The export.
         :raises KeyError: If the signature is wrong.
         :raises TimeoutError: If it has expired.

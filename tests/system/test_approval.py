@@ -77,7 +77,7 @@ def test_approved_deletes_what_is_still_stale(airflow: RunningAirflow, tenant: S
     assert f"**{len(planned)} devices would be deleted from Nexthink.**" in body
     assert tenant.tenant.queued == []
     back = sorted(planned)[:2]
-    tenant.tenant.see(back)
+    tenant.tenant.mark_seen(back)
     response(airflow, run_id, "Approve")
     assert airflow.wait(DAG_ID, run_id) == "success"
     assert set(tenant.tenant.queued) == planned - set(back)

@@ -190,7 +190,7 @@ def test_no_runs(page: Page, responses: Answers) -> None:
 def test_the_period_and_one_dag(page: Page, responses: Answers) -> None:
     responses.runs = 0
     page.goto("?days=7&dag_id=stale")
-    page.get_by_text("This Dag has run none").wait_for()
+    page.get_by_text("This Dag has no finished deletion").wait_for()
     assert "/dags/stale/dagRuns/~/" in responses.asked[0]
     page.get_by_label("Period").select_option("Last 3 months")
     page.wait_for_url("**/?days=91&dag_id=stale")
@@ -220,7 +220,7 @@ def test_many_runs(page: Page, responses: Answers, runs: int, told: str) -> None
         (403, "You may not read this"),
         (404, "There is no outcome"),
         (413, "The table is too large for this page"),
-        (500, "Airflow answered 500"),
+        (500, "Airflow responded with 500"),
     ],
 )
 @pytest.mark.parametrize("view", ["", OUTCOME])
@@ -237,13 +237,13 @@ def test_what_airflow_refuses_is_explained(page: Page, responses: Answers, statu
 def test_an_answer_that_is_cut_off(page: Page, responses: Answers) -> None:
     responses.error, responses.body = 200, '{"value": {"requested": 1'
     page.goto(OUTCOME)
-    page.get_by_role("heading", name="Airflow's answer was cut off").wait_for()
+    page.get_by_role("heading", name="Airflow's response was cut off").wait_for()
 
 
 def test_no_network(page: Page) -> None:
     page.route("**/api/v2/**", lambda route: route.abort())
     page.goto(OUTCOME)
-    page.get_by_role("heading", name="Airflow does not answer").wait_for()
+    page.get_by_role("heading", name="Airflow does not respond").wait_for()
 
 
 def test_hostile_names_are_text(page: Page, responses: Answers) -> None:

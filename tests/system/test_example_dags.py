@@ -349,7 +349,7 @@ def test_what_was_seen_since_the_plan_stays_although_it_was_approved(
     dag = dag_of("nexthink_delete_with_approval")
     expected = meant_to_go(sandbox.tenant.devices(), 90)
     back = sorted(uid for uid in expected)[:5]
-    dag.get_task("delete_devices").on_execute_callback = [lambda _: sandbox.tenant.see(back)]
+    dag.get_task("delete_devices").on_execute_callback = [lambda _: sandbox.tenant.mark_seen(back)]
     run = run_dag(dag, mark_success="approve")
     assert run.state == "success"
     planned = {row["uid"] for row in run.xcom("plan") if row["status"] == "PLANNED"}
@@ -617,7 +617,7 @@ def test_verify_drops_a_device_that_was_left_behind_and_was_seen_since(
     sandbox: Sandbox, verify: RunDag, stuck: list[str]
 ) -> None:
     verify()
-    sandbox.tenant.see(stuck[:1])
+    sandbox.tenant.mark_seen(stuck[:1])
     assert still_present(verify()) == stuck[1:]
     sandbox.tenant.never_removed.clear()
     assert still_present(verify()) == []

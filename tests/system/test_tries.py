@@ -642,8 +642,8 @@ def is_told(sandbox: Sandbox, xcoms: dict[str, Any], devices: Devices) -> bool:
     return True
 
 
-OUR_FILES = {"data_management.py", "_report.py", "nexthink.py"}
-OUR_FILES_WITH_A_STORE = {*OUR_FILES, "outcome.py", "run.py", "checkpoint.py", "task_state.py"}
+OUR_FILES = {"data_management.py", "_report.py", "nexthink.py", "client.py", "deletion.py"}
+OUR_FILES_WITH_A_STORE = {*OUR_FILES, "outcome.py", "run.py", "checkpoint.py", "journal.py", "task_state.py"}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,11 +1,11 @@
-// Airflow around this page: its public API, its theme, its own pages.
+// The Airflow that serves this page: its public API, its theme, its own pages.
 
 const API = new URL("../api/v2/", document.baseURI);
 
 export class ApiError extends Error {
   constructor(status, detail) {
     super(detail);
-    this.status = status; // an HTTP status; 0: no answer at all
+    this.status = status; // an HTTP status; 0: no response
   }
 }
 
@@ -26,7 +26,7 @@ export async function get(path, parameters = {}, signal = undefined) {
     const body = await response.json();
     if (typeof body.detail === "string") detail = body.detail;
   } catch {
-    // not JSON: a proxy answered
+    // not JSON: from a proxy
   }
   throw new ApiError(response.status, detail);
 }
@@ -57,8 +57,8 @@ export function taskAddress({ dag_id, run_id, task_id, map_index }) {
   return new URL(`../dags/${part(dag_id)}/runs/${part(run_id)}/tasks/${part(task_id)}${mapped}`, document.baseURI).href;
 }
 
-// Airflow frames this page in a sandbox that opens no address and, before 3.3, allows no download.
-// What is clicked in Airflow's own document, which is of the same origin, is not in that sandbox.
+// Airflow embeds this page in a sandboxed iframe that blocks navigation and, before 3.3, downloads.
+// The parent document has the same origin and is not sandboxed, so the link is clicked there.
 export function clickInAirflow(attributes) {
   const outer = airflowDocument() ?? document;
   const link = outer.createElement("a");
@@ -72,11 +72,11 @@ function airflowDocument() {
   try {
     return window.parent === window ? null : window.parent.document;
   } catch {
-    return null; // framed by another site
+    return null; // embedded by another site
   }
 }
 
-// Airflow keeps what a person chose in "theme": light, dark or system.
+// Airflow stores the chosen theme under "theme": light, dark or system.
 export function followTheme() {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {
@@ -86,7 +86,7 @@ export function followTheme() {
   };
   apply();
   dark.addEventListener("change", apply);
-  window.addEventListener("storage", apply); // it was changed in Airflow's document
+  window.addEventListener("storage", apply); // changed in Airflow's document
 }
 
 function stored(key) {
@@ -97,8 +97,8 @@ function stored(key) {
   }
 }
 
-// What the address asks for. Before Airflow 3.3 a link to this page puts it into the address of the frame's parent.
-export function asked() {
+// The parameters of the URL. Before Airflow 3.3 a link to this page puts them into the URL of the parent document.
+export function urlParameters() {
   const own = new URLSearchParams(window.location.search);
   if (own.size > 0) return own;
   const outer = airflowDocument();

@@ -1,13 +1,13 @@
-// Stacked bars, one for each run, oldest first. Each is a link to the run's table.
+// Stacked bars, one per run, oldest first. Each links to the run's outcome table.
 
 import { element, number, plural, svg, time } from "./dom.js";
-import { GROUPS, count } from "./words.js";
+import { GROUPS, count } from "./statuses.js";
 
 const HEIGHT = 210;
 const TOP = 10;
 const BOTTOM = 26;
 const LEFT = 52;
-const LEAST = 2; // pixels: one device among thousands is still to be seen
+const MIN_BAR_PX = 2; // one device among thousands stays visible
 
 export function chart(runs, width, addressOf) {
   const inner = HEIGHT - TOP - BOTTOM;
@@ -30,8 +30,8 @@ export function chart(runs, width, addressOf) {
     const middle = LEFT + step * (index + 0.5);
     const link = svg(
       "a",
-      { href: addressOf(run), class: "bar", "aria-label": spoken(run) },
-      svg("title", {}, spoken(run)),
+      { href: addressOf(run), class: "bar", "aria-label": describe(run) },
+      svg("title", {}, describe(run)),
       svg("rect", { class: "hit", x: middle - step / 2, y: TOP, width: step, height: inner }),
       ...stack(run.summary, most, inner, middle - bar / 2, bar),
     );
@@ -46,16 +46,16 @@ function stack(summary, most, inner, x, width) {
   return GROUPS.map(({ id, statuses }) => {
     const value = count(summary, statuses);
     if (!value) return null;
-    const height = Math.max(LEAST, (value / most) * inner);
+    const height = Math.max(MIN_BAR_PX, (value / most) * inner);
     bottom -= height;
     return svg("rect", { class: `fill-${id}`, x, y: Math.max(0, bottom), width, height });
   });
 }
 
-export function spoken({ dag_id, run_after, summary }) {
+export function describe({ dag_id, run_after, summary }) {
   const parts = GROUPS.map(({ label, statuses }) => [label, count(summary, statuses)]).filter(([, value]) => value);
-  const told = parts.map(([label, value]) => `${label}: ${number(value)}`).join(", ");
-  return `${dag_id}, ${time(run_after, { seconds: false })}: ${plural(summary.requested, "device")}. ${told}`;
+  const counts = parts.map(([label, value]) => `${label}: ${number(value)}`).join(", ");
+  return `${dag_id}, ${time(run_after, { seconds: false })}: ${plural(summary.requested, "device")}. ${counts}`;
 }
 
 export function legend(runs) {
@@ -69,13 +69,13 @@ export function legend(runs) {
   );
 }
 
-// The day of a run; its time where the label before is of the same day.
+// The day of each run, or its time if the previous label has the same day.
 function dayLabels(runs) {
   const texts = runs.map((run) => time(run.run_after));
   return texts.map((text, index) => (text.slice(0, 10) === texts[index - 1]?.slice(0, 10) ? text.slice(11, 16) : text.slice(5, 10)));
 }
 
-// Round figures on the axis.
+// A round number at the top of the axis.
 function niceMaximum(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return Math.max(2, [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10].find((factor) => factor * power >= value) * power);

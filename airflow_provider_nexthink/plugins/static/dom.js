@@ -1,17 +1,17 @@
-// Elements are made here, and only here. Text goes in as text: a device may be called "<img onerror=...>".
+// The only place that creates elements. Text stays text: a device may be called "<img onerror=...>".
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// element("a", {href, class, onclick}, child, "text", ...): what is null, undefined or false is left out.
+// element("a", {href, class, onclick}, child, "text", ...): null, undefined and false are skipped.
 export function element(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
+  return fill(document.createElement(tag), attributes, children);
 }
 
 export function svg(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
+  return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-function filled(node, attributes, children) {
+function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
@@ -25,7 +25,7 @@ const numbers = new Intl.NumberFormat("en");
 export const number = (value) => numbers.format(value);
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-// Times are shown as the browser has them set, as "2026-11-26 10:41:07".
+// In the time zone of the browser, as "2026-11-26 10:41:07".
 export function time(text, { seconds = true } = {}) {
   const date = new Date(text);
   if (!text || Number.isNaN(date.getTime())) return "";

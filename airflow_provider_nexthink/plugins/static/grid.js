@@ -1,10 +1,10 @@
-// A table of any length: only the rows in view are in the document.
+// A virtualized table: only the visible rows are in the document.
 
 import { element } from "./dom.js";
 
-const ROW = 33; // pixels, as in page.css
-const SPARE = 12; // rows above and below the view
-const TALLEST = 15_000_000; // pixels: browsers lose count beyond
+const ROW_PX = 33; // as in page.css
+const OVERSCAN = 12; // rows above and below the visible ones
+const MAX_HEIGHT_PX = 15_000_000; // browsers cap the height of an element
 
 // columns: [{name, label, cell(row) -> node or text}]. Returns the element and show(positions).
 export function grid(columns, label) {
@@ -15,19 +15,19 @@ export function grid(columns, label) {
   let drawn = "";
 
   const draw = () => {
-    const tall = positions.length * ROW;
-    const scale = Math.max(1, tall / TALLEST); // beyond it, the scroll bar is a rough one
+    const tall = positions.length * ROW_PX;
+    const scale = Math.max(1, tall / MAX_HEIGHT_PX); // above the cap, scrolling is coarser
     const top = Math.max(0, node.scrollTop);
-    const first = Math.max(0, Math.floor((top * scale) / ROW) - SPARE);
-    const last = Math.min(positions.length, first + Math.ceil(node.clientHeight / ROW) + 2 * SPARE);
+    const first = Math.max(0, Math.floor((top * scale) / ROW_PX) - OVERSCAN);
+    const last = Math.min(positions.length, first + Math.ceil(node.clientHeight / ROW_PX) + 2 * OVERSCAN);
     if (drawn === `${first}-${last}`) return;
     drawn = `${first}-${last}`;
     body.style.height = `${tall / scale}px`;
-    const shift = scale === 1 ? first * ROW : Math.max(0, top - (Math.floor((top * scale) / ROW) - first) * ROW);
+    const shift = scale === 1 ? first * ROW_PX : Math.max(0, top - (Math.floor((top * scale) / ROW_PX) - first) * ROW_PX);
     const rows = [];
     for (let index = first; index < last; index += 1) {
       const row = element("div", { role: "row", class: "row", "aria-rowindex": index + 2 }, columns.map((column) => element("div", { role: "cell", class: `cell ${column.name}` }, column.cell(positions[index]))));
-      row.style.transform = `translateY(${shift + (index - first) * ROW}px)`;
+      row.style.transform = `translateY(${shift + (index - first) * ROW_PX}px)`;
       rows.push(row);
     }
     body.replaceChildren(...rows);

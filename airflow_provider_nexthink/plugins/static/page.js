@@ -1,6 +1,6 @@
-// Which of the two views: the runs, or the table of one.
+// Chooses the view: the runs, or the outcome of one run.
 
-import { asked, followTheme } from "./airflow.js";
+import { urlParameters, followTheme } from "./airflow.js";
 import { showOutcome } from "./outcome.js";
 import { showRuns } from "./runs.js";
 import { failure } from "./states.js";
@@ -8,7 +8,7 @@ import { failure } from "./states.js";
 followTheme();
 
 const page = document.getElementById("page");
-const query = asked();
+const query = urlParameters();
 const show = query.has("run_id") && query.has("task_id") ? showOutcome : showRuns;
 try {
   await show(page, query);

@@ -4,13 +4,13 @@ import { ApiError, get, xcom } from "./airflow.js";
 import { chart, legend } from "./chart.js";
 import { element, number, plural, time } from "./dom.js";
 import { empty, failure, loading } from "./states.js";
-import { NEEDS_A_PERSON, count, isSummary } from "./words.js";
+import { ACTION_REQUIRED, count, isSummary } from "./statuses.js";
 
 const PERIODS = { 7: "Last 7 days", 28: "Last 4 weeks", 91: "Last 3 months" };
 const PAGE = 100;
-const MOST_PAGES = 20;
-const MOST_RUNS = 200;
-const AT_ONCE = 6;
+const MAX_PAGES = 20;
+const MAX_RUNS = 200;
+const CONCURRENCY = 6;
 
 export async function showRuns(page, query) {
   const days = PERIODS[query.get("days")] ? query.get("days") : "28";
@@ -20,7 +20,7 @@ export async function showRuns(page, query) {
   const control = new AbortController();
   window.addEventListener("pagehide", () => control.abort());
   const load = async () => {
-    body.replaceChildren(loading("Looking for runs"));
+    body.replaceChildren(loading("Loading the runs"));
     try {
       const { entries, total } = await findEntries(dag, days, control.signal);
       const runs = await readSummaries(entries, body, control.signal);
@@ -49,24 +49,24 @@ function heading(days, dag) {
   );
 }
 
-// Every deletion leaves an XCom "summary". Those of other operators are told from it by what is in them.
+// Every deletion pushes an XCom "summary". Other operators may use that key too: isSummary tells them apart.
 async function findEntries(dag, days, signal) {
   const since = new Date(Date.now() - Number(days) * 86_400_000).toISOString();
   const path = `dags/${encodeURIComponent(dag || "~")}/dagRuns/~/taskInstances/~/xcomEntries`;
   const entries = [];
   let total = 0;
-  for (let page = 0; page < MOST_PAGES; page += 1) {
-    const asked = { xcom_key: "summary", run_after_gte: since, order_by: "-timestamp", limit: PAGE, offset: page * PAGE };
-    const answer = await get(path, asked, signal); // Airflow 3.1 knows no order here
-    entries.push(...answer.xcom_entries);
-    total = answer.total_entries;
-    if (entries.length >= total || answer.xcom_entries.length === 0) break;
+  for (let page = 0; page < MAX_PAGES; page += 1) {
+    const parameters = { xcom_key: "summary", run_after_gte: since, order_by: "-timestamp", limit: PAGE, offset: page * PAGE };
+    const response = await get(path, parameters, signal); // Airflow 3.1 ignores order_by here
+    entries.push(...response.xcom_entries);
+    total = response.total_entries;
+    if (entries.length >= total || response.xcom_entries.length === 0) break;
   }
   entries.sort((one, other) => other.timestamp.localeCompare(one.timestamp));
   return { entries, total };
 }
 
-// Read the summaries, some at once, newest first, until there are enough. What cannot be read is counted, not hidden.
+// Read the summaries, newest first, several at once, until there are enough. Unreadable ones are counted.
 async function readSummaries(entries, body, signal) {
   const runs = [];
   runs.unreadable = 0;
@@ -74,23 +74,23 @@ async function readSummaries(entries, body, signal) {
   const status = loading(`Reading ${plural(entries.length, "run")}`);
   body.replaceChildren(status);
   const read = async () => {
-    while (next < entries.length && runs.length < MOST_RUNS) {
+    while (next < entries.length && runs.length < MAX_RUNS) {
       const entry = entries[next];
       next += 1;
       try {
         const summary = await xcom(entry, "summary", signal);
         if (isSummary(summary)) runs.push({ ...entry, summary });
-        else if (typeof summary === "string") runs.unreadable += 1; // a path: an XCom backend keeps it elsewhere
+        else if (typeof summary === "string") runs.unreadable += 1; // a path: an XCom backend stores it elsewhere
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
         runs.unreadable += 1;
       }
     }
   };
-  await Promise.all(Array.from({ length: AT_ONCE }, read));
+  await Promise.all(Array.from({ length: CONCURRENCY }, read));
   runs.sort((one, other) => other.timestamp.localeCompare(one.timestamp));
-  runs.isAll = next >= entries.length && runs.length <= MOST_RUNS;
-  runs.splice(MOST_RUNS); // those that were read at once with the last one
+  runs.isAll = next >= entries.length && runs.length <= MAX_RUNS;
+  runs.splice(MAX_RUNS); // read concurrently with the last one
   return runs;
 }
 
@@ -98,15 +98,15 @@ function overview(runs, { entries, total, dag }) {
   const notices = [];
   if (entries.length < total) notices.push(`More than ${number(entries.length)} runs: choose a shorter period to see all of them.`);
   else if (!runs.isAll) notices.push(`Only the newest ${number(runs.length)} runs are shown: choose a shorter period.`);
-  if (runs.unreadable) notices.push(`${plural(runs.unreadable, "run")} could not be read: not permitted, or kept outside Airflow's database by an XCom backend.`);
+  if (runs.unreadable) notices.push(`${plural(runs.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`);
   const shown = notices.map((text) => element("p", { class: "notice" }, text));
   if (runs.length === 0) {
     return [
       ...shown,
       empty(
-        "No deletions in this period",
-        dag ? "This Dag has run none, or not in this period." : "Here stand the runs of NexthinkDeleteDevicesOperator, SqlToNexthinkDeleteDevicesOperator and @task.nexthink_delete_devices, once one has ended.",
-        "Runs of Dags that you may not read are not listed.",
+        "No deletions in this period yet.",
+        dag ? "This Dag has no finished deletion in this period." : "Finished runs of NexthinkDeleteDevicesOperator, SqlToNexthinkDeleteDevicesOperator and @task.nexthink_delete_devices appear here.",
+        "Dags that you have no permission to read are not listed.",
       ),
     ];
   }
@@ -115,17 +115,17 @@ function overview(runs, { entries, total, dag }) {
 
 function tiles(runs) {
   const sum = (statuses) => runs.reduce((total, run) => total + count(run.summary, statuses), 0);
-  const attention = sum(NEEDS_A_PERSON);
-  const tile = (label, value, told, tone) =>
-    element("div", { class: `tile ${tone ?? ""}` }, element("span", { class: "label" }, label), element("b", {}, number(value)), element("span", { class: "told" }, told));
+  const attention = sum(ACTION_REQUIRED);
+  const tile = (label, value, hint, tone) =>
+    element("div", { class: `tile ${tone ?? ""}` }, element("span", { class: "label" }, label), element("b", {}, number(value)), element("span", { class: "hint" }, hint));
   const dry = runs.filter((run) => run.summary.dry_run).length;
   return element(
     "section",
     { class: "tiles", "aria-label": "Totals" },
-    tile("Runs", runs.length, dry ? `${plural(dry, "dry run")} among them` : "no dry run among them"),
+    tile("Runs", runs.length, dry ? `including ${plural(dry, "dry run")}` : "no dry runs"),
     tile("Scheduled", sum(["SCHEDULED"]), "queued for deletion by Nexthink"),
-    tile("Need a person", attention, "invalid, failed, unknown, not sent, rejected", attention ? "warn" : ""),
-    tile("Kept out", sum(["EXCLUDED", "DUPLICATE"]), "excluded, or in the list twice"),
+    tile("Need attention", attention, "invalid, failed, unknown, not sent, rejected", attention ? "warn" : ""),
+    tile("Excluded", sum(["EXCLUDED", "DUPLICATE"]), "excluded, or in the list twice"),
   );
 }
 

@@ -47,14 +47,18 @@ def uids(devices: list[dict[str, Any]]) -> list[str]:
     return [device["uid"] for device in devices]
 
 
-def test_without_a_fault_all_goes_well(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_deletions_without_a_fault_schedule_every_device(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     response = delete(client, devices).json()
 
     assert response["devices"] == [{**device, "status": "SCHEDULED"} for device in devices]
     assert sandbox.tenant.queued == uids(devices)
 
 
-def test_status(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_status_responds_without_processing(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(
         Fault("deletions", "status", status=429, headers={"retry-after": "7"}),
         Fault("deletions", "status", status=500, body='{"code": "INTERNAL_ERROR", "message": "m"}'),
@@ -73,7 +77,7 @@ def test_status(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, 
     assert delete(client, devices).status_code == 202
 
 
-def test_slow(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_slow_delays_the_response(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
     sandbox.faults.add(Fault("deletions", "slow", seconds=0.2))
 
     started = time.monotonic()
@@ -83,7 +87,9 @@ def test_slow(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, st
     assert response.status_code == 202
 
 
-def test_slow_is_too_slow_for_some(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_slow_with_a_shorter_client_timeout_is_processed(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "slow", seconds=1.0))
 
     with pytest.raises(httpx.ReadTimeout):
@@ -91,7 +97,7 @@ def test_slow_is_too_slow_for_some(sandbox: Sandbox, client: httpx.Client, devic
 
     assert [request.status for request in sandbox.requests] == [None]
     assert sandbox.tenant.queued == []
-    # As with the real thing, giving up does not call the request back: it is done before a later, slower one.
+    # A client that gives up does not cancel its request: it is processed before the later, slower one.
     sandbox.faults.add(Fault("deletions", "slow", seconds=2.0))
     assert delete(client, devices).status_code == 202
     assert [request.status for request in sandbox.requests] == [202, 202]
@@ -99,7 +105,7 @@ def test_slow_is_too_slow_for_some(sandbox: Sandbox, client: httpx.Client, devic
 
 
 @pytest.mark.parametrize(("kind", "done"), [("drop", False), ("drop_after", True)])
-def test_cut_connections(
+def test_fault_drop_cuts_the_connection(
     sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]], kind: str, done: bool
 ) -> None:
     sandbox.faults.add(Fault("deletions", kind))
@@ -112,38 +118,48 @@ def test_cut_connections(
     assert delete(client, devices).status_code == 202
 
 
-def test_status_after(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_status_after_processes_first(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "status_after", status=504))
 
     assert delete(client, devices).status_code == 504
     assert sandbox.tenant.queued == uids(devices)
 
 
-def test_short(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_short_omits_the_last_device(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "short"))
 
     assert uids(delete(client, devices).json()["devices"]) == uids(devices)[:-1]
     assert sandbox.tenant.queued == uids(devices)
 
 
-def test_reorder(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_reorder_reverses_the_response(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "reorder"))
 
     assert uids(delete(client, devices).json()["devices"]) == uids(devices)[::-1]
     assert sandbox.tenant.queued == uids(devices)
 
 
-def test_other(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_other_responds_with_other_uids(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "other"))
 
-    answered = delete(client, devices).json()["devices"]
+    results = delete(client, devices).json()["devices"]
 
-    assert len(answered) == 3
-    assert set(uids(answered)).isdisjoint(uids(devices))
+    assert len(results) == 3
+    assert set(uids(results)).isdisjoint(uids(devices))
     assert sandbox.tenant.queued == uids(devices)
 
 
-def test_not_json(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_not_json_responds_with_html(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "not_json"))
 
     response = delete(client, devices)
@@ -153,7 +169,9 @@ def test_not_json(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str
     assert sandbox.tenant.queued == uids(devices)
 
 
-def test_failed_rows(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_failed_rows_does_not_queue_them(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "failed_rows", names=[devices[1]["name"]]), Fault("deletions", "failed_rows"))
 
     one, every = delete(client, devices).json(), delete(client, devices).json()
@@ -165,7 +183,7 @@ def test_failed_rows(sandbox: Sandbox, client: httpx.Client, devices: list[dict[
     assert sandbox.tenant.queued == [devices[0]["uid"], devices[2]["uid"]]
 
 
-def test_named_devices_fail_only_where_they_are(
+def test_fault_failed_rows_with_names_skips_other_requests(
     sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
 ) -> None:
     sandbox.faults.add(Fault("deletions", "failed_rows", names=[devices[1]["name"]]))
@@ -176,7 +194,9 @@ def test_named_devices_fail_only_where_they_are(
     assert delete(client, devices).json()["scheduledCount"] == 3
 
 
-def test_refuse_names_until_removed(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_refuse_names_applies_until_removed(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "refuse_names", names=[devices[1]["name"]]))
 
     for _ in range(2):
@@ -190,11 +210,13 @@ def test_refuse_names_until_removed(sandbox: Sandbox, client: httpx.Client, devi
     assert delete(client, devices).status_code == 202
 
 
-def test_revoke_tokens(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
+def test_fault_revoke_tokens_responds_401(
+    sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
+) -> None:
     sandbox.faults.add(Fault("deletions", "revoke_tokens"))
 
     assert delete(client, devices).status_code == 401
-    # The old token stays revoked, a new one is good.
+    # The old token stays revoked, a new one is valid.
     assert delete(client, devices).status_code == 401
     client.headers["authorization"] = f"Bearer {sandbox.tenant.issue_token()}"
     assert delete(client, devices).status_code == 202
@@ -211,7 +233,9 @@ def test_revoke_tokens(sandbox: Sandbox, client: httpx.Client, devices: list[dic
         ("storage", "GET", "/storage/some-id"),
     ],
 )
-def test_every_path_can_fail(sandbox: Sandbox, client: httpx.Client, path: str, method: str, address: str) -> None:
+def test_faults_apply_to_every_path(
+    sandbox: Sandbox, client: httpx.Client, path: str, method: str, address: str
+) -> None:
     sandbox.faults.add(Fault(path, "status", status=503), Fault(path, "drop"))
 
     assert client.request(method, address).status_code == 503
@@ -220,7 +244,7 @@ def test_every_path_can_fail(sandbox: Sandbox, client: httpx.Client, path: str, 
     assert client.request(method, address).status_code in (400, 401, 404)
 
 
-def test_skip_and_times() -> None:
+def test_faults_take_honors_skip_and_times() -> None:
     faults = Faults()
     faults.add(Fault("token", "drop", skip=1, times=2), Fault("token", "slow"), Fault("status", "drop", times=-1))
 
@@ -248,7 +272,9 @@ def test_skip_and_times() -> None:
         {"path": "deletions", "kind": "status", "status": 99},
     ],
 )
-def test_faults_that_make_no_sense(sandbox: Sandbox, client: httpx.Client, arguments: dict[str, Any]) -> None:
+def test_fault_with_contradictory_values_is_an_error(
+    sandbox: Sandbox, client: httpx.Client, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError):
         Fault(**arguments)
     assert client.post("/sandbox/faults", json=arguments).status_code == 400
@@ -271,7 +297,7 @@ def test_faults_that_make_no_sense(sandbox: Sandbox, client: httpx.Client, argum
         b'[{"path": "token", "kind": "drop"}, {"path": "token", "kind": "explode"}]',
     ],
 )
-def test_unusable_faults_over_http(sandbox: Sandbox, client: httpx.Client, body: bytes) -> None:
+def test_faults_over_http_with_invalid_body_respond_400(sandbox: Sandbox, client: httpx.Client, body: bytes) -> None:
     response = client.post("/sandbox/faults", content=body)
 
     assert response.status_code == 400
@@ -279,7 +305,7 @@ def test_unusable_faults_over_http(sandbox: Sandbox, client: httpx.Client, body:
     assert len(sandbox.faults) == 0
 
 
-def test_faults_over_http(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_faults_over_http_are_added_and_cleared(sandbox: Sandbox, client: httpx.Client) -> None:
     one = {"path": "token", "kind": "status", "status": 503, "headers": {"x-a": "b"}, "times": -1}
     two = {"path": "deletions", "kind": "slow", "seconds": 1, "body": None, "names": ["x"], "skip": 2}
 

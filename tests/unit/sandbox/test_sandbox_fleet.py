@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_provider_nexthink.sandbox.fleet import ODD_NAMES, Device, make_fleet
+from airflow_provider_nexthink.sandbox.fleet import ODD_NAMES, Device, generate_fleet
 from airflow_provider_nexthink.sandbox.queries import QUERIES, run_query
 
 
@@ -14,16 +14,16 @@ def is_stale(device: Device) -> bool:
     return device.days_since_last_seen >= 90
 
 
-def test_the_same_arguments_make_the_same_fleet() -> None:
-    assert make_fleet(300, 100, seed=7) == make_fleet(300, 100, seed=7)
-    assert make_fleet(300, 100, seed=7) != make_fleet(300, 100, seed=8)
+def test_generate_fleet_with_the_same_arguments_is_reproducible() -> None:
+    assert generate_fleet(300, 100, seed=7) == generate_fleet(300, 100, seed=7)
+    assert generate_fleet(300, 100, seed=7) != generate_fleet(300, 100, seed=8)
 
 
 @pytest.mark.parametrize(
     ("devices", "stale"), [(0, 0), (1, 0), (1, 1), (2, 1), (3, 3), (10, 0), (10, 4), (50, 50), (5000, 400)]
 )
-def test_there_are_as_many_as_asked_for(devices: int, stale: int) -> None:
-    fleet = make_fleet(devices, stale, seed=1)
+def test_generate_fleet_has_the_requested_counts(devices: int, stale: int) -> None:
+    fleet = generate_fleet(devices, stale, seed=1)
 
     assert len(fleet) == devices
     assert sum(90 <= device.days_since_last_seen <= 400 for device in fleet) == stale
@@ -31,28 +31,28 @@ def test_there_are_as_many_as_asked_for(devices: int, stale: int) -> None:
 
 
 @pytest.mark.parametrize(("devices", "stale"), [(1, 2), (0, 1), (5, -1), (-1, -1)])
-def test_impossible_fleets_are_refused(devices: int, stale: int) -> None:
+def test_generate_fleet_with_impossible_counts_is_an_error(devices: int, stale: int) -> None:
     with pytest.raises(ValueError, match="devices >= stale >= 0"):
-        make_fleet(devices, stale, seed=1)
+        generate_fleet(devices, stale, seed=1)
 
 
-def test_uids_are_canonical_and_all_different() -> None:
-    fleet = make_fleet(2000, 500, seed=1)
+def test_generate_fleet_uids_are_canonical_and_unique() -> None:
+    fleet = generate_fleet(2000, 500, seed=1)
 
     uids = [device.uid for device in fleet] + [device.collector_uid for device in fleet]
     assert len(set(uids)) == 4000
     assert all(str(uuid.UUID(uid)) == uid for uid in uids)
 
 
-def test_last_seen_agrees_with_the_days() -> None:
+def test_generate_fleet_last_seen_matches_the_days() -> None:
     now = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
-    for device in make_fleet(200, 100, seed=1, now=now):
+    for device in generate_fleet(200, 100, seed=1, now=now):
         assert (now - datetime.fromisoformat(device.last_seen)) // timedelta(days=1) == device.days_since_last_seen
 
 
-def test_names_are_as_odd_as_in_real_fleets() -> None:
-    fleet = make_fleet(5000, 400, seed=1)
+def test_generate_fleet_has_the_odd_names_of_real_fleets() -> None:
+    fleet = generate_fleet(5000, 400, seed=1)
     stale_names = {device.name for device in fleet if is_stale(device)}
     fresh_names = {device.name for device in fleet if not is_stale(device)}
 
@@ -66,9 +66,9 @@ def test_names_are_as_odd_as_in_real_fleets() -> None:
     assert all(device.name.strip() for device in fleet)
 
 
-def test_there_are_twins() -> None:
+def test_generate_fleet_has_devices_with_the_same_name() -> None:
     twins = defaultdict(list)
-    for device in make_fleet(5000, 400, seed=1):
+    for device in generate_fleet(5000, 400, seed=1):
         twins[device.name].append(is_stale(device))
 
     pairs = [tuple(sorted(stale)) for stale in twins.values() if len(stale) > 1]
@@ -78,15 +78,15 @@ def test_there_are_twins() -> None:
     assert len(pairs) < 50
 
 
-def test_there_is_something_to_exclude_among_the_stale() -> None:
-    names = [device.name for device in make_fleet(100, 60, seed=1) if is_stale(device)]
+def test_generate_fleet_stale_devices_include_some_to_exclude() -> None:
+    names = [device.name for device in generate_fleet(100, 60, seed=1) if is_stale(device)]
 
     assert any(name.startswith("VIP-") for name in names)
     assert any(name.startswith("SRV-") for name in names)
 
 
-def test_csv_gives_every_name_back_to_the_letter() -> None:
-    fleet = make_fleet(200, 100, seed=1)
+def test_result_csv_preserves_every_name() -> None:
+    fleet = generate_fleet(200, 100, seed=1)
 
     content = run_query(QUERIES["#all_devices"], {}, fleet).csv()
 

@@ -20,8 +20,8 @@ TOKEN_FORM = {"grant_type": "client_credentials", "scope": "service:integration"
 COMMAND = [sys.executable, "-m", "airflow_provider_nexthink.sandbox"]
 
 
-def test_the_whole_way() -> None:
-    """Sign in, ask for stale devices, delete them, see them gone."""
+def test_sandbox_from_token_to_removal() -> None:
+    """Get a token, query the stale devices, delete them, check that they are removed."""
     with Sandbox(devices=50, stale=10, removal_delay=0.0) as sandbox:
         response = httpx.post(sandbox.login_url, auth=(sandbox.client_id, sandbox.client_secret), data=TOKEN_FORM)
         headers = {"authorization": f"Bearer {response.json()['access_token']}"}
@@ -38,7 +38,7 @@ def test_the_whole_way() -> None:
         assert sandbox.tenant.queued == [device["uid"] for device in devices]
 
 
-def test_requests_are_recorded() -> None:
+def test_sandbox_records_requests() -> None:
     with Sandbox(devices=1, stale=0) as sandbox:
         httpx.post(f"{sandbox.url}{DELETIONS}", content=b"{}", headers={"X-Request-Id": "abc"})
         httpx.get(f"{sandbox.url}/storage/x?X-Signature=secret")
@@ -50,7 +50,7 @@ def test_requests_are_recorded() -> None:
     assert (storage.method, storage.path, storage.body, storage.status) == ("GET", "/storage/x", b"", 403)
 
 
-def test_the_airflow_connection() -> None:
+def test_sandbox_airflow_connection_has_its_credentials() -> None:
     with Sandbox(devices=1, stale=0, client_id="me", client_secret="mine") as sandbox:
         assert json.loads(sandbox.airflow_connection()) == {
             "conn_type": "nexthink",
@@ -62,7 +62,7 @@ def test_the_airflow_connection() -> None:
         assert httpx.post(sandbox.login_url, auth=("me", "mine"), data=TOKEN_FORM).status_code == 200
 
 
-def test_many_clients_at_once() -> None:
+def test_sandbox_with_concurrent_clients_queues_every_device() -> None:
     with Sandbox(devices=800, stale=0, removal_delay=0.0) as sandbox:
         uids = [device.uid for device in sandbox.tenant.devices()]
         headers = {"authorization": f"Bearer {sandbox.tenant.issue_token()}"}
@@ -70,7 +70,7 @@ def test_many_clients_at_once() -> None:
 
             def delete(start: int) -> int:
                 devices = [{"uid": uid, "name": "x"} for uid in uids[start : start + 10]]
-                sandbox.tenant.counts()  # read from outside while requests come in
+                sandbox.tenant.counts()  # read while requests come in
                 return int(client.post(DELETIONS, json={"devices": devices}).json()["scheduledCount"])
 
             assert sum(pool.map(delete, range(0, 800, 10))) == 800
@@ -79,17 +79,17 @@ def test_many_clients_at_once() -> None:
         assert sandbox.tenant.devices() == []
 
 
-def test_a_slow_answer_holds_up_nobody_else() -> None:
+def test_sandbox_slow_response_blocks_no_other_request() -> None:
     with Sandbox(devices=1, stale=0) as sandbox:
         sandbox.faults.add(Fault("token", "slow", seconds=600))
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(sandbox.login_url, timeout=httpx.Timeout(60, read=0.05))
         assert httpx.post(sandbox.login_url, timeout=60).status_code == 401
-    # Nor does it hold up the end.
+    # Nor does it delay the shutdown.
     assert "nexthink-sandbox" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_it_ends_when_the_with_block_does(caplog: pytest.LogCaptureFixture) -> None:
+def test_sandbox_stops_with_its_context(caplog: pytest.LogCaptureFixture) -> None:
     threads = threading.active_count()
     with Sandbox(devices=1, stale=0) as sandbox:
         sandbox.faults.add(Fault("token", "drop"))
@@ -102,13 +102,13 @@ def test_it_ends_when_the_with_block_does(caplog: pytest.LogCaptureFixture) -> N
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
-def test_two_sandboxes_are_two_tenants() -> None:
+def test_sandbox_twice_gives_two_tenants() -> None:
     with Sandbox(devices=1, stale=0) as one, Sandbox(devices=2, stale=0) as two:
         assert httpx.get(f"{one.url}/sandbox/fleet").json()["devices"] == 1
         assert httpx.get(f"{two.url}/sandbox/fleet").json()["devices"] == 2
 
 
-def test_a_port_in_use() -> None:
+def test_sandbox_port_in_use_is_an_error() -> None:
     with Sandbox(devices=1, stale=0) as sandbox:
         port = httpx.URL(sandbox.url).port
         assert port is not None
@@ -116,7 +116,7 @@ def test_a_port_in_use() -> None:
             pass
 
 
-def test_the_command() -> None:
+def test_command_prints_what_can_be_pasted() -> None:
     with subprocess.Popen(
         [*COMMAND, "--devices", "30", "--stale", "4", "--port", "0", "--max-batch", "7", "--removal-delay", "0.5"],
         stdout=subprocess.PIPE,
@@ -140,7 +140,7 @@ def test_the_command() -> None:
             assert name == "AIRFLOW_CONN_NEXTHINK_DEFAULT"
             assert httpx.get(f"{url}/sandbox/fleet").json()["devices"] == 30
 
-            # The curl line for a fault can be pasted as it stands.
+            # The curl line for a fault can be pasted as it is.
             curl = shlex.split(re.search(r"curl -X POST .*", welcome)[0])  # type: ignore[index]
             assert httpx.post(curl[3], content=curl[5]).json() == {"faults": 1}
         finally:
@@ -160,7 +160,7 @@ def test_the_command() -> None:
         (["--removal-delay", "nan"], "must be a number of seconds"),
     ],
 )
-def test_the_command_says_what_is_wrong(
+def test_command_with_invalid_arguments_says_why(
     arguments: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -175,9 +175,7 @@ def test_the_command_says_what_is_wrong(
     assert message in capsys.readouterr().err
 
 
-def test_the_command_says_that_the_port_is_taken(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_with_port_in_use_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(sys, "argv", ["sandbox", "--devices", "1", "--stale", "0", "--port", str(port)])

@@ -17,7 +17,7 @@ def tenant(clock: FakeTime) -> Tenant:
     return Tenant(devices=20, stale=10, removal_delay=5.0, clock=lambda: clock.seconds)
 
 
-def test_a_queued_device_is_gone_after_the_delay(tenant: Tenant, clock: FakeTime) -> None:
+def test_queue_deletion_removes_after_the_delay(tenant: Tenant, clock: FakeTime) -> None:
     device = next(device for device in tenant.devices() if device.days_since_last_seen >= 90)
 
     assert tenant.queue_deletion(device.uid.upper())
@@ -31,7 +31,7 @@ def test_a_queued_device_is_gone_after_the_delay(tenant: Tenant, clock: FakeTime
     assert tenant.counts() == {"devices": 19, "stale": 9, "queued": 0, "removed": 1}
 
 
-def test_queueing_again_does_not_put_the_removal_off(tenant: Tenant, clock: FakeTime) -> None:
+def test_queue_deletion_again_does_not_delay_the_removal(tenant: Tenant, clock: FakeTime) -> None:
     device = tenant.devices()[0]
     tenant.queue_deletion(device.uid)
     clock.seconds += 4
@@ -42,7 +42,7 @@ def test_queueing_again_does_not_put_the_removal_off(tenant: Tenant, clock: Fake
     assert tenant.queued == [device.uid, device.uid]
 
 
-def test_without_a_delay_it_is_gone_at_once(tenant: Tenant) -> None:
+def test_queue_deletion_without_delay_removes_at_once(tenant: Tenant) -> None:
     tenant.removal_delay = 0.0
     device = tenant.devices()[0]
 
@@ -51,7 +51,7 @@ def test_without_a_delay_it_is_gone_at_once(tenant: Tenant) -> None:
     assert device not in tenant.devices()
 
 
-def test_uids_that_no_device_has_delete_nothing(tenant: Tenant, clock: FakeTime) -> None:
+def test_queue_deletion_of_unknown_uid_removes_nothing(tenant: Tenant, clock: FakeTime) -> None:
     collector_uid = tenant.devices()[0].collector_uid
 
     assert tenant.queue_deletion(collector_uid)
@@ -72,12 +72,12 @@ def test_uids_that_no_device_has_delete_nothing(tenant: Tenant, clock: FakeTime)
         " 01234567-89ab-cdef-0123-456789abcdef",
     ],
 )
-def test_malformed_uids_are_not_queued(tenant: Tenant, uid: str) -> None:
+def test_queue_deletion_of_malformed_uid_is_refused(tenant: Tenant, uid: str) -> None:
     assert not tenant.queue_deletion(uid)
     assert tenant.queued == []
 
 
-def test_an_export_holds_what_was_there_when_it_was_asked_for(tenant: Tenant) -> None:
+def test_export_has_the_devices_of_its_request(tenant: Tenant) -> None:
     tenant.removal_delay = 0.0
     export_id = tenant.start_export(run_query(QUERIES["#all_devices"], {}, tenant.devices()), "NONE")
     tenant.queue_deletion(tenant.devices()[0].uid)
@@ -86,7 +86,7 @@ def test_an_export_holds_what_was_there_when_it_was_asked_for(tenant: Tenant) ->
     assert len(tenant.devices()) == 19
 
 
-def test_no_pending_polls(tenant: Tenant) -> None:
+def test_poll_export_without_pending_polls_is_completed(tenant: Tenant) -> None:
     tenant.pending_polls = 0
     export_id = tenant.start_export(run_query(QUERIES["#all_devices"], {}, tenant.devices()), "NONE")
 
@@ -106,8 +106,8 @@ def test_tokens_expire_and_can_be_revoked(tenant: Tenant, clock: FakeTime) -> No
     assert not tenant.accepts_token(new)
 
 
-def test_many_threads(clock: FakeTime) -> None:
-    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=lambda: clock.seconds)
+def test_tenant_with_concurrent_threads_loses_no_device(clock: FakeTime) -> None:
+    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=clock)
     uids = [device.uid for device in tenant.devices()]
 
     def queue_and_look(uid: str) -> int:
