@@ -147,7 +147,7 @@ def _objects_in_frame(value: object) -> Iterable[Any]:
     """Return the cells of a DataFrame's columns that may hold any object."""
     if not hasattr(value, "columns"):
         return ()
-    from airflow_provider_nexthink.devices.reader import dataframe_library
+    from airflow_provider_nexthink.devices.frames import dataframe_library
 
     library = dataframe_library(value)
     frame: Any = value

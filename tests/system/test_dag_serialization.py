@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import DAGS
+from tests.support.dags import DAGS
 
 SERIALIZE = """
 import json, sys
-from tests.system.conftest import DagBag, DagSerialization
+from tests.system.conftest import DagBag
+from tests.support.dags import DagSerialization
 
 bag = DagBag(sys.argv[1])
 assert not bag.import_errors, bag.import_errors

@@ -285,7 +285,8 @@ def test_xcoms_in_a_container_make_the_task_depend_on_the_ones_they_come_from(co
             return devices
 
         if container not in ("other mappings", "deque", "view"):  # Airflow's own rule for arguments of a function
-            tasks.append(decorated(given).operator)
+            output: Any = decorated(given)
+            tasks.append(output.operator)
     for each in tasks:
         assert each.upstream_task_ids == {"found", "other"}, each.task_id
     assert ROWS[0]["uid"] not in str(DagSerialization.to_dict(dag)["dag"]["tasks"][2]["__var"]["devices"])

@@ -107,7 +107,7 @@ def test_tokens_expire_and_can_be_revoked(tenant: Tenant, clock: FakeTime) -> No
 
 
 def test_tenant_with_concurrent_threads_loses_no_device(clock: FakeTime) -> None:
-    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=clock)
+    tenant = Tenant(devices=500, stale=0, removal_delay=0.0, clock=lambda: clock.seconds)
     uids = [device.uid for device in tenant.devices()]
 
     def queue_and_look(uid: str) -> int:
