@@ -142,6 +142,11 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
     devices = _reread(devices)
     key, _ = _KEYS[on]
     mine, theirs = _find(devices, on), _find(others, on)
+    if isinstance(others, Iterator) and not theirs.cells:
+        raise NexthinkInputError(
+            "The other list is an iterator that gives no rows. One that was read before looks the same, and nothing "
+            "would be subtracted: Pass a list."
+        )
     _check_one_kind(on, mine, theirs)
     there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
     return _where(devices, [key(cell) not in there for cell in mine.cells])

@@ -7,6 +7,7 @@ lazy one runs its query, so these are refused, with the call that loads their ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeGuard
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -117,7 +118,7 @@ def loader_hint(value: object) -> str:
 
     :param value: anything.
     """
-    loader = next((each for each in _LOADERS if callable(getattr(type(value), each, None))), None)
+    loader = _loader(type(value))
     return f" It may be a frame that has not loaded its rows yet: pass its .{loader}() instead." if loader else ""
 
 
@@ -129,7 +130,13 @@ def type_name(value: object) -> str:
     if value is None:
         return "None: the task before returned nothing"
     root = _root(type(value)).lstrip("_")
-    return f"a {type(value).__name__}" if root in ("builtins", "main__") else f"a {root} {type(value).__name__}"
+    name = type(value).__name__ if root in ("builtins", "main__") else f"{root} {type(value).__name__}"
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+@cache
+def _loader(kind: type) -> str | None:
+    return next((each for each in _LOADERS if callable(getattr(kind, each, None))), None)
 
 
 def _arrow_cells(array: Any, what: str) -> list[Any]:

@@ -96,15 +96,17 @@ def fields_of(row: Any) -> tuple[Any, ...] | None:
     for attribute in ("_fields", "__fields__"):  # named tuples and SQLAlchemy; Spark and Databricks
         if isinstance(fields := getattr(row, attribute, None), tuple | list):
             return tuple(fields)
+    if _is_frame(row):  # these have keys as well; a delayed one has every attribute
+        return None
     if hasattr(row, "cursor_description"):  # pyodbc
         return tuple(column[0] for column in row.cursor_description)
-    if callable(getattr(row, "keys", None)) and hasattr(row, "__getitem__") and not _is_frame(row):
+    if callable(getattr(row, "keys", None)) and hasattr(row, "__getitem__"):
         return tuple(row.keys())  # sqlite3, psycopg2
     return None
 
 
 def _is_frame(row: Any) -> bool:
-    """Tell frames and Series, which have keys as well, from rows."""
+    """Tell frames and Series from rows."""
     return (
         is_array(row) or bool(loader_hint(row)) or any(hasattr(row, name) for name in ("columns", "dtypes", "schema"))
     )

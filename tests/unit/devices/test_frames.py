@@ -212,6 +212,12 @@ def test_anti_join_array_of_uids_is_subtracted(values: Callable[[Any], Any]) -> 
     assert anti_join(ROWS, values(["pc-1"]), on="name") == ROWS[1:]
 
 
+@pytest.mark.parametrize("used_up", [iter([]), (each for each in ()), pa.table(COLUMNS)[:0].to_reader()])
+def test_anti_join_iterator_without_rows_is_an_error(used_up: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="iterator.*no rows.*Pass a list"):
+        anti_join(ROWS, used_up)
+
+
 WHOLE_LISTS: dict[str, Any] = {
     "columns": [COLUMNS],
     "columns, twice": [COLUMNS, COLUMNS],

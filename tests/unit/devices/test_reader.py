@@ -111,7 +111,7 @@ def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
     ("devices", "says"),
     [
         (None, "None: the task before returned nothing"),
-        (5, "a int"),
+        (5, "an int"),
         (b"[]", "a bytes"),
         ({"uid": [UID], "name": []}, "not all lists of one length"),
         ({"uid": [UID], "name": "a"}, "not all lists of one length"),
@@ -119,7 +119,7 @@ def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
         ("[{'uid': 'x'}]", "looks like Python, not JSON"),
         ('"text"', "JSON text of a text"),
         ("null", "None"),
-        ("12", "a int"),
+        ("12", "an int"),
         ([UID], "Row 0 of devices is a str, not a mapping"),
         ([{"uid": UID, "name": "a"}, None], "Row 1 of devices is None"),
         ([(UID, "a")], r"columns=\['uid', 'name'\]"),
