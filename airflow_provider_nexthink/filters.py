@@ -13,15 +13,16 @@ deletion finds them. In doubt a device is *not* among those that may go. ::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, Column, find_column, uid_kind
-from airflow_provider_nexthink.devices.frames import dataframe_library
+from airflow_provider_nexthink.devices.frames import filter_table, is_arrow, is_table, load_reader
 from airflow_provider_nexthink.devices.identity import canonical_uid, is_missing, normalize_name
+from airflow_provider_nexthink.devices.rows import check_single_values
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def not_seen_for(
     if isinstance(days, bool) or not isinstance(days, Real) or not 0 <= float(days) < math.inf:
         raise NexthinkInputError(f"days is {days!r}: it takes a number of days, 0 or more.")
 
+    devices = _reread(devices)
     limit = timedelta(days=float(days))
     groups = [
         "unknown" if age is None else "stale" if age >= limit else "recent"
@@ -102,7 +104,8 @@ def newest_of_each_name(
     :return: the devices, ``newest``, ``older`` and ``single``.
     :raises NexthinkInputError: if a column is not there, or a time has no zone.
     """
-    names = [_text(cell) for cell in find_column(devices, "name", name_column, NAME_COLUMNS).cells]
+    devices = _reread(devices)
+    names = [_text(cell) for cell in _find(devices, "name", name_column).cells]
     read = _ages(devices, age_column)
     # Only the order of the ages counts, so any moment will do to count back from.
     ages = _count_back(read, max((age for age in read if isinstance(age, datetime)), default=None))
@@ -136,8 +139,14 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
     :raises NexthinkInputError: if the column is not there, ``others`` is no such list or holds something that is no
         uid (or no name), or the two lists hold different kinds of uid.
     """
-    key, known = _KEYS[on]
-    mine, theirs = find_column(devices, on, None, known), find_column(others, on, None, known)
+    devices = _reread(devices)
+    key, _ = _KEYS[on]
+    mine, theirs = _find(devices, on), _find(others, on)
+    if isinstance(others, Iterator) and not theirs.cells:
+        raise NexthinkInputError(
+            "The other list is an iterator that gives no rows. One that was read before looks the same, and nothing "
+            "would be subtracted: Pass a list."
+        )
     _check_one_kind(on, mine, theirs)
     there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
     return _where(devices, [key(cell) not in there for cell in mine.cells])
@@ -150,16 +159,27 @@ def still_stale(devices: Devices, look: object) -> Devices:
     :param look: the same query's result of now, a DataFrame or a list of mappings.
     :raises NexthinkInputError: if a column is not there, ``look`` is no list, or the two hold different kinds of uid.
     """
-    uids, names = _uids_and_names(devices)
-    uids_now, names_now = _uids_and_names(look)
+    devices = _reread(devices)
+    uids, names = _find(devices, "uid"), _find(devices, "name")
+    look = _reread(look)
+    uids_now, names_now = _find(look, "uid"), _find(look, "name")
     _check_one_kind("uid", uids, uids_now)
     now = set(zip(map(canonical_uid, uids_now.cells), map(_text, names_now.cells), strict=True))
     pairs = zip(map(canonical_uid, uids.cells), map(_text, names.cells), strict=True)
     return _where(devices, [None not in pair and pair in now for pair in pairs])
 
 
-def _uids_and_names(devices: object) -> tuple[Column, Column]:
-    return find_column(devices, "uid", None, UID_COLUMNS), find_column(devices, "name", None, NAME_COLUMNS)
+def _reread(devices: Any) -> Any:
+    """Return devices that can be read more than once: what gives its rows only once becomes a list or a table."""
+    devices = load_reader(devices)
+    return list(devices) if isinstance(devices, Iterator) else devices
+
+
+def _find(devices: object, what: Literal["uid", "name"], column: str | None = None) -> Column:
+    """Find the column with the uid or the name, one value in each row."""
+    found = find_column(devices, what, column, _KEYS[what][1])
+    check_single_values(found.cells, what)
+    return found
 
 
 def _check_one_kind(on: str, mine: Column, theirs: Column) -> None:
@@ -260,11 +280,8 @@ def _split(devices: Any, groups: list[str], names: Iterable[str]) -> list[Any]:
 def _where(devices: Devices, mask: list[bool]) -> Devices:
     """Return the rows that the mask names, in the form that the devices have."""
     anything: Any = devices
-    library = dataframe_library(devices)
-    if library == "pandas":
-        rows: Any = anything.loc[mask]
-    elif library == "polars":
-        rows = anything.filter(mask)
+    if is_table(devices) or is_arrow(devices):
+        rows: Any = filter_table(devices, mask)
     else:
         rows = [row for row, is_in in zip(anything, mask, strict=True) if is_in]
     return cast("Devices", rows)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from airflow_provider_nexthink.devices.frames import is_table, table_columns
-from airflow_provider_nexthink.devices.rows import check_fields, fields_of, mapping_cells, mapping_columns, type_name
+from airflow_provider_nexthink.devices.frames import is_table, load_reader, loader_hint, table_columns, type_name
+from airflow_provider_nexthink.devices.rows import as_list, check_fields, fields_of, mapping_cells, mapping_columns
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 # Compared without case and separators: `device.uid`, `Device UID` and `DEVICE_UID` are one name.
@@ -36,15 +36,17 @@ def find_column(rows: Any, what: str, column: str | None, known: Collection[str]
     :param known: the names it may have, in lower case and without separators.
     :raises NexthinkInputError: if it is not there or not clear, or this is no such list.
     """
+    rows = load_reader(rows)
     if is_table(rows):
         labels, cells = table_columns(rows)
         return _column(labels, cells, what, column, known) if labels else Column(None, [])
-    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+    if (values := as_list(rows)) is None:
         raise NexthinkInputError(
-            f"This is {type_name(rows)}, where a list is needed: a DataFrame, a list of mappings, or a list of {what}s."
+            f"This is {type_name(rows)}, where a list is needed: a DataFrame, a list of mappings, or a list "
+            f"of {what}s.{loader_hint(rows)}"
         )
-    columns = list(getattr(rows, "columns", []))  # of a result without rows, which names them all the same
-    rows = list(rows)
+    columns = list(getattr(rows, "columns", []))  # an NQL result names its columns even if it has no rows
+    rows = values
     first = next((row for row in rows if row is not None), None)
     if isinstance(first, Mapping) or (columns and first is None):
         labels = mapping_columns(rows) or columns

@@ -5,41 +5,33 @@ Nothing is judged here: cells stay as they came. What can be sent is decided in 
 
 from __future__ import annotations
 
-import io
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-from airflow_provider_nexthink.devices.columns import find_uid_and_name, normalize_label
-from airflow_provider_nexthink.devices.formats import (
-    STORAGE_HINT,
-    SUFFIXES,
-    is_path,
-    read_csv,
-    read_file,
-    read_json_lines,
-    redacted_path,
-    repeated_key,
-    suffix_of,
-)
-from airflow_provider_nexthink.devices.frames import is_table, library_of, table_columns
+from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, find_uid_and_name, normalize_label
+from airflow_provider_nexthink.devices.frames import is_table, loader_hint, table_columns, type_name
 from airflow_provider_nexthink.devices.rows import (
     HINT,
+    as_column,
     as_list,
     check_fields,
+    check_single_values,
     fields_of,
+    is_container,
     mapping_cells,
     mapping_columns,
-    type_name,
+    not_a_list,
 )
 from airflow_provider_nexthink.devices.statuses import find_statuses, reason_column, status_columns
+from airflow_provider_nexthink.devices.text import Lines, is_path_object, read_text_or_file
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Presence, Status
-from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
+# The keys of to_dict("split") and to_dict("tight") of pandas.
+_SPLIT_KEYS = frozenset({"index", "columns", "data", "index_names", "column_names"})
 _UID = re.compile(r"[0-9a-f-]{32,36}", re.IGNORECASE)
 
 
@@ -66,11 +58,12 @@ class DeviceRows:
         return len(self.uids)
 
 
-class _Lines(NamedTuple):
-    """Rows whose columns are named once for all of them."""
+@dataclass(frozen=True)
+class _Columns:
+    """Cells by column."""
 
-    labels: Sequence[Any]
-    rows: Iterable[Sequence[Any]]
+    labels: list[Any]
+    cells: list[list[Any]]
 
 
 def read_devices(
@@ -96,24 +89,23 @@ def read_devices(
     """
     if isinstance(devices, DeviceRows):
         return devices
-    if isinstance(devices, str | os.PathLike):
-        devices = _read_text_or_file(devices, open_file or _open_with_fsspec)
+    if isinstance(devices, str) or is_path_object(devices):
+        devices = read_text_or_file(devices, open_file)
+    if isinstance(devices, Mapping):
+        devices = _unfold(devices, uid_column, name_column)
+    elif fields_of(devices) is not None and not is_table(devices):
+        devices = [devices]
+    if columns is not None and (isinstance(devices, _Columns | Lines) or is_table(devices)):
+        raise NexthinkInputError("columns is for rows that are tuples: this list names its own columns.")
+    if isinstance(devices, _Columns):
+        return _pick(devices.labels, len(devices.cells[0]), devices.cells.__getitem__, uid_column, name_column)
+    if isinstance(devices, Lines):
+        return pick_rows(devices.labels, devices.rows, uid_column, name_column)
     if is_table(devices):
-        if columns is not None:
-            raise NexthinkInputError("columns is for rows that are tuples: a DataFrame names its own columns.")
         labels, cells = table_columns(devices)
         return _pick(labels, len(devices), cells, uid_column, name_column)
-    if library_of(devices, "StructArray", "ChunkedArray"):
-        devices = as_list(devices)
-    if isinstance(devices, _Lines):
-        return pick_rows(devices.labels, devices.rows, uid_column, name_column)
-    if isinstance(devices, Mapping):
-        devices = _rows_of_mapping(devices)
-    elif fields_of(devices) is not None:
-        devices = [devices]
-    if isinstance(devices, bytes) or not isinstance(devices, Iterable):
-        raise NexthinkInputError(f"devices is {type_name(devices)}. {HINT}")
-    rows = list(devices)
+    if (rows := as_list(devices)) is None:
+        raise not_a_list(devices)
     if columns is not None and _is_one_row(rows, columns):
         rows = [rows]
     first = next((row for row in rows if row is not None), None)
@@ -162,94 +154,56 @@ def pick_rows(
             cells.append(row[at])
     if not uids:
         return DeviceRows([], [])
+    check_single_values(uids, "uid")
     statuses, reasons = find_statuses(labels, uid, name, others.__getitem__)
     return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), statuses, reasons)
 
 
-def _read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str], BinaryIO]) -> object:
-    if not isinstance(devices, str):
-        opened = getattr(devices, "open", None)  # a path that knows its own file system
-        return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
-    devices = devices.removeprefix("\ufeff")
-    text = devices.strip()
-    if is_path(text):
-        return _read_file(text, open_file)
-    lines = list(io.StringIO(text, newline=""))  # not splitlines(), which also cuts at what may stand in a name
-    if len(lines) > 1 and text.startswith("{") and not _is_json(text):
-        return read_json_lines(lines, "The text in devices")
-    if not text.startswith(("[", "{")) and (len(lines) > 1 or _is_header(text)):
-        # Not the stripped text: a blank may belong to a name, a TAB may end an empty cell.
-        return _Lines(*read_csv(io.StringIO(devices, newline=""), "The text in devices"))
-    return _parse_json(text)
-
-
-def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
-    shown = redacted_path(path)
-    if not suffix_of(path):
-        raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
-    try:
-        try:
-            opened = open_file(path)
-        except (ImportError, ValueError) as error:  # of a protocol that is not known, or lacks its library
-            raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
-        with opened as file:
-            table = read_file(file, path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NexthinkInputError(f"The file {shown} is not there.") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise NexthinkInputError(f"The file {shown} cannot be read: {error.strerror}.") from None
-    return _Lines(*table) if isinstance(table, tuple) else table
-
-
-def _open_with_fsspec(path: str) -> BinaryIO:
-    import fsspec
-
-    file: BinaryIO = fsspec.open(path, "rb").open()
-    return file
-
-
-def _is_header(line: str) -> bool:
-    """Tell the header of a CSV without rows from other text of one line."""
-    try:
-        find_uid_and_name(read_csv([line], "the text in devices")[0], None, None)
-    except NexthinkInputError:
-        return False
-    return True
-
-
-def _is_json(text: str) -> bool:
-    try:
-        read_json(text)
-    except RepeatedKeyError as error:
-        raise NexthinkInputError(f"The text in devices {repeated_key(error)}") from None
-    except ValueError:
-        return False
-    return True
-
-
-def _parse_json(text: str) -> object:
-    try:
-        value = read_json(text)
-    except RepeatedKeyError as error:
-        raise NexthinkInputError(f"The text in devices {repeated_key(error)}") from None
-    except ValueError:
-        hint = " It looks like Python, not JSON: pass the task's .output instead of a template." * (
-            "'" in text[:200] and text.lstrip().startswith(("[", "{"))
-        )
-        raise NexthinkInputError(f"devices is text that is not JSON ({text[:60]!r}...).{hint} {HINT}") from None
-    if isinstance(value, str):
-        raise NexthinkInputError(f"devices is JSON text of a text. {HINT}")
-    return value
-
-
-def _rows_of_mapping(mapping: Mapping[Any, Any]) -> list[dict[Any, Any]]:
-    """Read one device, or a mapping of columns to lists of cells, as the operators return it."""
-    columns = [as_list(cells) for cells in mapping.values()]
-    if all(cells is None for cells in columns):
-        return [dict(mapping)]
+def _unfold(
+    mapping: Mapping[Any, Any], uid_column: str | None, name_column: str | None
+) -> list[Any] | _Columns | Lines:
+    """Read a mapping: one device, columns of cells, or a frame as ``to_dict`` and ``to_json`` write it."""
+    values = list(mapping.values())
+    if mapping.keys() >= {"columns", "data"} and mapping.keys() <= _SPLIT_KEYS and all(map(_is_list, values)):
+        _check_tuples(mapping["data"], mapping["columns"])
+        return Lines(mapping["columns"], mapping["data"]) if mapping["data"] else []
+    if mapping.keys() == {"schema", "data"} and isinstance(mapping["schema"], Mapping) and _is_list(mapping["data"]):
+        return list(mapping["data"])
+    if not any(map(is_container, values)):
+        return [dict(mapping)] if mapping else []
+    if all(isinstance(each, Mapping) for each in values):
+        return _unfold_nested(mapping, uid_column, name_column)
+    columns = [as_column(cells, label) for label, cells in mapping.items()]
     if len({-1 if cells is None else len(cells) for cells in columns}) > 1:
         raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of one length. {HINT}")
-    return [dict(zip(mapping, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return _Columns(list(mapping), [cells or [] for cells in columns])
+
+
+def _unfold_nested(
+    mapping: Mapping[Any, Mapping[Any, Any]], uid_column: str | None, name_column: str | None
+) -> list[Any] | _Columns:
+    """Read ``{column: {row: cell}}`` or ``{row: {column: cell}}``; the labels of the columns decide which it is."""
+    first = next(iter(mapping.values()))
+    asked = (uid_column, name_column)
+
+    def names_columns(labels: Iterable[Any]) -> bool:
+        known = UID_COLUMNS | NAME_COLUMNS | {normalize_label(label) for label in asked if label}
+        return any(label in asked or normalize_label(label) in known for label in labels if label is not None)
+
+    if not names_columns(mapping):
+        return list(mapping.values())
+    if names_columns(first):
+        raise NexthinkInputError(
+            "devices is a mapping of mappings in which the outer and the inner keys both name a uid or a name: which "
+            f"ones are the columns is ambiguous. Pass a list of mappings, such as to_dict('records') gives. {HINT}"
+        )
+    if any(cells.keys() != first.keys() for cells in mapping.values()):
+        raise NexthinkInputError(f"devices is a mapping of columns that have not the same rows. {HINT}")
+    return _Columns(list(mapping), [[cells[row] for row in first] for cells in mapping.values()])
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
@@ -265,10 +219,10 @@ def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
 
 def _is_whole_list(value: Any) -> bool:
     """Tell a list of rows, which one of several mapped tasks returned, from a row."""
-    if is_table(value) or isinstance(value, DeviceRows):
+    if is_table(value) or isinstance(value, DeviceRows) or is_path_object(value):
         return True
     if isinstance(value, Mapping):
-        return bool(value) and all(as_list(cells) is not None for cells in value.values())
+        return bool(value) and all(map(is_container, value.values()))
     if not isinstance(value, list) or fields_of(value) is not None:
         return False
     return not value or isinstance(value[0], Mapping | list | tuple) or fields_of(value[0]) is not None
@@ -295,15 +249,17 @@ def _joined(parts: list[DeviceRows]) -> DeviceRows:
     )
 
 
-def _check_tuples(rows: list[Any], columns: Sequence[str]) -> None:
+def _check_tuples(rows: Sequence[Any], columns: Sequence[Any]) -> None:
+    named = ", ".join(map(str, columns))
     for number, row in enumerate(rows):
         if not isinstance(row, tuple | list) and fields_of(row) is None:
             raise NexthinkInputError(
-                f"Row {number} of devices is {type_name(row)}; columns is for rows that are tuples or lists. {HINT}"
+                f"Row {number} of devices is {type_name(row)}; columns is for rows that are tuples or lists."
+                f"{loader_hint(row)} {HINT}"
             )
         if len(row) != len(columns):
             raise NexthinkInputError(
-                f"Row {number} of devices has {len(row)} values for the {len(columns)} columns {', '.join(columns)}."
+                f"Row {number} of devices has {len(row)} values for the {len(columns)} columns {named}."
             )
 
 
@@ -318,5 +274,7 @@ def _pick(
     if not length:
         return DeviceRows([], [])
     uid, name = find_uid_and_name(labels, uid_column, name_column)
+    uids = cells(uid)
+    check_single_values(uids, "uid")
     statuses, reasons = find_statuses(labels, uid, name, cells)
-    return DeviceRows(cells(uid), cells(name), str(labels[uid]), str(labels[name]), statuses, reasons)
+    return DeviceRows(uids, cells(name), str(labels[uid]), str(labels[name]), statuses, reasons)

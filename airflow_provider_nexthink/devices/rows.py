@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
+from types import NoneType
 from typing import Any
+from uuid import UUID
 
 from airflow_provider_nexthink.devices.formats import SUFFIXES
-from airflow_provider_nexthink.devices.frames import library_of
+from airflow_provider_nexthink.devices.frames import array_values, is_array, loader_hint, type_name
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 HINT = (
@@ -15,29 +17,99 @@ HINT = (
     f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, or the XCom (task.output) of a task that returns one."
 )
 
+_TEXT = str | bytes | bytearray | memoryview
+_COLLECTIONS = (Sequence, Set, Iterator, ValuesView)
+_SINGLE = {str, NoneType, UUID, int, float}
 
-def as_list(cells: Any) -> Sequence[Any] | None:
-    """Return a column (a list, a Series, an array) as a list, or None if it is a single cell."""
-    if isinstance(cells, list | tuple):
-        return cells
-    if isinstance(cells, str | bytes | Mapping) or not hasattr(cells, "__len__"):
+
+def as_list(values: Any) -> list[Any] | None:
+    """Return the items of a collection as a list; None for anything else, such as a frame of another library.
+
+    :param values: a sequence, a set, an iterator (which this reads to its end), a Series or an array.
+    """
+    if isinstance(values, list):
+        return values
+    if isinstance(values, _TEXT | Mapping):
         return None
-    read = next((getattr(cells, how) for how in ("to_pylist", "to_list", "tolist") if hasattr(cells, how)), None)
-    return read() if read else None
+    return list(values) if isinstance(values, _COLLECTIONS) else array_values(values)
+
+
+def as_column(cells: Any, label: Any) -> list[Any] | None:
+    """Return the cells of a column as a list; None for a single cell.
+
+    :param cells: a collection that has an order, or anything else.
+    :param label: the name of the column, for the error.
+    :raises NexthinkInputError: if it is a set, or a frame of another library.
+    """
+    if isinstance(cells, Set) and not isinstance(cells, KeysView):
+        raise NexthinkInputError(
+            f"devices is a mapping whose column {label!r} is {type_name(cells)}: it has no order, so which uid belongs "
+            f"to which name is not known. {HINT}"
+        )
+    if (read := as_list(cells)) is None and is_container(cells) and not isinstance(cells, Mapping):
+        raise NexthinkInputError(
+            f"devices is a mapping whose column {label!r} is {type_name(cells)}.{loader_hint(cells)} {HINT}"
+        )
+    return read
+
+
+def is_container(cell: object) -> bool:
+    """Tell whether a cell holds several values, or may hold them, rather than one.
+
+    :param cell: a cell of a table.
+    """
+    return (isinstance(cell, Iterable) or bool(loader_hint(cell))) and not isinstance(cell, _TEXT)
+
+
+def check_single_values(cells: list[Any], what: str) -> None:
+    """Check that a column has one value in each row: a list in the place of one would count as a single device.
+
+    :param cells: the cells of the column.
+    :param what: what the column holds, for the error.
+    :raises NexthinkInputError: if a row has a list, a mapping, an array, a frame or the like.
+    """
+    if set(map(type, cells)) <= _SINGLE:
+        return
+    for number, cell in enumerate(cells):
+        if is_container(cell):
+            raise NexthinkInputError(
+                f"Row {number} of devices has {type_name(cell)} as its {what}, and not one value.{loader_hint(cell)} "
+                f"Give each device a row of its own. {HINT}"
+            )
+
+
+def not_a_list(value: object) -> NexthinkInputError:
+    """Return the error for what cannot be read as a list of devices.
+
+    :param value: what was given.
+    """
+    return NexthinkInputError(f"devices is {type_name(value)}.{loader_hint(value)} {HINT}")
 
 
 def fields_of(row: Any) -> tuple[Any, ...] | None:
-    """Return the columns of a row that names them itself (a named tuple, a DB-API Row), or None."""
+    """Return the columns of a row that names them itself (a named tuple, a DB-API Row), or None.
+
+    :param row: anything.
+    """
     if isinstance(row, str | bytes | Mapping):
         return None
     for attribute in ("_fields", "__fields__"):  # named tuples and SQLAlchemy; Spark and Databricks
         if isinstance(fields := getattr(row, attribute, None), tuple | list):
             return tuple(fields)
+    if _is_frame(row):  # these have keys as well; a delayed one has every attribute
+        return None
     if hasattr(row, "cursor_description"):  # pyodbc
         return tuple(column[0] for column in row.cursor_description)
-    if callable(getattr(row, "keys", None)) and hasattr(row, "__getitem__") and not library_of(row, "Series"):
+    if callable(getattr(row, "keys", None)) and hasattr(row, "__getitem__"):
         return tuple(row.keys())  # sqlite3, psycopg2
     return None
+
+
+def _is_frame(row: Any) -> bool:
+    """Tell frames and Series from rows."""
+    return (
+        is_array(row) or bool(loader_hint(row)) or any(hasattr(row, name) for name in ("columns", "dtypes", "schema"))
+    )
 
 
 def check_fields(rows: list[Any], fields: tuple[Any, ...]) -> None:
@@ -61,7 +133,9 @@ def mapping_columns(rows: list[Any]) -> list[Any]:
     seen: Any = None
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            hint = " For rows that are tuples, say columns=['uid', 'name']." * isinstance(row, tuple | list)
+            hint = " For rows that are tuples, say columns=['uid', 'name']." * isinstance(
+                row, tuple | list
+            ) or loader_hint(row)
             raise NexthinkInputError(f"Row {number} of devices is {type_name(row)}, not a mapping.{hint} {HINT}")
         keys = row.keys()
         if keys != seen:  # rows mostly repeat the keys of the row before
@@ -82,13 +156,3 @@ def mapping_cells(rows: list[Any], labels: list[Any]) -> Callable[[int], list[An
         return [row.get(label) for row in rows]
 
     return cells
-
-
-def type_name(value: object) -> str:
-    """Return the type of a value, for an error.
-
-    :param value: anything.
-    """
-    if value is None:
-        return "None: the task before returned nothing"
-    return f"a {type(value).__name__}"

@@ -1,0 +1,127 @@
+"""Devices as text, and as the path of a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeGuard
+
+from airflow_provider_nexthink.devices.columns import find_uid_and_name
+from airflow_provider_nexthink.devices.formats import (
+    STORAGE_HINT,
+    SUFFIXES,
+    is_path,
+    read_csv,
+    read_file,
+    read_json_lines,
+    redacted_path,
+    repeated_key,
+    suffix_of,
+)
+from airflow_provider_nexthink.devices.rows import HINT
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Rows whose columns are named once for all of them."""
+
+    labels: Sequence[Any]
+    rows: Iterable[Sequence[Any]]
+
+
+def is_path_object(value: object) -> TypeGuard[os.PathLike[str]]:
+    """Tell whether this is a path: a ``Path``, or one that knows its file system, such as ``ObjectStoragePath``.
+
+    :param value: anything.
+    """
+    # That of Airflow 3.3 is not an os.PathLike any more.
+    is_like_path = all(callable(getattr(type(value), name, None)) for name in ("open", "read_bytes"))
+    return isinstance(value, os.PathLike) or is_like_path
+
+
+def read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str], BinaryIO] | None) -> object:
+    """Read the devices that text holds, or those of the file that a path names.
+
+    :param devices: JSON, JSON Lines, CSV, the path of a file as text, or a path object.
+    :param open_file: opens a path for reading bytes; None for fsspec.
+    :return: Lines of a CSV, an Arrow table, or what the JSON holds.
+    :raises NexthinkInputError: if it is none of these, or the file cannot be read.
+    """
+    open_file = open_file or _open_with_fsspec
+    if not isinstance(devices, str):
+        opened = getattr(devices, "open", None)  # a path that knows its own file system
+        return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
+    devices = devices.removeprefix("\ufeff")
+    text = devices.strip()
+    if is_path(text):
+        return _read_file(text, open_file)
+    lines = list(io.StringIO(text, newline=""))  # not splitlines(), which also cuts at what may stand in a name
+    if len(lines) > 1 and text.startswith("{") and not _is_json(text):
+        return read_json_lines(lines, "The text in devices")
+    if not text.startswith(("[", "{")) and (len(lines) > 1 or _is_header(text)):
+        # Not the stripped text: a blank may belong to a name, a TAB may end an empty cell.
+        return Lines(*read_csv(io.StringIO(devices, newline=""), "The text in devices"))
+    return _parse_json(text)
+
+
+def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
+    shown = redacted_path(path)
+    if not suffix_of(path):
+        raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
+    try:
+        try:
+            opened = open_file(path)
+        except (ImportError, ValueError) as error:  # of a protocol that is not known, or lacks its library
+            raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
+        with opened as file:
+            table = read_file(file, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NexthinkInputError(f"The file {shown} is not there.") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise NexthinkInputError(f"The file {shown} cannot be read: {error.strerror}.") from None
+    return Lines(*table) if isinstance(table, tuple) else table
+
+
+def _open_with_fsspec(path: str) -> BinaryIO:
+    import fsspec
+
+    file: BinaryIO = fsspec.open(path, "rb").open()
+    return file
+
+
+def _is_header(line: str) -> bool:
+    """Tell the header of a CSV without rows from other text of one line."""
+    try:
+        find_uid_and_name(read_csv([line], "the text in devices")[0], None, None)
+    except NexthinkInputError:
+        return False
+    return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        read_json(text)
+    except RepeatedKeyError as error:
+        raise NexthinkInputError(f"The text in devices {repeated_key(error)}") from None
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_json(text: str) -> object:
+    try:
+        value = read_json(text)
+    except RepeatedKeyError as error:
+        raise NexthinkInputError(f"The text in devices {repeated_key(error)}") from None
+    except ValueError:
+        hint = " It looks like Python, not JSON: pass the task's .output instead of a template." * (
+            "'" in text[:200] and text.lstrip().startswith(("[", "{"))
+        )
+        raise NexthinkInputError(f"devices is text that is not JSON ({text[:60]!r}...).{hint} {HINT}") from None
+    if isinstance(value, str):
+        raise NexthinkInputError(f"devices is JSON text of a text. {HINT}")
+    return value
