@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_nexthink.deletion.options import check_text
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._base import is_template
+from airflow_provider_nexthink.operators._base import NexthinkOptionError, is_template, option_errors
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import AirflowException
 
@@ -57,7 +57,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
     ) -> None:
         for option in ("devices", "columns"):
             if option in kwargs:
-                raise NexthinkInputError(
+                raise NexthinkOptionError(
                     f"{option} is no option of {type(self).__name__}: the query gives the devices."
                 )
         super().__init__(devices=(), **kwargs)
@@ -65,9 +65,10 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         self.sql_conn_id = sql_conn_id
         self.parameters = parameters
         self.sql_hook_params = sql_hook_params
-        for option in ("sql", "sql_conn_id"):
-            if not is_template(value := getattr(self, option)):
-                check_text(option, value)
+        with option_errors():
+            for option in ("sql", "sql_conn_id"):
+                if not is_template(value := getattr(self, option)):
+                    check_text(option, value)
 
     def _read_devices(self, context: Context) -> DeviceRows:  # noqa: ARG002 - as its parent has it
         """Run the query and return the devices it finds."""
