@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+import asyncio
+from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence, Sized
 from datetime import timedelta
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
 
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._base import DeviceInput, is_brackets, is_template, rendered_value
+from airflow_provider_nexthink.operators._base import (
+    DeviceInput,
+    NexthinkOptionError,
+    is_brackets,
+    is_template,
+    rendered_value,
+)
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import ResolveMixin, determine_kwargs
 
@@ -98,7 +106,9 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         **kwargs: Any,
     ) -> None:
         if "devices" in kwargs:
-            raise NexthinkInputError(f"devices is no option of {self.custom_operator_name}: the function returns them.")
+            raise NexthinkOptionError(
+                f"devices is no option of {self.custom_operator_name}: the function returns them."
+            )
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, devices=(), **kwargs)
 
     @property
@@ -149,10 +159,12 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         return value if is_ours else native_concat(nodes)
 
     def _read_devices(self, context: Context) -> object:
-        """Call the function."""
+        """Call the function, and await it if it is ``async``."""
         args = [_unwrapped(argument) for argument in self.op_args]
         given: Any = {**context, **{name: _unwrapped(argument) for name, argument in self.op_kwargs.items()}}
         devices = self.python_callable(*args, **determine_kwargs(self.python_callable, args, given))
+        if isawaitable(devices) or isinstance(devices, AsyncIterable):
+            devices = asyncio.run(_awaited(devices))
         if devices is None:
             raise NexthinkInputError(
                 f"{self.python_callable.__name__} returned nothing: it must return the devices, or an empty list. "
@@ -179,6 +191,13 @@ def _unwrapped(argument: Any) -> Any:
     return argument.value if isinstance(argument, DeviceInput) else argument
 
 
+async def _awaited(devices: Any) -> Any:
+    """Return what an ``async`` function returns, or yields."""
+    if isawaitable(devices):
+        devices = await devices
+    return [row async for row in devices] if isinstance(devices, AsyncIterable) else devices
+
+
 @overload
 def nexthink_delete_devices_task(python_callable: Callable[P, object]) -> Task[P, list[dict[str, Any]]]: ...
 
@@ -194,11 +213,12 @@ def nexthink_delete_devices_task(python_callable: Callable[..., object] | None =
 
     In a Dag it is ``@task.nexthink_delete_devices``; imported from here its options are known to type checkers.
 
-    :param python_callable: the function; it returns devices in any form that ``NexthinkDeleteDevicesOperator`` takes.
+    :param python_callable: the function, ``async`` or not; it returns devices in any form that
+        ``NexthinkDeleteDevicesOperator`` takes.
     :param options: those of ``NexthinkDeleteDevicesOperator`` but ``devices``, and those of any task.
     """
     if options.pop("multiple_outputs", False):
-        raise NexthinkInputError("multiple_outputs is no option of @task.nexthink_delete_devices: it returns a table.")
+        raise NexthinkOptionError("multiple_outputs is no option of @task.nexthink_delete_devices: it returns a table.")
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=False,  # else Airflow tells it from what the function returns, and the task returns a table

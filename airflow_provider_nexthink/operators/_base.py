@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
 from contextlib import contextmanager, suppress
+from decimal import Decimal, InvalidOperation
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,46 @@ def fail_without_retry() -> Iterator[None]:
         yield
     except (NexthinkInputError, NexthinkFinalError) as error:
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+
+
+class NexthinkOptionError(NexthinkInputError, AirflowFailException):
+    """An option of a task cannot take effect. A mapped task finds that out when it runs; a retry changes nothing."""
+
+
+@contextmanager
+def option_errors() -> Iterator[None]:
+    """Fail the parsing of a Dag, or without a retry a mapped task, for an option that cannot take effect.
+
+    :raises NexthinkOptionError: for an input error.
+    """
+    try:
+        yield
+    except NexthinkInputError as error:
+        raise NexthinkOptionError(str(error)) from None
+
+
+def as_parameters(parameters: Any) -> Any:
+    """Return the parameters of a query with numbers of any kind as text: 200.0 and Decimal(200) are 200.
+
+    :param parameters: as a Dag has them.
+    :raises NexthinkInputError: for a number that is not finite.
+    """
+    if not isinstance(parameters, Mapping):
+        return parameters
+    return {name: _number_as_text(name, value) for name, value in parameters.items()}
+
+
+def _number_as_text(name: object, value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, Number):
+        return value
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:  # a complex number, a fraction
+        return value
+    if not number.is_finite():
+        raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a finite number.")
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def is_template(value: object) -> bool:

@@ -17,6 +17,7 @@ from airflow_provider_nexthink.operators._base import (
     DevicesMixin,
     fail_without_retry,
     is_template,
+    option_errors,
 )
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
@@ -150,7 +151,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.results_path = results_path
         self._hook: NexthinkHook | None = None
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
-        self._check_options()
+        with option_errors():
+            self._check_options()
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""

@@ -6,6 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from decimal import Decimal
+from math import inf
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -24,8 +27,10 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
+    as_parameters,
     fail_without_retry,
     is_template,
+    option_errors,
 )
 from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportState
 from airflow_provider_nexthink.version_compat import default_deferrable, task_state_store
@@ -45,12 +50,12 @@ class NexthinkNqlOperator(BaseOperator):
     Every value is text and nothing becomes NaN: devices are really named ``NA``, ``00123`` or ``1E10``.
 
     :param query_id: the id of the saved query, such as ``#stale_devices``. (templated)
-    :param parameters: values for the query's ``where`` clause. (templated)
+    :param parameters: values for the query's ``where`` clause, text or numbers. (templated)
     :param nexthink_conn_id: the connection. (templated)
-    :param mode: ``export`` for results of any size (a file, waited for); ``execute`` for small ones (about 1,000
+    :param query_mode: ``export`` for results of any size (a file, waited for); ``execute`` for small ones (about 1,000
         rows), at once.
-    :param poll_interval: seconds between two polls whether the export is ready, growing to a minute.
-    :param timeout: seconds after which to give up on the export.
+    :param poll_interval: time between two polls for the export, seconds or ``timedelta``; it grows to a minute.
+    :param timeout: time after which to give up on the export, seconds or ``timedelta``.
     :param compression: of the export's file on its way: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
@@ -69,11 +74,11 @@ class NexthinkNqlOperator(BaseOperator):
         self,
         *,
         query_id: str,
-        parameters: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
         nexthink_conn_id: str = "nexthink_default",
-        mode: Literal["export", "execute"] = "export",
-        poll_interval: float = 5.0,
-        timeout: float = 3600.0,
+        query_mode: Literal["export", "execute"] = "export",
+        poll_interval: timedelta | float = 5.0,
+        timeout: timedelta | float = 3600.0,
         compression: Literal["NONE", "GZIP", "ZSTD"] = "GZIP",
         return_format: Literal["records", "columns", "dataframe"] = "records",
         allow_truncated: bool = False,
@@ -84,27 +89,30 @@ class NexthinkNqlOperator(BaseOperator):
         self.query_id = query_id
         self.parameters = parameters
         self.nexthink_conn_id = nexthink_conn_id
-        self.mode = mode
-        self.poll_interval = poll_interval
-        self.timeout = timeout
+        self.query_mode = query_mode
+        with option_errors():
+            self.poll_interval = _seconds("poll_interval", poll_interval)
+            self.timeout = _seconds("timeout", timeout)
         self.compression = compression
         self.return_format = return_format
         self.allow_truncated = allow_truncated
         self.deferrable = default_deferrable() if deferrable is None else deferrable
-        self._check_options()
+        with option_errors():
+            self._check_options()
 
     def execute(self, context: Context) -> Any:
         """Run the query and return its rows."""
         with fail_without_retry(), self._new_hook() as hook:
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
-            if self.mode == "execute":
-                return self._finalize(hook.run_nql(self.query_id, self.parameters))
+            if self.query_mode == "execute":
+                return self._finalize(hook.run_nql(self.query_id, as_parameters(self.parameters)))
             state = self._export_state(context, hook)
             with _cleared_unless_resumable(state):
                 export = state.load(time.time())
                 if export is None:
-                    export_id = hook.start_export(self.query_id, self.parameters, compression=self.compression)
+                    parameters = as_parameters(self.parameters)
+                    export_id = hook.start_export(self.query_id, parameters, compression=self.compression)
                     export = Export(export_id, time.time() + self.timeout)
                     state.save(export)
                 else:
@@ -198,13 +206,10 @@ class NexthinkNqlOperator(BaseOperator):
         """Let a Dag with an option that cannot take effect fail while it is parsed."""
         if not is_template(self.query_id):
             check_query_id(self.query_id)
-        check_choice("mode", self.mode, ("export", "execute"))
+        as_parameters(self.parameters)
+        check_choice("query_mode", self.query_mode, ("export", "execute"))
         check_choice("compression", self.compression, ("NONE", "GZIP", "ZSTD"))
         check_choice("return_format", self.return_format, RETURN_FORMATS)
-        for option in ("poll_interval", "timeout"):
-            seconds = getattr(self, option)
-            if not isinstance(seconds, int | float) or not seconds > 0:
-                raise NexthinkInputError(f"{option} is {seconds!r}: it takes a number of seconds above 0.")
 
     def _formatted(self, rows: NqlRows) -> Any:
         if self.return_format == "records":
@@ -215,6 +220,14 @@ class NexthinkNqlOperator(BaseOperator):
         import pandas as pd
 
         return pd.DataFrame(columns, dtype="string")
+
+
+def _seconds(option: str, value: object) -> float:
+    """Return a time in seconds."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, Real | Decimal) and not isinstance(seconds, bool) and 0 < seconds < inf:
+        return float(seconds)
+    raise NexthinkInputError(f"{option} is {value!r}: it takes a number of seconds above 0, or a timedelta.")
 
 
 @contextmanager

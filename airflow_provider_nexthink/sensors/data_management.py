@@ -21,8 +21,10 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     DevicesMixin,
+    as_parameters,
     fail_without_retry,
     is_template,
+    option_errors,
 )
 from airflow_provider_nexthink.operators._export import ExportEvent
 from airflow_provider_nexthink.version_compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
@@ -49,7 +51,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     :param devices: an outcome table (``delete.output``), or devices in any form that
         ``NexthinkDeleteDevicesOperator`` takes. (templated, if text)
     :param query_id: the id of the saved query that lists every device, such as ``#all_devices``. (templated)
-    :param parameters: values for the query's ``where`` clause. (templated)
+    :param parameters: values for the query's ``where`` clause, text or numbers. (templated)
     :param nexthink_conn_id: the connection. (templated)
     :param uid_column: which column of the query's result holds the uid under which the devices were deleted; None to
         find it by its name. (templated)
@@ -72,7 +74,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         *,
         devices: object,
         query_id: str,
-        parameters: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
         nexthink_conn_id: str = "nexthink_default",
         uid_column: str | None = None,
         deferrable: bool | None = None,
@@ -92,7 +94,8 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         self._removal_check: RemovalCheck | None = None
         self._has_checked = False
         self._failure: NexthinkRetryableError | None = None
-        self._check_options()
+        with option_errors():
+            self._check_options()
 
     def execute(self, context: Context) -> Any:
         """Look until all are gone, and return the table."""
@@ -148,7 +151,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     def _export(self, hook: NexthinkHook) -> NqlRows:
         from airflow_provider_nexthink.api import nql
 
-        return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
+        return hook.export_nql(self.query_id, as_parameters(self.parameters), timeout=nql.EXPORT_SECONDS)
 
     def _check(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
         """Check once whether all are gone. An error that may pass does not end the wait: the next check tries again."""
@@ -217,7 +220,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         trigger = NexthinkQueryTrigger(
             nexthink_conn_id=self.nexthink_conn_id,
             query_id=self.query_id,
-            parameters=self.parameters,
+            parameters=as_parameters(self.parameters),
             start_time=start_time,
             poll_interval=nql.POLL_SECONDS,
             timeout=nql.EXPORT_SECONDS,
@@ -242,6 +245,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         """Let a Dag with an option that cannot take effect fail while it is parsed."""
         if not is_template(self.query_id):
             check_query_id(self.query_id)
+        as_parameters(self.parameters)
         if not is_template(self.uid_column):
             options.check_column("uid_column", self.uid_column)
         if self.deferrable and self.exponential_backoff:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_nexthink.deletion.options import check_text
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.operators._base import is_template
+from airflow_provider_nexthink.operators._base import NexthinkOptionError, is_template, option_errors
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import AirflowException
 
@@ -22,6 +23,51 @@ _ROWS_AT_ONCE = 10_000
 
 POSTGRES_CHAR = 1042
 """The type code of CHAR(n), which PostgreSQL pads with blanks (its catalogue's oid of ``bpchar``)."""
+
+
+def _tokens(quotes: str) -> re.Pattern[str]:
+    """Return what finds the tokens of SQL; whitespace is none of them."""
+    return re.compile(
+        rf"""(?P<comment>--[^\n]*|/\*.*?\*/)
+        |(?P<code>{quotes}|`[^`]*+`|\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$)
+        |(?P<unterminated>['"`]|/\*)
+        |(?P<end>;)
+        |(?P<other>[^\s;'"`/$-]+|[/$-])""",
+        re.DOTALL | re.VERBOSE,
+    )
+
+
+# Databases do not agree on whether a backslash escapes the quote behind it: 'D:\' is a text, or the beginning of one.
+_STANDARD = _tokens(r"""'[^']*+'|"[^"]*+\"""")
+_ESCAPING = _tokens(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""")
+
+
+def single_statement(sql: str) -> str | None:
+    """Return the one statement in a text, without the semicolon that ends it; None if there are several, or none.
+
+    It guards against a mistake. What it cannot read is taken for one statement, which the database judges.
+
+    :param sql: the text.
+    """
+    readings = [reading for tokens in (_STANDARD, _ESCAPING) if (reading := _statements(sql, tokens)) is not None]
+    if not readings:
+        return sql.strip().rstrip(";") or None
+    return next((statements[0] for statements in readings if len(statements) == 1), None)
+
+
+def _statements(sql: str, tokens: re.Pattern[str]) -> list[str] | None:
+    """Return the statements in a text; None if it cannot be read so, since a quote or a comment does not end."""
+    statements = []
+    start, is_empty = 0, True
+    for token in tokens.finditer(sql):
+        if token.lastgroup == "unterminated":
+            return None
+        if token.lastgroup == "end":
+            statements += [] if is_empty else [sql[start : token.start()].strip()]
+            start, is_empty = token.end(), True
+        elif token.lastgroup != "comment":
+            is_empty = False
+    return statements if is_empty else [*statements, sql[start:].strip()]
 
 
 class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
@@ -57,7 +103,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
     ) -> None:
         for option in ("devices", "columns"):
             if option in kwargs:
-                raise NexthinkInputError(
+                raise NexthinkOptionError(
                     f"{option} is no option of {type(self).__name__}: the query gives the devices."
                 )
         super().__init__(devices=(), **kwargs)
@@ -65,20 +111,30 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         self.sql_conn_id = sql_conn_id
         self.parameters = parameters
         self.sql_hook_params = sql_hook_params
-        for option in ("sql", "sql_conn_id"):
-            if not is_template(value := getattr(self, option)):
-                check_text(option, value)
+        with option_errors():
+            for option in ("sql", "sql_conn_id"):
+                if not is_template(value := getattr(self, option)):
+                    check_text(option, value)
 
     def _read_devices(self, context: Context) -> DeviceRows:  # noqa: ARG002 - as its parent has it
         """Run the query and return the devices it finds."""
-        from airflow_provider_nexthink.devices.reader import DeviceRows
-
-        hook = self._sql_hook()
         check_text("sql", self.sql)
-        if len(hook.split_sql_string(self.sql)) != 1:
+        if (query := single_statement(self.sql)) is None:
             raise NexthinkInputError("sql takes one query, not several statements. This try ran none and sent nothing.")
-        rows: Any = hook.run(self.sql, parameters=self.parameters, handler=self._read_cursor, split_statements=False)
-        return rows if isinstance(rows, DeviceRows) else rows[-1]
+        hook = self._sql_hook()
+        found: list[DeviceRows] = []
+
+        def read(cursor: Any) -> list[Any]:
+            found.append(self._read_cursor(hook, cursor))
+            return []  # some hooks convert the result of the handler, which has to be rows of theirs
+
+        hook.run(query, parameters=self.parameters, handler=read, split_statements=False)
+        if not found:
+            raise NexthinkInputError(
+                f"The hook of the connection {self.sql_conn_id!r} (sql_conn_id), a {type(hook).__name__}, has not "
+                "passed on the rows of sql. This try sent nothing. Read them in a task, and pass them as devices."
+            )
+        return found[-1]
 
     def _sql_hook(self) -> DbApiHook:
         from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -97,15 +153,17 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
             )
         return hook
 
-    def _read_cursor(self, cursor: Any) -> DeviceRows:
+    def _read_cursor(self, hook: DbApiHook, cursor: Any) -> DeviceRows:
         """Read the rows of a query that was run, and keep of each no more than the uid and the name."""
         from airflow_provider_nexthink.devices.reader import pick_rows
 
-        if cursor.description is None:
+        has_description = hasattr(cursor, "description")  # Exasol's is no cursor, and its hook describes it
+        description = cursor.description if has_description else hook.get_description(cursor)  # type: ignore[attr-defined]
+        if not description:
             raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. This try sent nothing.")
-        labels = [column[0] for column in cursor.description]
+        labels = [column[0] for column in description]
         rows = pick_rows(labels, _rows_of(cursor, labels), self.uid_column, self.name_column)
-        if (padded := rows.name_column) in [column[0] for column in cursor.description if column[1] == POSTGRES_CHAR]:
+        if (padded := rows.name_column) in [column[0] for column in description if column[1] == POSTGRES_CHAR]:
             # In SQL these blanks are no part of a CHAR value; as part of a name they would be another device's.
             self.log.info("The column %s is CHAR: the blanks that fill up its values are cut off.", padded)
             names = [name.rstrip(" ") if isinstance(name, str) else name for name in rows.names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -74,6 +75,75 @@ def test_without_parentheses_and_with_arguments_and_context(sandbox: Sandbox, ru
     run = run_dag(dag)
     assert run.states == {"start": "success", "delete": "success", "count": "success"}
     assert run.xcom("count") == 5
+
+
+async def listed(rows: list[dict[str, str]]) -> Any:
+    await asyncio.sleep(0)
+    return rows
+
+
+async def yielded(rows: list[dict[str, str]]) -> Any:
+    for row in rows:
+        await asyncio.sleep(0)
+        yield row
+
+
+def returns_a_coroutine(rows: list[dict[str, str]]) -> Any:
+    return listed(rows)
+
+
+def returns_a_generator(rows: list[dict[str, str]]) -> Any:
+    return yielded(rows)
+
+
+@pytest.mark.parametrize("function", [listed, yielded, returns_a_coroutine, returns_a_generator])
+def test_async_function_is_awaited_and_what_it_returns_is_deleted(
+    sandbox: Sandbox, run_dag: RunDag, function: Any
+) -> None:
+    rows = devices_of(sandbox, 3)
+    with DAG("awaited", default_args={"execution_timeout": timedelta(minutes=1)}) as dag:
+
+        @task
+        def pull() -> list[dict[str, str]]:
+            return rows
+
+        task.nexthink_delete_devices(task_id="delete")(function)(pull())
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert sorted(sandbox.tenant.queued) == sorted(row["uid"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("raised", "tries"), [(NexthinkInputError("The form is empty."), 1), (ConnectionError("the CMDB is away"), 2)]
+)
+def test_async_function_that_raises_fails_the_task(
+    sandbox: Sandbox, run_dag: RunDag, raised: Exception, tries: int
+) -> None:
+    with DAG("raises", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
+
+        @task.nexthink_delete_devices
+        async def delete() -> Any:
+            await asyncio.sleep(0)
+            raise raised
+
+        delete()
+    run = run_dag(dag)
+    assert (run.state, run.tries("delete")) == ("failed", tries)
+    assert str(raised) in str(run.errors[-1])
+
+
+def test_async_function_that_takes_too_long_ends_with_the_timeout(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("late") as dag:
+
+        @task.nexthink_delete_devices(execution_timeout=timedelta(seconds=1))
+        async def delete() -> Any:
+            await asyncio.Event().wait()
+
+        delete()
+    run = run_dag(dag)
+    assert run.state == "failed"
+    assert "Timeout" in type(run.errors[0]).__name__
+    assert sandbox.requests == []
 
 
 def test_override_partial_and_expand(sandbox: Sandbox, run_dag: RunDag) -> None:

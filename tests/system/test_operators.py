@@ -6,19 +6,24 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from airflow_provider_nexthink.exceptions import NexthinkPermissionError, NexthinkRateLimitError
+from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkPermissionError, NexthinkRateLimitError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from airflow_provider_nexthink.status import COLUMNS
+from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
 from tests.support.dags import SINCE_AIRFLOW_3_3, Run
 
 RunDag = Callable[..., Run]
@@ -327,15 +332,17 @@ def test_a_wrong_connection_says_what_to_mend(
     assert sandbox.tenant.queued == []
 
 
-@pytest.mark.parametrize("mode", ["export", "execute"])
+@pytest.mark.parametrize("query_mode", ["export", "execute"])
 @pytest.mark.parametrize("return_format", ["records", "columns", "dataframe"])
-def test_a_query_in_every_mode_and_format(sandbox: Sandbox, run_dag: RunDag, mode: str, return_format: str) -> None:
+def test_query_in_every_mode_and_format_gives_its_rows(
+    sandbox: Sandbox, run_dag: RunDag, query_mode: str, return_format: str
+) -> None:
     with DAG("query") as dag:
         NexthinkNqlOperator(
             task_id="pull",
             query_id="{{ '#stale_devices' }}",
             parameters={"min_days_unseen": "{{ 100 + 100 }}"},
-            mode=mode,  # type: ignore[arg-type]
+            query_mode=query_mode,  # type: ignore[arg-type]
             return_format=return_format,  # type: ignore[arg-type]
         )
     run = run_dag(dag)
@@ -344,6 +351,91 @@ def test_a_query_in_every_mode_and_format(sandbox: Sandbox, run_dag: RunDag, mod
     rows = pd.DataFrame(run.xcom("pull"))
     assert rows["device.name"].tolist() == [device.name for device in old]
     assert rows["device.days_since_last_seen"].tolist() == [str(device.days_since_last_seen) for device in old]
+
+
+NUMBERS: dict[str, tuple[Any, str]] = {
+    "text": ("007", "007"),
+    "int": (200, "200"),
+    "whole float": (200.0, "200"),
+    "float": (0.5, "0.5"),
+    "small float": (1e-7, "0.0000001"),
+    "large float": (1e21, "1000000000000000000000"),
+    "Decimal": (Decimal("200.0"), "200"),
+    "Decimal exponent": (Decimal("2E+2"), "200"),
+    "Decimal fraction": (Decimal("0.10"), "0.1"),
+    "int64": (np.int64(200), "200"),
+    "float64": (np.float64(200), "200"),
+    "float32": (np.float32(0.1), "0.1"),
+}
+
+
+@pytest.mark.parametrize("query_mode", ["export", "execute"])
+def test_query_with_numbers_of_any_kind_sends_them_as_text(sandbox: Sandbox, run_dag: RunDag, query_mode: str) -> None:
+    parameters: dict[str, Any] = {name: value for name, (value, _) in NUMBERS.items()}
+    with DAG("numbers") as dag:
+        NexthinkNqlOperator(
+            task_id="pull",
+            query_id="#all_devices",
+            parameters=parameters,
+            query_mode=query_mode,  # type: ignore[arg-type]
+        )
+        NexthinkDevicesGoneSensor(
+            task_id="gone",
+            devices=[{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "PC"}],
+            query_id="#all_devices",
+            parameters=parameters,
+        )
+    run_dag(dag)  # whose tasks fail: the query takes no such parameters
+    queries = [json.loads(request.body) for request in sandbox.requests if b"#all_devices" in request.body]
+    assert len(queries) == 2
+    for query in queries:
+        assert query["parameters"] == {name: text for name, (_, text) in NUMBERS.items()}
+
+
+@pytest.mark.parametrize("value", [True, None, [1], b"1", lambda: 1])
+def test_query_with_a_parameter_that_is_no_number_fails_without_retry(
+    sandbox: Sandbox, run_dag: RunDag, value: Any
+) -> None:
+    with DAG("no_number", default_args=ONE_RETRY) as dag:
+        NexthinkNqlOperator(task_id="pull", query_id="#all_devices", parameters={"days": value})
+    run = run_dag(dag)
+    assert (run.state, run.tries("pull")) == ("failed", 1)
+    assert "The NQL parameter 'days' is" in run.error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), Decimal("Infinity"), np.float64("nan")])
+def test_query_with_a_parameter_that_is_not_finite_fails_the_parsing_of_the_dag(value: Any) -> None:
+    for make in (NexthinkNqlOperator, partial(NexthinkDevicesGoneSensor, devices=[])):
+        with pytest.raises(NexthinkInputError, match="The NQL parameter 'days' is"):
+            make(task_id="pull", query_id="#all_devices", parameters={"days": value})
+
+
+MAPPED: dict[str, Callable[[], Any]] = {
+    "delete": lambda: NexthinkDeleteDevicesOperator.partial(task_id="wrong", exclude="SRV-*").expand(devices=[[]]),
+    "expand": lambda: NexthinkDeleteDevicesOperator.partial(task_id="wrong", devices=[]).expand(exclude=["SRV-*"]),
+    "sql": lambda: SqlToNexthinkDeleteDevicesOperator.partial(
+        task_id="wrong", sql_conn_id="warehouse", columns=["uid"]
+    ).expand(sql=["SELECT 1"]),
+    "pull": lambda: NexthinkNqlOperator.partial(task_id="wrong", query_mode="stream").expand(query_id=["#query"]),
+    "gone": lambda: NexthinkDevicesGoneSensor.partial(task_id="wrong", devices=[]).expand(query_id=["no hash"]),
+    "decorated": lambda: task.nexthink_delete_devices(task_id="wrong", exclude="SRV-*")(lambda rows: rows).expand(
+        rows=[[]]
+    ),
+}
+
+
+@pytest.mark.parametrize("mapped", MAPPED)
+def test_mapped_operator_with_a_wrong_option_fails_without_retry(
+    sandbox: Sandbox, run_dag: RunDag, mapped: str
+) -> None:
+    with DAG("mapped", default_args=ONE_RETRY) as dag:
+        MAPPED[mapped]()
+    run = run_dag(dag)
+    (instance,) = run.dag_run.get_task_instances()
+    assert (instance.state, instance.try_number) == ("failed", 1)
+    assert isinstance(run.errors[0], NexthinkInputError)
+    assert sandbox.requests == []
 
 
 def test_a_truncated_export_fails_without_retry_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag) -> None:

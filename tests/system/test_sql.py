@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 from airflow.sdk import DAG, BaseHook
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -128,6 +129,141 @@ def test_what_is_no_single_query_is_refused_and_changes_nothing(
         assert re.search("sql gives no rows.*This try sent nothing", run.error)
     assert hook.get_first("SELECT COUNT(*) FROM assets")[0] == 1
     assert sandbox.requests == []
+
+
+class DatabricksLike(SqliteHook):
+    """Takes for a result what Databricks' hook takes: a list of its rows, or one of them."""
+
+    def _make_common_data_structure(self, result: Any) -> Any:
+        if isinstance(result, list):
+            return [tuple(row[field] for field in result[0].__fields__) for row in result]
+        raise TypeError(f"Expected Sequence[Row] or Row, but got {type(result)}")
+
+
+class OdbcLike(SqliteHook):
+    """Takes for a result what the ODBC hook takes: rows that know their cursor."""
+
+    def _make_common_data_structure(self, result: Any) -> Any:
+        if not result:
+            return []
+        rows = result if isinstance(result, Sequence) else [result]
+        return [dict(zip([column[0] for column in row.cursor_description], row, strict=True)) for row in rows]
+
+
+class Statement:
+    """What Exasol's driver gives in the place of a cursor."""
+
+    def __init__(self, cursor: Any) -> None:
+        self.columns = [column[0] for column in cursor.description or ()]
+        self.fetchmany = cursor.fetchmany
+
+
+class ExasolLike(DatabricksLike):
+    """Has statements for cursors, and describes them itself."""
+
+    @staticmethod
+    def get_description(statement: Statement) -> Any:
+        return [(name, "VARCHAR") for name in statement.columns]
+
+    def run(self, sql: Any, *args: Any, handler: Any = None, **kwargs: Any) -> Any:
+        return super().run(sql, *args, handler=handler and (lambda cursor: handler(Statement(cursor))), **kwargs)
+
+
+class TrinoLike(SqliteHook):
+    """Takes no semicolon, and removes it only where it splits statements."""
+
+    strip_semicolon = True
+
+    def _run_command(self, cur: Any, sql_statement: Any, parameters: Any) -> None:
+        if ";" in sql_statement.rstrip()[-1:]:
+            raise ValueError("mismatched input ';'. Expecting: <EOF>")
+        super()._run_command(cur, sql_statement, parameters)  # type: ignore[no-untyped-call]
+
+
+class ListLike(SqliteHook):
+    """Returns a list of results, whatever it is asked for."""
+
+    def run(self, sql: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().run([sql], *args, **kwargs)
+
+
+class DeafHook(SqliteHook):
+    """Has its own idea of ``run``."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        return []
+
+
+def use_hook(monkeypatch: pytest.MonkeyPatch, hook: type[SqliteHook]) -> None:
+    monkeypatch.setattr(BaseHook, "get_hook", classmethod(lambda cls, conn_id, hook_params=None: hook(conn_id)))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("hook", [DatabricksLike, OdbcLike, ExasolLike, TrinoLike, ListLike])
+def test_hook_that_reads_the_result_of_its_handler_works(
+    sandbox: Sandbox, run_dag: RunDag, database: str, monkeypatch: pytest.MonkeyPatch, hook: type[SqliteHook]
+) -> None:
+    devices = sandbox.tenant.devices()[:3]
+    fill(database, [(device.uid, device.name) for device in devices])
+    use_hook(monkeypatch, hook)
+    assert outcome(delete(run_dag)) == [(device.uid, device.name, "SCHEDULED") for device in devices]
+    assert delete(run_dag, "SELECT asset_uid AS uid, asset_name AS name FROM assets WHERE 1 = 0").state == "success"
+    run = delete(run_dag, "DELETE FROM assets WHERE 1 = 0")
+    assert re.search("sql gives no rows.*This try sent nothing", run.error)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_hook_that_ignores_its_handler_fails_without_retry(
+    sandbox: Sandbox, run_dag: RunDag, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_hook(monkeypatch, DeafHook)
+    run = delete(run_dag, "SELECT 1")
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert "DeafHook" in run.error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("hook", [SqliteHook, TrinoLike])
+@pytest.mark.parametrize("end", [";", " ; ", ";\n", ";;", "; -- done;", ";/* done; */ -- ;\n"])
+def test_semicolon_at_the_end_of_the_query_is_not_sent(
+    sandbox: Sandbox, run_dag: RunDag, database: str, monkeypatch: pytest.MonkeyPatch, hook: type[SqliteHook], end: str
+) -> None:
+    device = sandbox.tenant.devices()[0]
+    fill(database, [(device.uid, device.name)])
+    use_hook(monkeypatch, hook)
+    run = delete(run_dag, f"SELECT asset_uid AS uid, asset_name AS name FROM assets{end}")
+    assert outcome(run) == [(device.uid, device.name, "SCHEDULED")]
+
+
+LONG = ", ".join(f"'{at}'" for at in range(20_000))
+
+
+@ON_EACH
+@pytest.mark.parametrize(
+    "condition",
+    [
+        r"asset_name <> '{backslash}'",
+        r"asset_name <> '{backslash}' AND asset_name <> ';'",
+        r"asset_name NOT IN ('{backslash}', 'E:{backslash}', ';')",
+        "asset_name <> 'it''s; here'",
+        "asset_name <> 'a' -- it's; not the end\n AND 1 = 1",
+        "asset_name <> 'a' /* it's; not the end */ AND 1 = 1",
+        f"asset_name NOT IN ({LONG})",
+        "{deep} = 1",
+    ],
+    ids=["backslash", "backslash, semicolon", "backslashes", "quote", "comment", "comment in line", "long", "deep"],
+)
+def test_query_that_is_hard_to_parse_is_run_as_it_is(
+    sandbox: Sandbox, run_dag: RunDag, database: str, condition: str
+) -> None:
+    device = sandbox.tenant.devices()[0]
+    fill(database, [(device.uid, "PC-1")])
+    depth = 60 if database == "sqlite" else 150  # of which SQLite takes 100
+    condition = condition.replace("{deep}", "(" * depth + "1" + ")" * depth)
+    condition = condition.replace("{backslash}", r"D:\\" if database == "mariadb" else "D:\\")
+    run = delete(run_dag, f"SELECT asset_uid AS uid, asset_name AS name FROM assets WHERE {condition}")
+    assert outcome(run) == [(device.uid, "PC-1", "SCHEDULED")]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

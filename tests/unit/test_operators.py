@@ -6,6 +6,8 @@ import copy
 import json
 import re
 from collections import UserDict, deque, namedtuple
+from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
@@ -27,6 +29,7 @@ from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGon
 from airflow_provider_nexthink.version_compat import has_xcom_backend
 from tests.support.dags import DagSerialization
 
+AIRFLOW = tuple(map(int, version("apache-airflow").split(".")[:2]))
 ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
 
 
@@ -62,11 +65,16 @@ def test_a_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) ->
         ("query_id", "stale_devices"),
         ("query_id", "#Stale"),
         ("query_id", "devices | list device.name"),
-        ("mode", "stream"),
+        ("query_mode", "stream"),
         ("compression", "BZIP2"),
         ("return_format", "csv"),
         ("poll_interval", 0),
+        ("poll_interval", "5"),
+        ("poll_interval", timedelta(0)),
         ("timeout", -1),
+        ("timeout", float("inf")),
+        ("timeout", True),
+        ("timeout", timedelta(seconds=-1)),
     ],
 )
 def test_a_wrong_query_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
@@ -81,6 +89,21 @@ def test_an_option_that_is_not_there_is_not_accepted(option: str) -> None:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, **unknown)
     with pytest.raises(TypeError, match=option):
         NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", **unknown)
+
+
+def test_query_operator_with_timedeltas_counts_in_seconds() -> None:
+    pull = NexthinkNqlOperator(
+        task_id="pull", query_id="#query", poll_interval=timedelta(milliseconds=500), timeout=timedelta(hours=2)
+    )
+    assert (pull.poll_interval, pull.timeout) == (0.5, 7200.0)
+
+
+def test_query_operator_with_the_default_args_of_sensors_is_parsed() -> None:
+    with DAG("d", default_args={"mode": "reschedule", "poke_interval": 60, "timeout": timedelta(hours=1)}):
+        pull = NexthinkNqlOperator(task_id="pull", query_id="#query")
+        gone = NexthinkDevicesGoneSensor(task_id="gone", devices=pull.output, query_id="#query")
+    assert pull.query_mode == "export"
+    assert (gone.mode, gone.timeout, pull.timeout) == ("reschedule", 3600.0, 3600.0)
 
 
 def rendered(operator: NexthinkDeleteDevicesOperator, **context: Any) -> NexthinkDeleteDevicesOperator:
@@ -118,6 +141,36 @@ def test_scalar_options_are_templates(native: bool) -> None:
     assert operator.nexthink_conn_id == "other"
     assert isinstance(operator.devices, DeviceInput)
     assert operator.devices.value == ([] if native else "[]")
+
+
+SINCE_AIRFLOW_3_2 = pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow before 3.2 calls no callables for templates")
+
+
+@SINCE_AIRFLOW_3_2
+def test_callables_are_templates() -> None:
+    def called(value: Any) -> Any:
+        return lambda context, jinja_env: value
+
+    with DAG("d"):
+        operator = rendered(
+            NexthinkDeleteDevicesOperator(
+                task_id="delete",
+                devices=called(ROWS),
+                dry_run=called(True),
+                max_devices=called(7),
+                uid_column=called("device.uid"),
+                nexthink_conn_id=called("other"),
+                results_path=called("table.csv"),
+            )
+        )
+        gone = NexthinkDevicesGoneSensor(task_id="gone", devices=called(ROWS), query_id=called("#query"))
+        pull = NexthinkNqlOperator(task_id="pull", query_id=called("#query"), parameters=called({"a": 1}))
+    for each in (gone, pull):
+        each.render_template_fields(Context())
+    assert operator.devices.value == gone.devices.value == ROWS  # type: ignore[attr-defined]
+    assert (operator.dry_run, operator.max_devices, operator.uid_column) == (True, 7, "device.uid")
+    assert (operator.nexthink_conn_id, operator.results_path) == ("other", "table.csv")
+    assert (gone.query_id, pull.query_id, pull.parameters) == ("#query", "#query", {"a": 1})
 
 
 NATIVELY = pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
