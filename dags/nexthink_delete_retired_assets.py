@@ -1,4 +1,4 @@
-"""Every week: delete the devices that are retired in the CMDB and still in Nexthink. A join in the warehouse selects them.
+"""Every week: delete the devices retired in the CMDB and still in Nexthink; a join in the warehouse selects them.
 
 Before the first run
     * Add the connection ``warehouse``: SQLite for a first test, any SQL database that Airflow supports for production.
