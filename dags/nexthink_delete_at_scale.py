@@ -1,15 +1,15 @@
-"""Delete the devices of a list of any length on many workers: plan the whole, delete in chunks, one table at the end.
+"""Delete a list of any length on many workers: plan the whole list, delete in chunks, join the tables.
 
 Before the first run
-    * Let Airflow keep XComs in object storage: the tables travel between the workers (see the docs, *Many machines*).
-    * A pool that says how many chunks are deleted at once, on all workers together::
+    * Store XComs in object storage: the workers exchange tables (see the documentation, *Scaling out*).
+    * Add a pool that limits how many chunks are processed at once, across all workers::
 
-        airflow pools set nexthink 4 "Chunks that are deleted at once"
+        airflow pools set nexthink 4 "Chunks processed at once"
 
-    * Put the list where every worker can read it: a .parquet, .csv or .jsonl file.
+    * Store the list where every worker can read it: a .parquet, .csv or .jsonl file.
 
-Exclusions and limits look at the whole list, before it is cut. A run deletes nothing until ``dry_run`` is switched off.
-There is no undo.
+Exclusions and limits apply to the whole list, before it is split. A run deletes nothing until ``dry_run`` is turned
+off. There is no undo.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
         "devices": Param(
             "s3://aws_default@bucket/stale_devices.parquet", type="string", description="The file with the list."
         ),
-        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
+        "dry_run": Param(True, type="boolean", description="Plan only: nothing is deleted."),
         "max_devices": Param(
-            100_000, type="integer", minimum=1, description="In the whole list: more, and nothing is deleted."
+            100_000, type="integer", minimum=1, description="Maximum for the whole list; above it, nothing is deleted."
         ),
-        "chunk_size": Param(10_000, type="integer", minimum=1, description="Devices for one task."),
+        "chunk_size": Param(10_000, type="integer", minimum=1, description="Devices per task."),
     },
 )
 def nexthink_delete_at_scale() -> None:
@@ -54,14 +54,14 @@ def nexthink_delete_at_scale() -> None:
         devices="{{ params.devices }}",
         exclude=["SRV-*", "VIP-*"],
         max_devices="{{ params.max_devices }}",
-        dry_run=True,  # also when it is for real: this task only decides
+        dry_run=True,  # even in a real run: this task only plans
         return_format="columns",
     )
 
-    # Long lists belong in no log, and not in the rendered view: there go what a task returns, and its arguments.
+    # Keep long lists out of the log (return values) and out of the rendered view (arguments).
     @task(show_return_value_in_logs=False)
     def split(params: Any = None, ti: Any = None) -> list[dict[str, list[str]]]:
-        """Cut what is planned into chunks, no more of them than Airflow maps a task over."""
+        """Split the planned rows into chunks, at most as many as Airflow maps a task over."""
         chunks = split_plan(ti.xcom_pull(task_ids="plan"), params["chunk_size"])
         ti.xcom_push(key="count", value=len(chunks))
         return chunks
@@ -70,15 +70,15 @@ def nexthink_delete_at_scale() -> None:
     delete = NexthinkDeleteDevicesOperator.partial(
         task_id="delete_devices",
         dry_run="{{ params.dry_run }}",
-        max_devices=None,  # the plan has counted the whole; a limit here would hold for each chunk alone
-        max_concurrency=4,  # requests at once: this, times the slots of the pool
+        max_devices=None,  # the plan has checked the whole list; a limit here would apply to each chunk alone
+        max_concurrency=4,  # requests in flight: this, times the slots of the pool
         return_format="columns",
         pool="nexthink",
     ).expand(devices=chunks)
 
     @task(show_return_value_in_logs=False)
     def join(ti: Any = None) -> dict[str, list[Any]] | None:
-        """Return one table with a row for every row of the list, in its order."""
+        """Return one table with one row per row of the list, in the same order."""
         plan = ti.xcom_pull(task_ids="plan")
         if plan is None:
             log.error(
@@ -86,7 +86,7 @@ def nexthink_delete_at_scale() -> None:
                 "delete_devices if they have any."
             )
             return None
-        # By their numbers: of a longer list that these tasks had before they were cleared, more tables may be left.
+        # By index: if the tasks had a longer list before they were cleared, there may be more tables than chunks.
         count = ti.xcom_pull(task_ids="split", key="count") or 0
         tables = []
         for number in range(count):
@@ -95,7 +95,7 @@ def nexthink_delete_at_scale() -> None:
                 continue
             planned, others = split_by_plan(plan, table)
             tables.append(planned)
-            if others["uid"]:  # it was cleared with another list, and has failed before it could read it
+            if others["uid"]:  # the task was cleared with another list, and failed before it could read it
                 log.error(
                     "Chunk %d has the table of earlier tries with another list, %d rows: %s. See its XComs.",
                     number,
@@ -107,8 +107,8 @@ def nexthink_delete_at_scale() -> None:
         return table
 
     plan >> chunks
-    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed: to the
-    # deletions, and to the one behind it, which fails with it.
+    # A teardown runs even if an upstream task failed, and does not affect whether the run fails. The deletions do, and
+    # so does the task after it, which fails if it fails.
     delete >> join().as_teardown() >> EmptyOperator(task_id="joined")
 
 

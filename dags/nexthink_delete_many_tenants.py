@@ -1,14 +1,14 @@
-"""Every week, for each tenant: pull its stale devices and delete them; one table of all of them at the end.
+"""Every week, for each tenant: pull its stale devices and delete them; then join the tables.
 
 Before the first run
-    * One Airflow connection for each tenant (type Nexthink); name them in the param ``tenants``.
-    * The query of ``nexthink_delete_stale_devices`` in each of them.
-    * A pool that says how many tenants are worked on at once::
+    * Add one Airflow connection per tenant (type Nexthink), and list them in the param ``tenants``.
+    * Save the query of ``nexthink_delete_stale_devices`` in each tenant.
+    * Add a pool that limits how many tenants are processed at once::
 
-        airflow pools set nexthink 2 "Tenants that are deleted from at once"
+        airflow pools set nexthink 2 "Tenants processed at once"
 
-What fails for one tenant fails for that one only: the others go on, and the run is red. A run deletes nothing until
-``dry_run`` is switched off. A backfill only plans. There is no undo.
+A failure for one tenant does not affect the others; the run then fails. A run deletes nothing until ``dry_run`` is
+turned off. A backfill only plans. There is no undo.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ log = logging.getLogger(__name__)
             ["nexthink_emea", "nexthink_apac"],
             type="array",
             items={"type": "string"},
-            description="The connection of each tenant.",
+            description="The connections, one per tenant.",
         ),
-        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
+        "dry_run": Param(True, type="boolean", description="Plan only: nothing is deleted."),
         "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
         "max_devices": Param(
-            500, type="integer", minimum=1, description="For each tenant: more, and nothing is deleted."
+            500, type="integer", minimum=1, description="Maximum per tenant; above it, nothing is deleted there."
         ),
     },
 )
 def nexthink_delete_many_tenants() -> None:
     @task
     def list_tenants(params: Any = None) -> list[str]:
-        """Return the connection of each tenant, each once."""
+        """Return the connection of each tenant, without duplicates."""
         return list(dict.fromkeys(params["tenants"]))
 
     @task_group
@@ -67,10 +67,10 @@ def nexthink_delete_many_tenants() -> None:
             pool="nexthink",
         )
 
-        # A list of devices belongs in no log. No retry: the same rows lead to the same choice, or to the same error.
+        # Keep the list of devices out of the log. No retry: the same rows give the same result, or the same error.
         @task(show_return_value_in_logs=False, retries=0)
         def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
-            """Keep what is old enough for certain, and not the newest of several with one name."""
+            """Return the devices known to be stale, except the newest of several with the same name."""
             return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
 
         NexthinkDeleteDevicesOperator(
@@ -84,9 +84,9 @@ def nexthink_delete_many_tenants() -> None:
             pool="nexthink",
         )
 
-    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
+    @task(show_return_value_in_logs=False)  # keep the list of devices out of the log
     def join_tables(tenants: list[str], ti: Any = None) -> list[dict[str, Any]]:
-        """Return one table of all tenants; a tenant whose deletion left none is logged."""
+        """Return one table of all tenants; log an error for a tenant without a table."""
         joined: list[dict[str, Any]] = []
         for index, conn_id in enumerate(tenants):
             table = ti.xcom_pull(task_ids="tenant.delete_devices", map_indexes=index)
@@ -102,7 +102,7 @@ def nexthink_delete_many_tenants() -> None:
         return joined
 
     tenants: Any = list_tenants()
-    # A teardown runs whatever happened before it, and leaves it to the other tasks whether the run has failed.
+    # A teardown runs even if an upstream task failed, and does not affect whether the run fails.
     tenant.expand(conn_id=tenants) >> join_tables(tenants).as_teardown()
 
 

@@ -1,15 +1,15 @@
-"""Every week: what the CMDB calls retired and Nexthink still has is deleted. The warehouse decides, by a join.
+"""Every week: delete the devices retired in the CMDB and still in Nexthink; a join in the warehouse selects them.
 
 Before the first run
-    * Add the connection ``warehouse``: SQLite for a first try, any other SQL database that Airflow knows for real.
-      It holds the table of the CMDB's assets, ``cmdb_assets (hostname, status)``.
+    * Add the connection ``warehouse``: SQLite for a first test, any SQL database that Airflow supports for production.
+      It must have the table of the CMDB's assets, ``cmdb_assets (hostname, status)``.
     * Save this NQL query in Nexthink as ``#all_devices``::
 
         devices
         | list device.uid, device.name, device.days_since_last_seen
 
-A run puts Nexthink's inventory into the table ``nexthink_devices`` and joins the two. It deletes nothing until
-``dry_run`` is switched off, and a backfill is skipped. There is no undo.
+A run loads Nexthink's inventory into the table ``nexthink_devices`` and joins the two. It deletes nothing until
+``dry_run`` is turned off, and a backfill is skipped. There is no undo.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ INVENTORY = """
 CREATE TABLE IF NOT EXISTS nexthink_devices (uid VARCHAR(36), name VARCHAR(255), days_unseen INTEGER)
 """
 
-# Retired, and nothing else under the same name; and in Nexthink not seen lately: both must say that it is gone.
-# Some databases take accents, case or blanks at the end for nothing in =. LENGTH(REPLACE(..., ..., '')) = 0 does not:
-# so a match must be exact to delete a device, and a generous one is enough to keep it.
+# Retired, with no other asset of the same name in use; and not seen in Nexthink recently: both sources must agree.
+# In some databases, = ignores accents, case or trailing blanks; LENGTH(REPLACE(..., ..., '')) = 0 does not. So deleting
+# a device requires an exact match, while a loose match is enough to keep it.
 RETIRED = """
 SELECT device.uid, device.name
 FROM nexthink_devices device
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 def whole_days(text: str) -> int | None:
-    """Return an age in whole days; None where it is missing, or is none."""
+    """Return an age in whole days; None if it is missing or not a number of days."""
     try:
         days = float(text)
     except ValueError:
@@ -67,7 +67,7 @@ def whole_days(text: str) -> int | None:
 
 
 def can_be_compared(text: str, length: int) -> bool:
-    """Tell whether every database stores a text as it is, and takes it for no other text."""
+    """Return whether every database stores a text unchanged, and equal to no other text."""
     return 0 < len(text) <= length and text == text.strip() and text.isprintable()
 
 
@@ -80,9 +80,9 @@ def can_be_compared(text: str, length: int) -> bool:
     doc_md=__doc__,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     params={
-        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
-        "min_days_unseen": Param(14, type="integer", minimum=1, description="Not seen in Nexthink for so many days."),
-        "max_devices": Param(200, type="integer", minimum=1, description="More than this, and nothing is deleted."),
+        "dry_run": Param(True, type="boolean", description="Plan only: nothing is deleted."),
+        "min_days_unseen": Param(14, type="integer", minimum=1, description="Not seen in Nexthink for this many days."),
+        "max_devices": Param(200, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
     },
 )
 def nexthink_delete_retired_assets() -> None:
@@ -90,7 +90,7 @@ def nexthink_delete_retired_assets() -> None:
 
     @task
     def load_inventory(columns: dict[str, list[str]], dag_run: Any = None) -> int:
-        """Put Nexthink's devices in the place of those of the last run; return how many there are in Nexthink."""
+        """Replace the devices of the last run by those of Nexthink; return the number of devices in Nexthink."""
         if dag_run.run_type == "backfill":
             raise AirflowSkipException("A backfill deletes nothing: all of its runs would load the devices of today.")
         if missing := [column for column in COLUMNS if column not in columns]:
@@ -101,8 +101,8 @@ def nexthink_delete_retired_assets() -> None:
             for uid, name, days in inventory
             if (age := whole_days(days)) is not None and can_be_compared(uid, 36) and can_be_compared(name, 255)
         ]
-        if left_out := len(inventory) - len(rows):
-            log.warning("%d devices stay: their age is not known, or their name cannot be compared in SQL.", left_out)
+        if skipped := len(inventory) - len(rows):
+            log.warning("%d devices are kept: their age is unknown, or their name cannot be compared in SQL.", skipped)
         warehouse: Any = BaseHook.get_hook(WAREHOUSE)
         warehouse.run([INVENTORY, "DELETE FROM nexthink_devices"])
         warehouse.insert_rows("nexthink_devices", rows, target_fields=["uid", "name", "days_unseen"])

@@ -1,4 +1,4 @@
-"""Every week: pull the devices not seen for long, choose among them, delete those.
+"""Every week: pull the devices not seen for a long time, filter them, delete the rest.
 
 Before the first run
     * Save this NQL query in Nexthink (NQL API queries) as ``#stale_devices``::
@@ -10,7 +10,7 @@ Before the first run
     * Add the Airflow connection ``nexthink_default`` (type Nexthink), with an API credential that has
       the permissions *NQL API* and *Data management*.
 
-A run deletes nothing until ``dry_run`` is switched off: in the form of a run by hand, or below for the
+A run deletes nothing until ``dry_run`` is turned off: in the trigger form for a manual run, or below for the
 weekly ones. A backfill only plans. There is no undo.
 """
 
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
     doc_md=__doc__,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     params={
-        "dry_run": Param(True, type="boolean", description="Only plan: nothing is deleted."),
+        "dry_run": Param(True, type="boolean", description="Plan only: nothing is deleted."),
         "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
-        "max_devices": Param(500, type="integer", minimum=1, description="More than this, and nothing is deleted."),
+        "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
     },
 )
 def nexthink_delete_stale_devices() -> None:
@@ -53,21 +53,21 @@ def nexthink_delete_stale_devices() -> None:
         parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
     )
 
-    # A list of devices belongs in no log. No retry: the same rows lead to the same choice, or to the same error.
+    # Keep the list of devices out of the log. No retry: the same rows give the same result, or the same error.
     @task(show_return_value_in_logs=False, retries=0)
     def choose_devices(rows: list[dict[str, str]], params: Any = None) -> list[dict[str, str]]:
-        """Keep what is old enough for certain, is not spared, and is not the newest of several with one name."""
+        """Return the devices known to be stale, except protected ones and the newest of several with the same name."""
         age = not_seen_for(rows, params["min_days_unseen"])
         old = anti_join(age.stale, newest_of_each_name(rows).newest)
         chosen = [row for row in old if not row["device.name"].upper().startswith(KEEP_PREFIXES)]
-        log.info("%d of %d devices chosen; the age of %d is not known.", len(chosen), len(rows), len(age.unknown))
+        log.info("%d of %d devices selected; the age of %d is unknown.", len(chosen), len(rows), len(age.unknown))
         return chosen
 
     NexthinkDeleteDevicesOperator(
         task_id="delete_devices",
         devices=choose_devices(pull.output),
         uid_column="device.uid",
-        exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # whatever was chosen: these are never sent
+        exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # never sent, whatever was selected
         max_devices="{{ params.max_devices }}",
         dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
     )

@@ -1,9 +1,9 @@
-"""Every month: plan, let a person approve in the Airflow UI, look again, delete what is both approved and still stale.
+"""Every month: plan, get an approval in the Airflow UI, query again, delete the devices both approved and still stale.
 
-The person sees counts, the oldest and the newest, and the first names; the whole list is in the XCom of ``plan``.
-Rejected, or no answer in time: nothing is deleted. Who approves has a week, and devices come back to life in a week:
-so the deletion itself asks Nexthink once more, at each of its tries. A backfill asks nobody and deletes nothing. There
-is no undo.
+The request shows counts, the oldest and the newest device, and the first names; the whole list is in the XCom of
+``plan``. If it is rejected or times out, nothing is deleted. The timeout is a week, and devices may become active
+again in a week: so the deletion task queries Nexthink again, at each of its tries. A backfill requests no approval and
+deletes nothing. There is no undo.
 
 Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
 """
@@ -29,7 +29,7 @@ AGE = "device.days_since_last_seen"
 KEPT = ["SRV-*", "VIP-*"]
 
 DESCRIPTION = """\
-**{planned} devices would be deleted from Nexthink.** {kept} more are on the list and are not to be sent. There is no
+**{planned} devices would be deleted from Nexthink.** {kept} more are on the list but will not be sent. There is no
 undo.
 
 Oldest: {oldest}
@@ -40,15 +40,15 @@ The first 20, oldest first:
 
 {first}
 
-The whole list is in the XCom of the task `plan`. After the approval Nexthink is asked again: who was seen in the
-meantime stays.
+The whole list is in the XCom of the task `plan`. After the approval Nexthink is queried again: devices seen in the
+meantime are kept.
 """
 
 log = logging.getLogger(__name__)
 
 
 def as_code(name: str) -> str:
-    """Return Markdown that shows a name as it is, whatever stands in it."""
+    """Return Markdown that shows a name verbatim, whatever it contains."""
     fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
     return f"{fence} {' '.join(name.splitlines())} {fence}"
 
@@ -62,7 +62,7 @@ def as_code(name: str) -> str:
     doc_md=__doc__,
     params={
         "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
-        "max_devices": Param(500, type="integer", minimum=1, description="More than this, and nothing is deleted."),
+        "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
     },
 )
 def nexthink_delete_with_approval() -> None:
@@ -74,11 +74,11 @@ def nexthink_delete_with_approval() -> None:
         retry_delay=timedelta(minutes=5),
     )
 
-    @task(show_return_value_in_logs=False)  # a list of devices belongs in no log
+    @task(show_return_value_in_logs=False)  # keep the list of devices out of the log
     def choose_devices(rows: list[dict[str, str]], params: Any = None, dag_run: Any = None) -> list[dict[str, str]]:
-        """Keep what is old enough for certain, and not the newest of several with one name."""
+        """Return the devices known to be stale, except the newest of several with the same name."""
         if dag_run.run_type == "backfill":
-            raise AirflowSkipException("A backfill deletes nothing: all of its runs would ask for the same devices.")
+            raise AirflowSkipException("A backfill deletes nothing: all of its runs would delete the same devices.")
         return anti_join(not_seen_for(rows, params["min_days_unseen"]).stale, newest_of_each_name(rows).newest)
 
     chosen = choose_devices(pull.output)
@@ -88,13 +88,13 @@ def nexthink_delete_with_approval() -> None:
 
     @task
     def describe_plan(table: list[dict[str, Any]], rows: list[dict[str, str]]) -> str:
-        """Return what the person who approves is to see, as Markdown; ask nobody if nothing is to be deleted."""
+        """Return the request for approval as Markdown; skip if there is nothing to delete."""
         by_age = sorted(
             (row for row, planned in zip(rows, table, strict=True) if planned["status"] == "PLANNED"),
             key=lambda row: -float(row[AGE]),
         )
         if not by_age:
-            raise AirflowSkipException("Nothing is to be deleted: nobody is asked.")
+            raise AirflowSkipException("Nothing to delete: no approval is requested.")
         lines = [f"{as_code(row['device.name'])}, not seen for {row[AGE]} days" for row in by_age]
         return DESCRIPTION.format(
             planned=len(by_age),
@@ -109,7 +109,7 @@ def nexthink_delete_with_approval() -> None:
         task_id="approve",
         subject="Delete these devices from Nexthink?",
         body=body,
-        defaults="Reject",  # what counts when nobody answers in time
+        defaults="Reject",  # the response if there is none in time
         response_timeout=timedelta(days=7),
     )
 
@@ -117,14 +117,14 @@ def nexthink_delete_with_approval() -> None:
         exclude=KEPT, max_devices="{{ params.max_devices }}", retries=2, retry_delay=timedelta(minutes=5)
     )
     def delete_devices(table: list[dict[str, Any]], params: Any = None) -> list[dict[str, Any]]:
-        """Look again, and return the devices that were approved and are still stale."""
+        """Query again, and return the devices that were approved and are still stale."""
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         approved = [row for row in table if row["status"] == "PLANNED"]
         with NexthinkHook() as hook:
-            look = hook.export_nql(QUERY, {"min_days_unseen": params["min_days_unseen"]})
-        still = still_stale(approved, not_seen_for(look, params["min_days_unseen"]).stale)
-        log.info("%d of the %d approved devices are still stale; the others stay.", len(still), len(approved))
+            rows = hook.export_nql(QUERY, {"min_days_unseen": params["min_days_unseen"]})
+        still = still_stale(approved, not_seen_for(rows, params["min_days_unseen"]).stale)
+        log.info("%d of the %d approved devices are still stale; the others are kept.", len(still), len(approved))
         return still
 
     approve >> delete_devices(plan.output)
