@@ -221,7 +221,9 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> str:
 def _number(value: object) -> float:
     """Read a number of any kind, also from text; NaN where it is none."""
     value = _unboxed(value)
-    if isinstance(value, str | Real | Decimal) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return nan
+    if isinstance(value, str | Real | Decimal):
         with suppress(ValueError, OverflowError):
             return float(value)
     return nan
@@ -230,12 +232,15 @@ def _number(value: object) -> float:
 def _whole_number(value: object) -> int | None:
     """Read a whole number of any kind, also from text; None where it is none."""
     value = _unboxed(value)
+    if isinstance(value, bool):
+        return None
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}(\.0+)?\s*", value, re.ASCII):
         return int(value.partition(".")[0])
-    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+    if isinstance(value, Real | Decimal):
+        number: Any = value
         with suppress(ValueError, ArithmeticError):  # Decimal("sNaN") cannot even be compared
-            if abs(value) < _LARGEST and value == int(value):
-                return int(value)
+            if abs(number) < _LARGEST and number == int(number):
+                return int(number)
     return None
 
 

@@ -179,7 +179,7 @@ def test_arrow_data_that_is_not_utf8_is_an_error_in_memory_too() -> None:
         with pytest.raises(NexthinkInputError, match="not UTF-8"):
             read_devices(without_utf8(column))
         with pytest.raises(NexthinkInputError, match="not UTF-8"):
-            anti_join(ROWS, without_utf8(column), on=column)  # type: ignore[arg-type]
+            anti_join(ROWS, without_utf8(column), on=column)
         with pytest.raises(NexthinkInputError, match="not UTF-8"):
             read_devices({"uid": UIDS, "name": without_utf8("name")["name"]})
 
