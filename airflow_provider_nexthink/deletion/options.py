@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from math import inf, nan
-from numbers import Integral
+from numbers import Real
 from pathlib import PurePosixPath
 from typing import Any, TypedDict, Unpack
 
@@ -23,6 +24,8 @@ MAX_BATCH_SIZE = 100
 """The API takes no more devices in one request (Data Management API 1.0.0)."""
 
 MAX_CONCURRENCY = 32
+
+_LARGEST = 10**18
 
 RESULTS_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
@@ -176,6 +179,7 @@ def check_results_path(value: object) -> str | None:
 
 def check_dry_run(value: object) -> bool:
     """Return whether to plan only. Text is read strictly: what is neither yes nor no is an error."""
+    value = _unboxed(value)
     if isinstance(value, bool):
         return value
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -224,21 +228,34 @@ CHECKS: dict[str, Callable[[object], Any]] = {
 
 
 def _number(value: object) -> float:
-    """Read a number, also from text; NaN where it is none."""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    """Read a number of any kind, also from text; NaN where it is none."""
+    value = _unboxed(value)
+    if isinstance(value, bool):
+        return nan
+    if isinstance(value, str | Real | Decimal):
         with suppress(ValueError, OverflowError):
             return float(value)
     return nan
 
 
 def _whole_number(value: object) -> int | None:
+    """Read a whole number of any kind, also from text; None where it is none."""
+    value = _unboxed(value)
     if isinstance(value, bool):
         return None
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", value, re.ASCII):
-        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}(\.0+)?\s*", value, re.ASCII):
+        return int(value.partition(".")[0])
+    if isinstance(value, Real | Decimal):
+        number: Any = value
+        with suppress(ValueError, ArithmeticError):  # Decimal("sNaN") cannot even be compared
+            if abs(number) < _LARGEST and number == int(number):
+                return int(number)
     return None
+
+
+def _unboxed(value: Any) -> Any:
+    """Return a scalar of NumPy as the number, truth value or text that it is; anything else as it came."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _texts(option: str, value: object, what: str) -> tuple[str, ...]:

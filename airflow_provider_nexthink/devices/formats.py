@@ -201,10 +201,15 @@ def _read_parquet(file: BinaryIO, what: str) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
+    content = io.BytesIO(file.read())  # an error of the storage, not of the file, is raised here
     try:
-        return parquet.ParquetFile(file).read()
-    except pa.ArrowInvalid:
-        raise NexthinkInputError(f"{what} is no Parquet file, or is cut off.") from None
+        return parquet.ParquetFile(content, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if "crypt" in str(error):
+            raise NexthinkInputError(f"{what} is encrypted: write it again without encryption.") from None
+        raise NexthinkInputError(
+            f"{what} is no Parquet file, or is damaged: write or copy it again. pyarrow says: {str(error)[:200]}"
+        ) from None
 
 
 def _write_parquet(file: BinaryIO, columns: Mapping[str, list[Any]]) -> None:
@@ -214,7 +219,7 @@ def _write_parquet(file: BinaryIO, columns: Mapping[str, list[Any]]) -> None:
     arrays = {
         name: pa.array(cells, type=pa.int64() if name in _NUMBERS else pa.string()) for name, cells in columns.items()
     }
-    parquet.write_table(pa.table(arrays), file)
+    parquet.write_table(pa.table(arrays), file, write_page_checksum=True)
 
 
 def _small(what: str) -> str:

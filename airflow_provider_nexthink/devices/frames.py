@@ -113,7 +113,7 @@ def is_array(values: object) -> bool:
     return known and hasattr(type(values), "__iter__") and any(hasattr(values, method) for method in methods)
 
 
-def loader_hint(value: object) -> str:
+def loader_hint(value: Any) -> str:
     """Say how to load the rows of an object of another library, as a sentence; empty if it has no such method.
 
     :param value: anything.

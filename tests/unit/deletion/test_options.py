@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,32 @@ def test_the_defaults_are_safe() -> None:
         ("exclude", {"VIP-*"}, ("VIP-*",)),
         ("columns", ["uid", "name"], ("uid", "name")),
         ("uid_column", "None", None),
+        *(
+            (option, number, 5)
+            for option in ("max_devices", "batch_size", "max_concurrency")
+            for number in (
+                5.0,
+                "5.0",
+                Decimal(5),
+                Decimal("5.00"),
+                Decimal("5E+0"),
+                Fraction(5),
+                np.int8(5),
+                np.uint64(5),
+                np.float32(5),
+                np.float64(5),
+                np.longdouble(5),
+                np.array(5),
+                np.str_("5"),
+            )
+        ),
+        ("max_devices", Decimal(0), 0),
+        ("max_devices", 1e6, 1_000_000),
+        ("dry_run", np.True_, True),
+        ("dry_run", np.False_, False),
+        *(("requests_per_second", number, 0.5) for number in (Decimal("0.5"), Fraction(1, 2), np.float32(0.5), "0.5")),
+        ("requests_per_second", np.int64(2), 2.0),
+        ("requests_per_second", Decimal(2), 2.0),
     ],
 )
 def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) -> None:
@@ -59,7 +87,38 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
         ("max_share", "None"),
         ("max_devices", ""),
         ("max_devices", -1),
-        ("max_devices", 1.5),
+        *(
+            (option, number)
+            for option in ("max_devices", "batch_size", "max_concurrency", "fleet_size")
+            for number in (
+                1.5,
+                "1.5",
+                "1.05",
+                float("nan"),
+                float("inf"),
+                Decimal("1.5"),
+                Decimal("NaN"),
+                Decimal("sNaN"),
+                Decimal("-Infinity"),
+                Fraction(3, 2),
+                np.float32(1.5),
+                np.float64("nan"),
+                np.True_,
+                np.array([5]),
+                5 + 0j,
+                np.datetime64(5, "s"),
+            )
+        ),
+        *(
+            (option, number)
+            for option in ("max_share", "requests_per_second")
+            for number in (Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), np.float32("nan"), np.True_, 1j, b"1")
+        ),
+        ("max_devices", Decimal(-1)),
+        ("dry_run", np.int64(2)),
+        ("dry_run", 1.0),
+        ("dry_run", Decimal(1)),
+        ("dry_run", np.array([True])),
         ("max_devices", True),
         ("max_share", 0.05),
         ("max_share", 0),
@@ -109,6 +168,26 @@ def test_a_share_and_a_fleet_size_go_together() -> None:
         DeletionOptions.checked(max_share=0.05)
     with pytest.raises(NexthinkInputError, match="set max_share too"):
         DeletionOptions.checked(max_share=None, fleet_size=5000)
+
+
+@pytest.mark.parametrize("share", [Decimal("0.05"), np.float64(0.05), Fraction(1, 20), "0.05"])
+@pytest.mark.parametrize("fleet", [5000.0, Decimal(5000), np.int32(5000), "5000.0"])
+def test_options_max_share_and_fleet_size_take_every_kind_of_number(share: Any, fleet: Any) -> None:
+    options = DeletionOptions.checked(max_share=share, fleet_size=fleet)
+    assert (options.max_share, options.fleet_size) == (0.05, 5000)
+    assert (type(options.max_share), type(options.fleet_size)) == (float, int)
+
+
+@given(st.one_of(st.integers(-10, 200), st.floats(), st.decimals(), st.fractions(), st.booleans()))
+def test_options_batch_size_is_a_whole_number_in_its_range_or_refused(value: Any) -> None:
+    try:
+        read = DeletionOptions.checked(batch_size=value).batch_size
+    except NexthinkInputError as error:
+        assert "batch_size" in str(error)
+    else:
+        assert type(read) is int
+        assert read == value
+        assert 1 <= read <= 100
 
 
 def test_fail_on_takes_statuses_only() -> None:

@@ -20,7 +20,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 
 UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012}" for number in range(2)]
-COLUMNS = {"uid": UIDS, "name": ["PC-1", "PC-2"], "days_since_last_seen": [100, 1]}
+COLUMNS: dict[str, list[Any]] = {"uid": UIDS, "name": ["PC-1", "PC-2"], "days_since_last_seen": [100, 1]}
 ROWS = [dict(zip(COLUMNS, cells, strict=True)) for cells in zip(*COLUMNS.values(), strict=True)]
 
 
@@ -212,7 +212,7 @@ def test_anti_join_array_of_uids_is_subtracted(values: Callable[[Any], Any]) -> 
     assert anti_join(ROWS, values(["pc-1"]), on="name") == ROWS[1:]
 
 
-@pytest.mark.parametrize("used_up", [iter([]), (each for each in ()), pa.table(COLUMNS)[:0].to_reader()])
+@pytest.mark.parametrize("used_up", [iter([]), map(str, []), pa.table(COLUMNS)[:0].to_reader()])
 def test_anti_join_iterator_without_rows_is_an_error(used_up: Any) -> None:
     with pytest.raises(NexthinkInputError, match="iterator.*no rows.*Pass a list"):
         anti_join(ROWS, used_up)

@@ -90,7 +90,7 @@ def test_read_devices_to_dict_whose_index_holds_the_uid_is_an_error(orient: Any)
 def test_read_devices_nested_mapping_with_named_columns_is_read_in_both_orientations() -> None:
     frame = FRAME.rename(columns={"uid": "serial", "name": "host"})
     for orient in ("dict", "index"):
-        nested = frame.to_dict(orient=orient)  # type: ignore[call-overload]
+        nested = frame.to_dict(orient=orient)
         assert read_devices(nested, uid_column="serial", name_column="host").uids == UIDS
         with pytest.raises(NexthinkInputError, match=r"no column for the uid|names a uid or a name"):
             read_devices(nested)

@@ -60,7 +60,7 @@ ADDRESSES = ["memory://bucket/a{}", "s3://bucket/b/a{}", "s3://aws_default@bucke
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_read_devices_object_storage_path_with_any_scheme_is_read(address: str, suffix: str, tmp_path: Path) -> None:
-    path = ObjectStoragePath(address.replace("{folder}", str(tmp_path)).replace("{}", suffix.lower()))
+    path: Any = ObjectStoragePath(address.replace("{folder}", str(tmp_path)).replace("{}", suffix.lower()))
     write(path)
     if suffix.isupper():
         with path.open("rb") as file:

@@ -353,7 +353,7 @@ def test_lists_within_lists_are_rows_or_one_clear_error(depth: int, inner: str) 
         ("a.csv", b"uid,name\nx,\xe4\n", "not UTF-8: save it as 'CSV UTF-8'"),
         ("a.csv", b"uid,name\nx,a\n\nx,b,c\n", "Line 4 of the file .*a.csv has 3 values"),
         ("a.csv", b"uid,name\nx," + b"y" * 200_000, "field larger than field limit"),
-        ("a.parquet", b"PAR1 not really", "is no Parquet file, or is cut off"),
+        ("a.parquet", b"PAR1 not really", "is no Parquet file, or is damaged"),
         ("a.parquet", b"", "is no Parquet file"),
         ("a.jsonl", b'{"uid": "x", "name": "y"}\n[1]\n', "Line 2 of the file .*a.jsonl is no JSON object"),
     ],
