@@ -287,7 +287,7 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
         for form in _normal_forms(name):
             if found := match_name(form):
                 return found
-        return None if name.isascii() else match_name(_in_one_case(name))
+        return None if name.isascii() and name.isprintable() else match_name(_in_one_case(name))
 
     return match
 
