@@ -264,6 +264,7 @@ def test_limits_without_end_end_with_the_time(sandbox: Sandbox) -> None:
 # The calls, which are in threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_known", [True, False], ids=["a response", "an error"])
 def test_a_call_that_takes_long_does_not_hold_up_the_event_loop_and_outlives_a_cancelled_trigger(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, is_known: bool

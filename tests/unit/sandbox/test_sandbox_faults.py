@@ -83,6 +83,7 @@ def test_slow(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, st
     assert response.status_code == 202
 
 
+@pytest.mark.slow
 def test_slow_is_too_slow_for_some(sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]) -> None:
     sandbox.faults.add(Fault("deletions", "slow", seconds=1.0))
 
