@@ -3,9 +3,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 # The tests of a file stay together: they share what is dear to start. Many only wait, for an Airflow or a browser.
-SPREAD = --numprocesses 3 --dist loadfile
+# The order of the files is that of tests/conftest.py: the longest first.
+SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test bench test-services test-browser matrix matrix-ci lint format types docs build clean
+.PHONY: help demo test test-unit bench test-services test-browser matrix matrix-ci lint format types docs build clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -23,7 +24,10 @@ demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser' --cov --cov-report=term
+
+test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
+	$(BIN)/python -m pytest tests/unit -m 'not slow'
 
 bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 20 minutes).
 	$(BIN)/python -m tests.benchmarks
@@ -57,4 +61,4 @@ build: $(READY) ## Build the wheel and the source distribution into dist/.
 	$(BIN)/python -m build
 
 clean: ## Remove everything that the other commands made.
-	rm -rf $(VENV) .demo .matrix build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .matrix .coverage* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -32,3 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _no_secrets_of_other_tests() -> Iterator[None]:
     yield
     reset_secrets_maskers()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: those that start an Airflow, then the other system tests."""
+
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        return not hasattr(getattr(item, "module", None), "running_airflow"), "unit" in item.path.parts
+
+    items.sort(key=rank)
+    for item in items:
+        if item.get_closest_marker("slow"):  # runs the same lines many times over, and counting them doubles its time
+            item.add_marker("no_cover")

@@ -269,7 +269,7 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
         for form in _normal_forms(name):
             if found := match_name(form):
                 return found
-        return None if name.isascii() else match_name(fold_case(name))
+        return None if name.isascii() and name.isprintable() else match_name(fold_case(name))
 
     return match
 

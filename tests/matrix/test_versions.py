@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.run import CELLS, ROOT, Cell, Result, in_one_line, short_table, write_between_markers
+from tests.matrix.run import CELLS, ROOT, RUNNING, TESTS, Cell, Result, in_one_line, short_table, write_between_markers
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -18,6 +18,12 @@ def test_each_cell_stands_in_the_pages(cell: Cell) -> None:
     assert found, f"no row of {cell}: run make matrix"
     (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if f"| Airflow {found[1]} |" in line]
     assert f"pandas {found[2]}" in line
+
+
+@pytest.mark.parametrize("test", TESTS + RUNNING)
+def test_selection_for_the_cells_exists(test: str) -> None:
+    path, _, name = test.partition("::")
+    assert f"def {name}" in (ROOT / path).read_text()
 
 
 def test_oldest_and_newest_run_in_ci_and_each_pandas_on_the_oldest_and_the_newest_airflow() -> None:

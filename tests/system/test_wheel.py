@@ -39,6 +39,7 @@ def beside_airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def run(beside_airflow: Path, *arguments: str) -> str:
     environment = {**os.environ, "AIRFLOW_HOME": str(beside_airflow / "airflow"), "COLUMNS": "400"}
+    environment.pop("PYTHONPATH", None)  # which may lead to the checkout
     command = [str(beside_airflow / "bin" / "python"), *arguments]
     return subprocess.run(
         command, env=environment, cwd=beside_airflow, check=True, capture_output=True, text=True

@@ -112,6 +112,7 @@ def test_the_plugin_is_registered_where_airflow_always_looks() -> None:
     assert FastAPIAppResponse(**{**app, "app": "an app"}).name == view["name"]
 
 
+@pytest.mark.slow
 def test_loading_the_plugin_imports_nothing_heavy() -> None:
     plain = modules_after("import airflow.plugins_manager")
     added = modules_after("import airflow_provider_nexthink.plugins.deletions") - plain
@@ -137,6 +138,7 @@ def test_an_empty_field_of_the_form_is_no_error() -> None:
             jsonschema.validate(None, field["schema"])
 
 
+@pytest.mark.slow
 def test_the_api_server_gives_the_form_as_described_and_warns_of_nothing() -> None:
     # In a process of its own: Airflow 3.1 puts mocks into sys.modules for this.
     code = """
@@ -185,6 +187,7 @@ def modules_for_dag_files() -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_parsing_a_dag_file_imports_nothing_heavy() -> None:
     names = modules_for_dag_files()
     assert len(names) >= 5

@@ -262,6 +262,7 @@ def test_trigger_endless_429_end_at_the_end_time(sandbox: Sandbox) -> None:
 # The calls, which are in threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_known", [True, False], ids=["a response", "an error"])
 def test_trigger_cancelled_during_a_slow_call_does_not_block_the_event_loop(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, is_known: bool

@@ -162,6 +162,7 @@ def test_an_answer_that_names_a_key_twice_is_not_trusted(content: str) -> None:
     assert re.search("names the key '.*' twice|it cannot be read", str(unclear(httpx.Response(202, content=content))))
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=4), st.booleans(), st.data())
 def test_any_names_are_read_and_any_key_twice_is_found(names: list[str], escaped: bool, data: st.DataObject) -> None:
     devices = [{"uid": f'{at}"uid":', "name": name, "status": "SCHEDULED"} for at, name in enumerate(names)]

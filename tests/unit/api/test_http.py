@@ -578,6 +578,7 @@ def test_the_proxy_of_the_environment_and_its_exceptions(
     assert ("through the proxy" in str(it.value)) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 32])
 def test_each_thread_keeps_its_connection(threads: int) -> None:
     opened: list[object] = []

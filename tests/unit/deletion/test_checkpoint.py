@@ -259,6 +259,7 @@ def test_fingerprint_differs_by_tenant_and_does_not_contain_it() -> None:
     assert "a.example" not in "".join(store.values())
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_large_run_takes_few_bytes_and_few_calls() -> None:
     choose = random.Random(1)
     count = 100_000
@@ -276,6 +277,7 @@ def test_checkpoint_of_a_large_run_takes_few_bytes_and_few_calls() -> None:
     assert earlier_tries(store).rows() == outcomes.rows()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["long names", "every other one failed", "every row has a reason of its own"])
 def test_checkpoint_no_value_grows_too_large(kind: str) -> None:
     choose = random.Random(1)
@@ -489,6 +491,7 @@ def test_tries_cut_off_at_random_accept_each_device_once(
     assert len(outcomes.rows()) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_store_failed", [False, True])
 def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
     has_store_failed: bool, monkeypatch: pytest.MonkeyPatch

@@ -133,6 +133,7 @@ def test_deeply_nested_json_is_one_clear_error() -> None:
         read_devices("[" * 100_000)
 
 
+@pytest.mark.slow
 def test_a_million_rows() -> None:
     rows = [(str(uuid.UUID(int=number, version=4)), f"PC-{number}") for number in range(1_000_000)]
     rows[17] = ("no-uid", "PC-17")

@@ -87,6 +87,7 @@ def test_fault_slow_delays_the_response(sandbox: Sandbox, client: httpx.Client, 
     assert response.status_code == 202
 
 
+@pytest.mark.slow
 def test_fault_slow_with_a_shorter_client_timeout_is_processed(
     sandbox: Sandbox, client: httpx.Client, devices: list[dict[str, str]]
 ) -> None:
