@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
 from contextlib import contextmanager, suppress
-from decimal import Decimal, InvalidOperation
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import literal
 
+from airflow_provider_nexthink.api.query import parameters_as_text
 from airflow_provider_nexthink.devices.formats import is_path, redacted_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
@@ -57,28 +57,16 @@ def option_errors() -> Iterator[None]:
         raise NexthinkOptionError(str(error)) from None
 
 
-def as_parameters(parameters: Any) -> Any:
-    """Return the parameters of a query with numbers of any kind as text: 200.0 and Decimal(200) are 200.
+def check_parameters(parameters: object) -> None:
+    """Refuse parameters of a query that Nexthink does not take, but for templates, which are not known yet.
 
     :param parameters: as a Dag has them.
-    :raises NexthinkInputError: for a number that is not finite.
+    :raises NexthinkInputError: if a value is neither text nor a finite number.
     """
-    if not isinstance(parameters, Mapping):
-        return parameters
-    return {name: _number_as_text(name, value) for name, value in parameters.items()}
-
-
-def _number_as_text(name: object, value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, Number):
-        return value
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:  # a complex number, a fraction
-        return value
-    if not number.is_finite():
-        raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a finite number.")
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    if isinstance(parameters, Mapping):
+        parameters_as_text({name: value for name, value in parameters.items() if not is_template(value)})
+    elif parameters is not None and not is_template(parameters):
+        parameters_as_text(parameters)
 
 
 def is_template(value: object) -> bool:
@@ -184,19 +172,17 @@ def _cells_of(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, Mapping) else container
 
 
-def _objects_in_frame(value: object) -> Iterable[Any]:
+def _objects_in_frame(value: Any) -> Iterable[Any]:
     """Return the cells of a DataFrame's columns that may hold any object."""
-    if not hasattr(value, "columns"):
+    if not hasattr(value, "dtypes"):
         return ()
-    from airflow_provider_nexthink.devices.frames import dataframe_library
+    from airflow_provider_nexthink.devices.frames import is_table, table_columns
 
-    library = dataframe_library(value)
-    frame: Any = value
-    if library == "pandas":
-        columns = [column for _, column in frame.items()]
-    else:
-        columns = frame.get_columns() if library == "polars" else []
-    return (cell for column in columns if str(column.dtype).lower() == "object" for cell in column)
+    if not is_table(value):
+        return ()
+    _, cells_of = table_columns(value)
+    objects = [at for at, dtype in enumerate(value.dtypes) if str(dtype).lower() == "object"]
+    return (cell for at in objects for cell in cells_of(at))
 
 
 def _resolve(value: Any, context: Context) -> Any:

@@ -21,22 +21,25 @@ from airflow_provider_nexthink.operators._base import (
 )
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
-from airflow_provider_nexthink.utils.task_state import TaskStateStore, cancel_timeout
+from airflow_provider_nexthink.utils.task_state import TaskState, cancel_timeout
 from airflow_provider_nexthink.version_compat import (
     AirflowSkipException,
     has_xcom_backend,
     max_map_length,
-    task_state_store,
 )
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
+
+_TRY_OVER = (
+    "No other batch is sent. Devices that this try has sent since its last save may be sent again by another try. "
+    "The XComs and the file are left to that one: see the outcome in this log."
+)
 
 _LIMITS = ("max_devices", "max_share", "fleet_size", "requests_per_second")
 
@@ -166,9 +169,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                 raise
 
     def _execute(self, context: Context, report: DeletionReport) -> Any:
-        store = self._state_store(context)
-        checkpoint = _checkpoint_of(store, context) if store else None
-        report.begin(checkpoint, is_retry=_is_retry(context))  # first of all: whatever comes next may fail
+        state = TaskState.of(context, consequence=_TRY_OVER)
+        self._log_missing_state(state)
+        checkpoint = state.checkpoint()
+        report.begin(checkpoint, is_retry=state.is_retry)  # first of all: whatever comes next may fail
 
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
@@ -328,12 +332,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             options.check_text("nexthink_conn_id", self.nexthink_conn_id)
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
 
-    def _state_store(self, context: Context) -> StateStore | None:
-        """Return where a retry finds what this try has sent (Airflow 3.3 on)."""
-        store = task_state_store(context)
-        if store is not None:
-            return TaskStateStore(store)
-        if _is_retry(context):
+    def _log_missing_state(self, state: TaskState) -> None:
+        """Say what it means that this Airflow keeps no state."""
+        if state.store is not None:
+            return
+        if state.is_retry:
             self.log.warning(
                 "This Airflow keeps no state for a task (3.3 does): what earlier tries of this task sent is not known "
                 "here. See their logs, and Nexthink's inventory. This try sends the whole list again, and its limits "
@@ -341,22 +344,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             )
         elif self.retries:
             self.log.info("This Airflow keeps no state for a task (3.3 does): a retry sends the whole list again.")
-        return None
 
     def _formatted(self, result: DeletionResult) -> Any:
         if self.return_format == "columns":
             return result.outcomes.columns()
         return result.to_pandas() if self.return_format == "dataframe" else result.table
-
-
-def _checkpoint_of(store: StateStore, context: Context) -> Checkpoint:
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
-
-    ti = context.get("ti")
-    return Checkpoint(store, try_number=getattr(ti, "try_number", None), max_tries=getattr(ti, "max_tries", None))
-
-
-def _is_retry(context: Context) -> bool:
-    """Tell whether the task has had tries before: retried by Airflow, or cleared by a person."""
-    ti = context.get("ti")
-    return ti is not None and ti.try_number > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from decimal import Decimal
 from math import inf
@@ -27,13 +27,15 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
-    as_parameters,
+    check_parameters,
     fail_without_retry,
     is_template,
     option_errors,
 )
-from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportState
-from airflow_provider_nexthink.version_compat import default_deferrable, task_state_store
+from airflow_provider_nexthink.operators._event import ExportEvent
+from airflow_provider_nexthink.operators._export import Export, ExportState
+from airflow_provider_nexthink.utils.task_state import TaskState
+from airflow_provider_nexthink.version_compat import default_deferrable
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 _MARGIN_SECONDS = 600.0
+
+_TRY_OVER = "This try returns no rows; another one may start another export."
 
 
 class NexthinkNqlOperator(BaseOperator):
@@ -106,13 +110,12 @@ class NexthinkNqlOperator(BaseOperator):
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
             if self.query_mode == "execute":
-                return self._finalize(hook.run_nql(self.query_id, as_parameters(self.parameters)))
+                return self._finalize(hook.run_nql(self.query_id, self.parameters))
             state = self._export_state(context, hook)
             with _cleared_unless_resumable(state):
                 export = state.load(time.time())
                 if export is None:
-                    parameters = as_parameters(self.parameters)
-                    export_id = hook.start_export(self.query_id, parameters, compression=self.compression)
+                    export_id = hook.start_export(self.query_id, self.parameters, compression=self.compression)
                     export = Export(export_id, time.time() + self.timeout)
                     state.save(export)
                 else:
@@ -154,9 +157,8 @@ class NexthinkNqlOperator(BaseOperator):
             "query_id": self.query_id,
             "parameters": self.parameters,
             "compression": self.compression,
-            "clears": getattr(context["ti"], "max_tries", None),  # it grows when a task is cleared: then start afresh
         }
-        return ExportState(task_state_store(context), query)
+        return ExportState(TaskState.of(context, consequence=_TRY_OVER), query)
 
     def _defer(self, export: Export) -> NoReturn:
         from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger
@@ -206,7 +208,7 @@ class NexthinkNqlOperator(BaseOperator):
         """Let a Dag with an option that cannot take effect fail while it is parsed."""
         if not is_template(self.query_id):
             check_query_id(self.query_id)
-        as_parameters(self.parameters)
+        check_parameters(self.parameters)
         check_choice("query_mode", self.query_mode, ("export", "execute"))
         check_choice("compression", self.compression, ("NONE", "GZIP", "ZSTD"))
         check_choice("return_format", self.return_format, RETURN_FORMATS)
@@ -222,11 +224,13 @@ class NexthinkNqlOperator(BaseOperator):
         return pd.DataFrame(columns, dtype="string")
 
 
-def _seconds(option: str, value: object) -> float:
+def _seconds(option: str, value: Any) -> float:
     """Return a time in seconds."""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, Real | Decimal) and not isinstance(seconds, bool) and 0 < seconds < inf:
-        return float(seconds)
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, Real | Decimal) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # of a signalling NaN, of an integer that is no float
+            if 0 < (seconds := float(number)) < inf:
+                return seconds
     raise NexthinkInputError(f"{option} is {value!r}: it takes a number of seconds above 0, or a timedelta.")
 
 

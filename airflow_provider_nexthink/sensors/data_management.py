@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_nexthink.api.query import check_query_id
+from airflow_provider_nexthink.api.query import check_query_id, parameters_as_text
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
@@ -21,12 +21,12 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     DevicesMixin,
-    as_parameters,
+    check_parameters,
     fail_without_retry,
     is_template,
     option_errors,
 )
-from airflow_provider_nexthink.operators._export import ExportEvent
+from airflow_provider_nexthink.operators._event import ExportEvent
 from airflow_provider_nexthink.version_compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     def _export(self, hook: NexthinkHook) -> NqlRows:
         from airflow_provider_nexthink.api import nql
 
-        return hook.export_nql(self.query_id, as_parameters(self.parameters), timeout=nql.EXPORT_SECONDS)
+        return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
 
     def _check(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
         """Check once whether all are gone. An error that may pass does not end the wait: the next check tries again."""
@@ -220,7 +220,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         trigger = NexthinkQueryTrigger(
             nexthink_conn_id=self.nexthink_conn_id,
             query_id=self.query_id,
-            parameters=as_parameters(self.parameters),
+            parameters=None if self.parameters is None else parameters_as_text(self.parameters),
             start_time=start_time,
             poll_interval=nql.POLL_SECONDS,
             timeout=nql.EXPORT_SECONDS,
@@ -245,7 +245,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         """Let a Dag with an option that cannot take effect fail while it is parsed."""
         if not is_template(self.query_id):
             check_query_id(self.query_id)
-        as_parameters(self.parameters)
+        check_parameters(self.parameters)
         if not is_template(self.uid_column):
             options.check_column("uid_column", self.uid_column)
         if self.deferrable and self.exponential_backoff:

@@ -158,7 +158,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         from airflow_provider_nexthink.devices.reader import pick_rows
 
         has_description = hasattr(cursor, "description")  # Exasol's is no cursor, and its hook describes it
-        description = cursor.description if has_description else hook.get_description(cursor)  # type: ignore[attr-defined]
+        description = cursor.description if has_description else hook.get_description(cursor)
         if not description:
             raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. This try sent nothing.")
         labels = [column[0] for column in description]

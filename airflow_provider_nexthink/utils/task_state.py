@@ -1,23 +1,32 @@
-"""What a task tells Airflow through its supervisor: its state for a later try, and its XComs."""
+"""The state that the tries of one task share, and the supervisor through which a task reaches it.
+
+One rule holds for whatever is kept here, the journal of a deletion and the export of a query:
+
+* A store that fails is a warning in the log. The retry loses its state, and the task goes on without.
+* A try that Airflow does not know any more, or that has lost its supervisor, raises ``NexthinkTryOverError``.
+* A task that had succeeded and is cleared starts afresh: ``max_tries`` grows when a person clears it.
+"""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_nexthink.exceptions import NexthinkTryOverError
-from airflow_provider_nexthink.version_compat import is_try_unknown
+from airflow_provider_nexthink.version_compat import is_try_unknown, task_state_store
+
+if TYPE_CHECKING:
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 _ALARM = getattr(signal, "SIGALRM", None)  # not on Windows
 _PROBE_KEY = "nexthink_supervisor_probe"  # never set
-
-_FOLLOWS = (
-    "No other batch is sent. Devices that this try has sent since its last save may be sent again by another try. "
-    "The XComs and the file are left to that one: see the outcome in this log."
-)
 
 
 @contextmanager
@@ -50,14 +59,72 @@ def cancel_timeout() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@dataclass(frozen=True)
+class TaskState:
+    """The state of a task. All its tries share it.
+
+    :param store: where it is kept; None before Airflow 3.3, which keeps no state.
+    :param try_number: the number of this try, from 1 on; None where it is not known.
+    :param max_tries: the number that Airflow raises when a person clears the task; None where it is not known.
+    """
+
+    store: TaskStateStore | None
+    try_number: int | None
+    max_tries: int | None
+
+    @classmethod
+    def of(cls, context: Mapping[str, Any], *, consequence: str) -> Self:
+        """Open the state of a task.
+
+        :param context: of the task.
+        :param consequence: what it means for the task that a try of it is over, for the error.
+        """
+        store, ti = task_state_store(context), context.get("ti")
+        return cls(
+            None if store is None else TaskStateStore(store, consequence=consequence),
+            getattr(ti, "try_number", None),
+            getattr(ti, "max_tries", None),
+        )
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the task has had tries before: retried by Airflow, or cleared by a person."""
+        return self.try_number is not None and self.try_number > 1
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint of a deletion; None where no state is kept."""
+        from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+
+        if self.store is None:
+            return None
+        return Checkpoint(self.store, try_number=self.try_number, max_tries=self.max_tries)
+
+
+@contextmanager
+def store_failures_logged(warning: str) -> Iterator[None]:
+    """Log a failure of the store instead of raising it.
+
+    :param warning: what the failure means for a retry.
+    :raises NexthinkTryOverError: if this try is over.
+    """
+    try:
+        yield
+    except NexthinkTryOverError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of any kind of store
+        log.warning("%s (%s: %s).", warning, type(error).__name__, error)
+
+
 class TaskStateStore:
     """Airflow's task state store, with one error of its own where this try is over.
 
     :param store: ``context["task_state_store"]``.
+    :param consequence: what it means for the task that this try is over, for the error.
     """
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, *, consequence: str = "") -> None:
         self._store = store
+        self._consequence = consequence
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or None.
@@ -92,12 +159,12 @@ class TaskStateStore:
                 if is_try_unknown(error):
                     raise NexthinkTryOverError(
                         "Airflow does not know this try of the task any more: it was cleared, or another try has taken "
-                        f"its place. {_FOLLOWS}"
+                        f"its place. {self._consequence}".rstrip()
                     ) from error
                 if isinstance(error, OSError | EOFError) and self._is_supervisor_gone():
                     raise NexthinkTryOverError(
                         "The supervisor of this task process is gone: Airflow cannot reach this try any more, and may "
-                        f"start another one. {_FOLLOWS}"
+                        f"start another one. {self._consequence}".rstrip()
                     ) from error
                 raise
 

@@ -166,7 +166,9 @@ class ExasolLike(DatabricksLike):
         return [(name, "VARCHAR") for name in statement.columns]
 
     def run(self, sql: Any, *args: Any, handler: Any = None, **kwargs: Any) -> Any:
-        return super().run(sql, *args, handler=handler and (lambda cursor: handler(Statement(cursor))), **kwargs)
+        read: Any = handler and (lambda cursor: handler(Statement(cursor)))
+        run: Any = super().run
+        return run(sql, *args, handler=read, **kwargs)
 
 
 class TrinoLike(SqliteHook):
@@ -177,7 +179,7 @@ class TrinoLike(SqliteHook):
     def _run_command(self, cur: Any, sql_statement: Any, parameters: Any) -> None:
         if ";" in sql_statement.rstrip()[-1:]:
             raise ValueError("mismatched input ';'. Expecting: <EOF>")
-        super()._run_command(cur, sql_statement, parameters)  # type: ignore[no-untyped-call]
+        super()._run_command(cur, sql_statement, parameters)
 
 
 class ListLike(SqliteHook):

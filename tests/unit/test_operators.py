@@ -26,6 +26,7 @@ from airflow_provider_nexthink.operators._base import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+from airflow_provider_nexthink.utils.task_state import TaskState
 from airflow_provider_nexthink.version_compat import has_xcom_backend
 from tests.support.dags import DagSerialization
 
@@ -168,7 +169,8 @@ def test_callables_are_templates() -> None:
     for each in (gone, pull):
         each.render_template_fields(Context())
     assert operator.devices.value == gone.devices.value == ROWS  # type: ignore[attr-defined]
-    assert (operator.dry_run, operator.max_devices, operator.uid_column) == (True, 7, "device.uid")
+    options: Any = operator
+    assert (options.dry_run, options.max_devices, options.uid_column) == (True, 7, "device.uid")
     assert (operator.nexthink_conn_id, operator.results_path) == ("other", "table.csv")
     assert (gone.query_id, pull.query_id, pull.parameters) == ("#query", "#query", {"a": 1})
 
@@ -380,7 +382,7 @@ def test_without_a_state_store_the_log_says_that_a_retry_sends_all_again(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, retries: int
 ) -> None:
     operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, retries=retries)
-    assert operator._state_store(Context()) is None
+    operator._log_missing_state(TaskState.of({}, consequence=""))
     said = capsys.readouterr().out + caplog.text
     assert ("a retry sends the whole list again" in said) == bool(retries)
 
