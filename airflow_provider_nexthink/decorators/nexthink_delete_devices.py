@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence, Sized
-from datetime import timedelta
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Unpack, overload
 
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
@@ -18,6 +17,7 @@ from airflow_provider_nexthink.operators._base import (
     is_template,
     rendered_value,
 )
+from airflow_provider_nexthink.operators._options import DeleteDevicesOptions
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import ResolveMixin, determine_kwargs
 
@@ -27,64 +27,6 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import Task
 
 P = ParamSpec("P")
-
-
-class DeleteDevicesOptions(TypedDict, total=False):
-    """The options of the decorator: those of ``NexthinkDeleteDevicesOperator`` but ``devices``, and any task's."""
-
-    nexthink_conn_id: str
-    uid_column: str | None
-    name_column: str | None
-    columns: Sequence[str] | None
-    exclude: Sequence[str]
-    max_devices: int | str | None
-    max_share: float | str | None
-    fleet_size: int | str | None
-    dry_run: bool | str
-    batch_size: int
-    max_concurrency: int
-    requests_per_second: float | str | None
-    on_empty: Literal["succeed", "skip", "fail"]
-    fail_on: Sequence[str]
-    return_format: Literal["records", "columns", "dataframe"]
-    results_path: str | None
-    # Of any task.
-    task_id: str
-    retries: int
-    retry_delay: timedelta | float
-    retry_exponential_backoff: bool | float
-    max_retry_delay: timedelta | float
-    execution_timeout: timedelta | None
-    trigger_rule: str
-    depends_on_past: bool
-    pool: str
-    pool_slots: int
-    queue: str
-    priority_weight: int
-    params: dict[str, Any]
-    inlets: Any
-    outlets: Any
-    on_execute_callback: Any
-    on_skipped_callback: Any
-    on_failure_callback: Any
-    on_retry_callback: Any
-    on_success_callback: Any
-    map_index_template: str
-    retry_policy: Any
-    executor: str | None
-    executor_config: dict[str, Any]
-    weight_rule: Any
-    wait_for_downstream: bool
-    wait_for_past_depends_before_skipping: bool
-    max_active_tis_per_dag: int | None
-    max_active_tis_per_dagrun: int | None
-    resources: dict[str, Any]
-    run_as_user: str | None
-    task_display_name: str
-    email: Any
-    do_xcom_push: bool
-    owner: str
-    doc_md: str
 
 
 class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteDevicesOperator):

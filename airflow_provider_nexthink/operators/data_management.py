@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,17 +46,6 @@ _LIMITS = ("max_devices", "max_share", "fleet_size", "requests_per_second")
 # Measured, see docs/speed.md: what a row of the table takes in XCom, and how much is too much for a database.
 _XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90}
 _LARGE_XCOM_BYTES = 10_000_000
-
-_TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
-    "uid_column": partial(options.check_column, "uid_column"),
-    "name_column": partial(options.check_column, "name_column"),
-    "max_devices": options.check_max_devices,
-    "max_share": options.check_max_share,
-    "fleet_size": options.check_fleet_size,
-    "dry_run": options.check_dry_run,
-    "requests_per_second": options.check_requests_per_second,
-    "results_path": options.check_results_path,
-}
 
 
 class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
@@ -125,8 +114,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         max_share: float | str | None = None,
         fleet_size: int | str | None = None,
         dry_run: bool | str = False,
-        batch_size: int = options.MAX_BATCH_SIZE,
-        max_concurrency: int = 4,
+        batch_size: int | str = options.MAX_BATCH_SIZE,
+        max_concurrency: int | str = 4,
         requests_per_second: float | str | None = None,
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         fail_on: Sequence[str] = DEFAULT_FAIL_ON,
@@ -178,21 +167,12 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
         with NexthinkHook(self.nexthink_conn_id) as self._hook:
             self._check_rendered()
+            chosen: Any = {option: getattr(self, option) for option in options.CHECKS}
             result = self._hook.delete_devices(
                 self._read_devices(context),
-                uid_column=self.uid_column,
-                name_column=self.name_column,
-                columns=self.columns,
-                exclude=self.exclude,
-                max_devices=self.max_devices,
-                max_share=self.max_share,
-                fleet_size=self.fleet_size,
-                dry_run=options.check_dry_run(self.dry_run),
-                batch_size=self.batch_size,
-                max_concurrency=self.max_concurrency,
-                requests_per_second=self.requests_per_second,
                 state_store=checkpoint,
                 on_plan=partial(self._check_table, context),
+                **chosen,
             )
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
@@ -315,15 +295,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     def _check_options(self) -> None:
         """Let a Dag with an option that cannot take effect fail while it is parsed."""
         options.check_share_and_fleet(self.max_share, self.fleet_size)
-        for option, check in _TEMPLATED_CHECKS.items():
-            if not is_template(value := getattr(self, option)):
+        for option, check in {**options.CHECKS, "results_path": options.check_results_path}.items():
+            value = getattr(self, option)
+            if not (option in self.template_fields and is_template(value)):
                 check(value)
-        options.DeletionOptions.checked(
-            columns=self.columns,
-            exclude=self.exclude,
-            batch_size=self.batch_size,
-            max_concurrency=self.max_concurrency,
-        )
         if any(is_template(entry) for entry in self.exclude):
             raise NexthinkInputError("exclude is not a template: it takes globs and uids as they are.")
         options.check_fail_on(self.fail_on)

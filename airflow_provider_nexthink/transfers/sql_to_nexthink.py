@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from airflow_provider_nexthink.deletion.options import check_text
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._base import NexthinkOptionError, is_template, option_errors
+from airflow_provider_nexthink.operators._options import DeleteDevicesOptions
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import AirflowException
 
@@ -99,7 +100,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         sql_conn_id: str,
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         sql_hook_params: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[DeleteDevicesOptions],
     ) -> None:
         for option in ("devices", "columns"):
             if option in kwargs:
