@@ -79,15 +79,15 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a template; what may be JSON of devices is natively read as JSON: see ``render_devices``.
+        """Render a template natively, but read text that may be JSON of devices as JSON: see ``render_devices``.
 
-        Python text in brackets is read by Airflow, but for what Python may read as other devices than are meant:
-        mappings, which may name a key twice, and escapes. That stays text.
+        Airflow reads text in brackets as Python. Text with mappings, which may name a key twice, or with escapes stays
+        text, since Python might read other devices from it.
         """
         from jinja2.nativetypes import NativeEnvironment, native_concat
 
         jinja_env = jinja_env or self.get_template_env()
-        is_native = getattr(self, "render_template_as_native_obj", None)  # the task's own; else its Dag decides
+        is_native = getattr(self, "render_template_as_native_obj", None)  # None: the Dag decides
         if is_native is None:
             is_native = isinstance(jinja_env, NativeEnvironment)
         if not is_native or not isinstance(content, str) or id(content) in (seen_oids or ()):
@@ -116,7 +116,7 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
 
 
 def _wrapped(argument: Any) -> Any:
-    """Keep a table away from Jinja and out of the rendered view; every other argument is left as it is."""
+    """Wrap a table, to keep it away from Jinja and out of the rendered view; return every other argument as it is."""
     if isinstance(argument, str | bytes | DeviceInput) or is_template(argument):
         return argument
     if isinstance(argument, Mapping):  # of columns, not of options
@@ -163,7 +163,7 @@ def nexthink_delete_devices_task(python_callable: Callable[..., object] | None =
         raise NexthinkOptionError("multiple_outputs is no option of @task.nexthink_delete_devices: it returns a table.")
     return task_decorator_factory(
         python_callable=python_callable,
-        multiple_outputs=False,  # else Airflow tells it from what the function returns, and the task returns a table
+        multiple_outputs=False,  # not inferred from the function: the task returns a table
         decorated_operator_class=_NexthinkDeleteDevicesDecoratedOperator,
         **options,
     )

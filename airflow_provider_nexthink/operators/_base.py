@@ -1,4 +1,4 @@
-"""What the operators share: how an error ends a task, and how devices are kept out of Jinja and the UI."""
+"""Shared by the operators: errors that no retry changes, and devices that stay out of Jinja and of the UI."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CONTAINERS = (list, tuple, set, frozenset, deque, Mapping, ValuesView)
 
 @contextmanager
 def fail_without_retry() -> Iterator[None]:
-    """Fail the task without a retry where a retry changes nothing; the error itself is the ``__cause__``.
+    """Fail the task without a retry if a retry changes nothing; the error itself is the ``__cause__``.
 
     :raises AirflowFailException: for an input error or a final error.
     """
@@ -70,7 +70,7 @@ def check_parameters(parameters: object) -> None:
 
 
 def is_template(value: object) -> bool:
-    """Tell whether a value is known only when the task runs: a Jinja template, an XComArg, a callable."""
+    """Return whether a value is known only when the task runs: a Jinja template, an XComArg, a callable."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return callable(value) or isinstance(value, ResolveMixin)
@@ -80,7 +80,7 @@ class DeviceInput(ResolveMixin):
     """Devices as they were given, kept away from Jinja and out of the rendered view.
 
     Rendering would turn the name ``1e10`` into a number, run a template that is part of a name, and write the whole
-    list to the metadata database. XComs among the rows or cells are found and resolved here, and nothing else is.
+    list to the metadata database. Of the rows and cells, only XComs are resolved.
 
     :param value: what was passed as ``devices``.
     """
@@ -107,15 +107,15 @@ class DeviceInput(ResolveMixin):
         """Return the devices with each XCom in its place.
 
         :param context: of the task.
-        :raises AirflowFailException: if there are XComs where the Dag has not declared them.
+        :raises AirflowFailException: for an iterator over XComs, which Airflow cannot see.
         """
         return DeviceInput(self._resolved(context))
 
     def resolve_lists(self, context: Context) -> DeviceInput:
-        """Return the devices with each XCom in its place; those that are lists of devices, among rows, as more rows.
+        """Return the devices with each XCom in its place. A list of devices among rows becomes more rows.
 
         :param context: of the task.
-        :raises AirflowFailException: if there are XComs where the Dag has not declared them.
+        :raises AirflowFailException: for an iterator over XComs, which Airflow cannot see.
         """
         value = self._resolved(context)
         if value is self.value or not isinstance(value, list | tuple) or any(map(_is_cell, value)):
@@ -139,7 +139,7 @@ class DeviceInput(ResolveMixin):
         return _resolve(value, context) if has_references else value
 
     def serialize(self) -> str:
-        """Return what Airflow shows instead of the devices."""
+        """Return a summary, which Airflow shows instead of the devices."""
         kind = type(self.value).__name__
         if isinstance(self.value, str):
             text = self.value.strip()
@@ -201,12 +201,12 @@ def _resolve(value: Any, context: Context) -> Any:
 
 
 def _is_cell(value: object) -> bool:
-    """Tell a single value from a row or a list of rows."""
+    """Return whether this is a single value, not a row or a list of rows."""
     return isinstance(value, str | bytes | Number)
 
 
 def _as_list_of_devices(value: Any) -> list[Any]:
-    """Return what a task has returned as a list of rows: it may be one row, a table, or nothing."""
+    """Return the value of a task as a list of rows: it may be one row, a table, or None."""
     if value is None:
         return []
     return value if isinstance(value, list) and not any(map(_is_cell, value[:1])) else [value]
@@ -239,7 +239,7 @@ class DevicesMixin(_Operator):
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def _given_devices(self) -> object:
-        """Return what was passed, once it is rendered."""
+        """Return the devices as they were passed, once they are rendered."""
         return self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
 
 
@@ -248,15 +248,15 @@ def render_devices(
 ) -> DeviceInput:
     """Render a Jinja template for devices so that their text stays as it is.
 
-    Where a Dag renders natively, Jinja reads text as Python, which has other escapes than JSON. A slash with a
-    backslash before it, as many programs write it, makes another name.
+    In native rendering Jinja reads text as Python, whose escapes differ from those of JSON: a slash with a backslash
+    before it, as many programs write it, would make another name.
 
     :param template: the template, as it was given.
     :param context: of the task.
-    :param jinja_env: Jinja's environment; whether it is a native one makes the difference.
+    :param jinja_env: Jinja's environment, native or not.
     :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
-        are no templates, whatever they hold.
-    :return: text, or natively what a single expression is if that is no text.
+        are not templates, whatever they hold.
+    :return: text; in native rendering the value of a single expression, if that is not text.
     """
     from jinja2.nativetypes import NativeEnvironment
 
@@ -267,9 +267,9 @@ def render_devices(
 
 
 def rendered_value(nodes: list[Any], *, is_native: bool) -> Any:
-    """Return what a template gives: text, or natively what a single expression, or JSON, is.
+    """Return the value of a template: text, or in native rendering the value of a single expression or of JSON.
 
-    :param nodes: what the parts of the template gave.
+    :param nodes: the values of the parts of the template.
     :param is_native: whether the task renders natively.
     """
     from jinja2 import Undefined
@@ -279,13 +279,13 @@ def rendered_value(nodes: list[Any], *, is_native: bool) -> Any:
         return values[0]
     text = "".join(map(str, nodes))
     if is_native and is_brackets(text):
-        with suppress(ValueError):  # no JSON, or ambiguous: whoever reads the devices says so
+        with suppress(ValueError):  # not JSON, or ambiguous: the reader of the devices raises the error
             return read_json(text)
     return text
 
 
 def is_brackets(text: str) -> bool:
-    """Tell whether text may be JSON of devices.
+    """Return whether text may be JSON of devices.
 
     :param text: any.
     """

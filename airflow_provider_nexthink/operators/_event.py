@@ -12,11 +12,11 @@ from airflow_provider_nexthink.exceptions import NexthinkEventError
 
 @dataclass(frozen=True)
 class ExportEvent:
-    """The event of a trigger, once it is checked.
+    """The event of a trigger, checked.
 
     :param export_id: the export; None where none could be started.
-    :param end_time: when to give up, in seconds since the epoch.
-    :param failure: why the wait ended too early, in words; None if the export is ready.
+    :param end_time: when the wait ends at the latest, in seconds since the epoch.
+    :param failure: why the wait ended too early; None if the export is ready.
     """
 
     export_id: str | None
@@ -25,7 +25,7 @@ class ExportEvent:
 
     @classmethod
     def read(cls, event: object) -> Self:
-        """Check what a task was resumed with.
+        """Check the event that a task was resumed with.
 
         :param event: as the triggers of this package make it.
         :raises NexthinkEventError: if it is anything else.

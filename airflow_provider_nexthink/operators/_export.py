@@ -21,8 +21,8 @@ class Export:
     """An export in progress.
 
     :param export_id: its id.
-    :param end_time: when to give up on it, in seconds since the epoch. After that no retry resumes it: its rows would
-        be of the past.
+    :param end_time: when the wait for it ends, in seconds since the epoch. No retry resumes it after that, since its
+        rows would be out of date.
     """
 
     export_id: str

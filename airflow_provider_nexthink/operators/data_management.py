@@ -49,38 +49,39 @@ _LARGE_XCOM_BYTES = 10_000_000
 
 
 class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
-    """Ask Nexthink to delete devices, and tell of each what became of it. There is no undo.
+    """Ask Nexthink to delete devices, and report the outcome of each. There is no undo.
 
     Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
-    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person; and
-    ``earlier_tries``, the rows of devices that earlier tries of the task had to send and that are not in the list any
-    more, where there are some. A try that fails before its first request leaves the tables of the tries before it.
+    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need attention; and
+    ``earlier_tries``, the rows of devices that earlier tries of the task were about to send and that are no longer in
+    the list, if there are any. A try that fails before its first request keeps the tables of the tries before it.
 
     :param devices: a DataFrame (pandas, polars) or Arrow table; a list of mappings, or of rows that name their fields
         (named tuples, DB-API Rows); a list of tuples with ``columns``; one such row; a mapping of columns to lists;
         JSON text of one of these, or CSV text with a header; the path of a .csv, .parquet or .jsonl file, local or on
-        object storage; or the XCom of a task, mapped or not, that returns one of these (``task.output``).
-        (templated, if text)
+        object storage; or the XCom of a task, mapped or not, that returns one of these (``task.output``), also as a
+        row or a cell of a list or mapping. (templated, if text)
     :param nexthink_conn_id: the connection. (templated)
     :param uid_column: which column holds the uid; None to find it by its name. (templated)
     :param name_column: which column holds the name; None to find it by its name. (templated)
     :param columns: the names of the columns, for rows that are tuples or lists.
     :param exclude: globs on the name, whatever its case, and uids that are never sent.
-    :param max_devices: how many devices may be sent at the most; more, and nothing is sent and the task fails
-        without retry. None for no limit. (templated)
-    :param max_share: which share of ``fleet_size`` may be sent at the most, such as 0.05 for 5 %; guards like
-        ``max_devices``. (templated)
-    :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else. (templated)
+    :param max_devices: maximum number of devices to send. If the plan exceeds it, nothing is sent and the task fails
+        without a retry. None for no limit. (templated)
+    :param max_share: maximum share of ``fleet_size`` to send, such as 0.05 for 5 %; guards like ``max_devices``.
+        (templated)
+    :param fleet_size: number of devices in the fleet; required by ``max_share``, and used for nothing else.
+        (templated)
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
-    :param max_concurrency: requests under way at once, at the most; 1 to 32.
-    :param requests_per_second: how many requests may start in a second at the most, such as 2 or 0.5; None for no
-        limit. (templated)
+    :param max_concurrency: maximum number of requests in flight, 1 to 32.
+    :param requests_per_second: maximum number of requests started per second, such as 2 or 0.5; None for no limit.
+        (templated)
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
-    :param fail_on: the statuses that fail the task once all is done.
+    :param fail_on: the statuses that fail the task, once every device has its outcome.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
-    :param results_path: a file for the whole table besides, local or on object storage: .csv, .parquet (needs
+    :param results_path: also write the whole table to this file, local or on object storage: .csv, .parquet (needs
         pyarrow) or .jsonl. (templated)
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
@@ -153,7 +154,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         with fail_without_retry():
             try:
                 return self._execute(context, report)
-            except BaseException as error:  # a timeout may come at any instruction: what was sent is reported
+            except BaseException as error:  # a timeout may come at any instruction; what was sent is reported
                 self._report_failure(report, error)
                 raise
 
@@ -161,7 +162,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         state = TaskState.of(context, consequence=_TRY_OVER)
         self._log_missing_state(state)
         checkpoint = state.checkpoint()
-        report.begin(checkpoint, is_retry=state.is_retry)  # first of all: whatever comes next may fail
+        report.begin(checkpoint, is_retry=state.is_retry)  # before anything that may fail
 
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
@@ -179,7 +180,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             return self._finalize(report, result)
 
     def _report_failure(self, report: DeletionReport, error: BaseException) -> None:
-        """Leave in XCom what is known, where an error came before this try had reported its result."""
+        """Push what is known to XCom, if the error came before this try had reported its result."""
         if report.is_complete:
             return
         deletion = self._hook.deletion if self._hook else None
@@ -191,12 +192,12 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         if not report.is_over:
             self._write_results(result)
 
-    def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for those who get them from elsewhere
+    def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for subclasses
         """Return the devices to delete, in any form that the hook reads."""
         return self._given_devices()
 
     def _check_rendered(self) -> None:
-        """Refuse what only shows when the task runs, before anything is sent."""
+        """Check what is known only when the task runs, before anything is sent."""
         from airflow_provider_nexthink.utils.storage import check_results_path
 
         for limit in self._templated_limits:
@@ -215,7 +216,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         return has_dag and any(True for _ in self.iter_mapped_dependants())
 
     def _check_table(self, context: Context, plan: Plan) -> None:
-        """Refuse a table that Airflow will not take once the devices are handled; warn of one that is too large."""
+        """Refuse a table that Airflow would reject after the deletion; warn of one that is too large."""
         if not getattr(context.get("ti"), "is_mapped", False) and self._has_mapped_dependants():
             problem, remedy = "", ""
             if not self.do_xcom_push:
@@ -245,29 +246,29 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             )
 
     def _finalize(self, report: DeletionReport, result: DeletionResult) -> Any:
-        """Push what became of each device; then raise what is wrong with it, or return the table."""
+        """Push the outcome of each device; then raise the error of the run, or return the table."""
         failure: BaseException | None = None
         try:
             result.raise_for_status(self.fail_on)
-        except BaseException as error:  # noqa: BLE001 - a timeout too: the table comes first
+        except BaseException as error:  # noqa: BLE001 - also a timeout; the table is pushed first
             failure = error
         unpushed = report.push(result)
         unwritten = None if report.is_over else self._write_results(result)
         if (failure := failure or unpushed or unwritten) is not None:
             raise failure
         if self.execution_timeout:
-            cancel_timeout()  # the work is done; between here and the end it could only fail a task that forgot it
+            cancel_timeout()  # the work is done: a timeout now could only give it a wrong outcome
         report.mark_done()
         if not result.outcomes and self.on_empty == "skip":
             raise AirflowSkipException("devices has no rows (on_empty='skip').")
         if self.has_dag() and not self._has_mapped_dependants():  # type: ignore[no-untyped-call]
-            # Airflow would push the table once more. Where tasks are mapped over it, it must: it notes the length, too.
+            # Airflow would push the table a second time. For a mapped downstream it has to: it records the length.
             self.do_xcom_push = False
         return self._formatted(result)
 
     def _write_results(self, result: DeletionResult) -> BaseException | None:
         """Write the table to its file; return what kept it from being written."""
-        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run stays as it is
+        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run is kept
         if self.results_path is None or is_refused:
             return None
         from airflow_provider_nexthink.utils.storage import write_table
@@ -288,12 +289,12 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         return None
 
     def on_kill(self) -> None:
-        """Send no other batch; what is under way may still be answered for a moment."""
+        """Send no other batch. Responses to requests in flight are still taken for a moment."""
         if self._hook is not None:
             self._hook.stop()
 
     def _check_options(self) -> None:
-        """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        """Fail the parsing of a Dag for an option that cannot take effect."""
         options.check_share_and_fleet(self.max_share, self.fleet_size)
         for option, check in {**options.CHECKS, "results_path": options.check_results_path}.items():
             value = getattr(self, option)
@@ -308,7 +309,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
 
     def _log_missing_state(self, state: TaskState) -> None:
-        """Say what it means that this Airflow keeps no state."""
+        """Log what it means for a retry that this Airflow keeps no state."""
         if state.store is not None:
             return
         if state.is_retry:

@@ -2,9 +2,9 @@
 
 One rule holds for whatever is kept here, the journal of a deletion and the export of a query:
 
-* A store that fails is a warning in the log. The retry loses its state, and the task goes on without.
-* A try that Airflow does not know any more, or that has lost its supervisor, raises ``NexthinkTryOverError``.
-* A task that had succeeded and is cleared starts afresh: ``max_tries`` grows when a person clears it.
+* A failure of the store is a warning in the log. The task continues, and a retry has to do without its state.
+* If Airflow no longer knows this try, or its supervisor is gone, ``NexthinkTryOverError`` is raised.
+* A task that is cleared after it had succeeded starts afresh. Airflow raises ``max_tries`` when a task is cleared.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _PROBE_KEY = "nexthink_supervisor_probe"  # never set
 
 @contextmanager
 def timeout_deferred() -> Iterator[None]:
-    """Let a timeout of the task (``SIGALRM``) wait until the block has ended.
+    """Defer a timeout of the task (``SIGALRM``) until the block has ended.
 
-    An interrupted call to the supervisor would leave half a message, or a response that nobody has read, in the socket
-    between them: every later call would get what belongs to the one before.
+    An interrupted call to the supervisor would leave half a message or an unread response in the socket between them:
+    every later call would read the response of the call before.
     """
     if _ALARM is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -54,7 +54,7 @@ def timeout_deferred() -> Iterator[None]:
 
 
 def cancel_timeout() -> None:
-    """Cancel the timeout of the task, for one whose work is done: it could only make its outcome false."""
+    """Cancel the timeout of a task whose work is done: it could only give it a wrong outcome."""
     if _ALARM is not None and threading.current_thread() is threading.main_thread():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -65,7 +65,7 @@ class TaskState:
 
     :param store: where it is kept; None before Airflow 3.3, which keeps no state.
     :param try_number: the number of this try, from 1 on; None where it is not known.
-    :param max_tries: the number that Airflow raises when a person clears the task; None where it is not known.
+    :param max_tries: the number that Airflow raises when the task is cleared; None where it is not known.
     """
 
     store: TaskStateStore | None
@@ -88,7 +88,7 @@ class TaskState:
 
     @property
     def is_retry(self) -> bool:
-        """Whether the task has had tries before: retried by Airflow, or cleared by a person."""
+        """Whether there were tries before this one: retried by Airflow, or cleared."""
         return self.try_number is not None and self.try_number > 1
 
     def checkpoint(self) -> Checkpoint | None:
@@ -135,7 +135,7 @@ class TaskStateStore:
         return self._call(self._store.get, key)
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a JSON value under a key.
+        """Store a JSON value under a key.
 
         :param key: the key.
         :param value: the value.
@@ -144,7 +144,7 @@ class TaskStateStore:
         self._call(self._store.set, key, value)
 
     def delete(self, key: str) -> None:
-        """Forget a key.
+        """Delete a key.
 
         :param key: the key.
         :raises NexthinkTryOverError: if Airflow does not know this try any more.
@@ -169,11 +169,11 @@ class TaskStateStore:
                 raise
 
     def _is_supervisor_gone(self) -> bool:
-        """Tell a closed socket to the supervisor from a failure of a state store backend, which this does not ask."""
+        """Return whether the socket to the supervisor is closed, and not just a state store backend down."""
         try:
             self._store.get(_PROBE_KEY)
         except (OSError, EOFError):
             return True
-        except Exception:  # noqa: BLE001 - a response, so there is a supervisor
+        except Exception:  # noqa: BLE001 - a response: the supervisor is there
             return False
         return False
