@@ -1,4 +1,4 @@
-"""What differs between the versions of Airflow from 3.1 on, detected here and nowhere else."""
+"""Differences between the versions of Airflow from 3.1 on, detected here and nowhere else."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ async def amask_secret(secret: str) -> None:
         from airflow.sdk.log import mask_secret
         from asgiref.sync import sync_to_async
 
-        # In the loop's own thread it tells the supervisor, which writes the log, nothing; nor can any other thread.
+        # Called in the event loop's thread, or in any other, it does not reach the supervisor, which writes the log.
         await sync_to_async(mask_secret)(secret)
     else:
         await mask(secret)
 
 
 async def connection_extra(connection: Any) -> Any:
-    """Return the extra of a connection in an event loop: a mapping, or whatever else somebody has put there.
+    """Return the extra of a connection in an event loop: a mapping, or any other JSON value.
 
     :param connection: the connection.
     """
@@ -82,22 +82,22 @@ async def connection_extra(connection: Any) -> Any:
 
 
 def default_deferrable() -> bool:
-    """Tell whether operators wait in the triggerer where a Dag does not say."""
+    """Return whether operators are deferrable by default."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
 def has_xcom_backend() -> bool:
-    """Tell whether XComs go elsewhere than into Airflow's own database."""
+    """Return whether XComs are kept outside Airflow's own database."""
     return not str(conf.get("core", "xcom_backend", fallback=".BaseXCom")).endswith(".BaseXCom")
 
 
 def max_map_length() -> int:
-    """Return over how many entries a task is mapped at the most."""
+    """Return the maximum number of entries that a task can be mapped over."""
     return int(conf.getint("core", "max_map_length"))
 
 
 def task_state_store(context: Mapping[str, Any]) -> Any:
-    """Return what keeps the state of a task from one try to the next (Airflow 3.3 on), or None."""
+    """Return the store that keeps the state of a task between its tries (Airflow 3.3 on), or None."""
     return context.get("task_state_store")
 
 
@@ -105,7 +105,7 @@ def is_try_unknown(error: BaseException) -> bool:
     """Tell whether a write to the task state store failed because Airflow does not know this try any more.
 
     A try that is cleared, or replaced by another one, loses the id of its task instance. The API server then responds
-    404 (or 410) with the reason ``not_found``; the supervisor hands that on in the ``detail`` of the error. A server
+    404 (or 410) with the reason ``not_found``; the supervisor passes that on in the ``detail`` of the error. A server
     that is down or slow, a 5xx, or a 404 of something else has no such reason.
 
     :param error: what ``set`` or ``delete`` of the store raised.
@@ -119,7 +119,7 @@ def is_try_unknown(error: BaseException) -> bool:
 
 
 def stats() -> Any:
-    """Return Airflow's statistics, with ``incr`` and ``timing``; where none are configured they do nothing."""
+    """Return Airflow's metrics client, with ``incr`` and ``timing``; without a configured backend it does nothing."""
     try:
         from airflow.sdk.observability.stats import Stats
     except ImportError:  # Airflow 3.1
@@ -128,7 +128,7 @@ def stats() -> Any:
 
 
 def hook_lineage_collector() -> Any:
-    """Return what collects the lineage of hooks; where nobody reads it, it does nothing."""
+    """Return Airflow's collector of hook lineage; without a reader it does nothing."""
     try:
         from airflow.sdk.lineage import get_hook_lineage_collector
     except ImportError:  # Airflow 3.1
@@ -141,7 +141,7 @@ def hook_lineage_collector() -> Any:
 def form_widgets(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a connection form as Airflow 3.1 reads them from a hook.
 
-    Its API server puts something of its own in the place of wtforms, which need not be there.
+    Its API server replaces wtforms with a stub, so that it need not be installed.
 
     :param fields: the ``conn-fields`` of the provider's description, which Airflow reads itself from 3.2 on.
     """

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence, Sized
-from datetime import timedelta
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Unpack, overload
 
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 
@@ -18,6 +17,7 @@ from airflow_provider_nexthink.operators._base import (
     is_template,
     rendered_value,
 )
+from airflow_provider_nexthink.operators._options import DeleteDevicesOptions
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import ResolveMixin, determine_kwargs
 
@@ -27,64 +27,6 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import Task
 
 P = ParamSpec("P")
-
-
-class DeleteDevicesOptions(TypedDict, total=False):
-    """The options of the decorator: those of ``NexthinkDeleteDevicesOperator`` but ``devices``, and any task's."""
-
-    nexthink_conn_id: str
-    uid_column: str | None
-    name_column: str | None
-    columns: Sequence[str] | None
-    exclude: Sequence[str]
-    max_devices: int | str | None
-    max_share: float | str | None
-    fleet_size: int | str | None
-    dry_run: bool | str
-    batch_size: int
-    max_concurrency: int
-    requests_per_second: float | str | None
-    on_empty: Literal["succeed", "skip", "fail"]
-    fail_on: Sequence[str]
-    return_format: Literal["records", "columns", "dataframe"]
-    results_path: str | None
-    # Of any task.
-    task_id: str
-    retries: int
-    retry_delay: timedelta | float
-    retry_exponential_backoff: bool | float
-    max_retry_delay: timedelta | float
-    execution_timeout: timedelta | None
-    trigger_rule: str
-    depends_on_past: bool
-    pool: str
-    pool_slots: int
-    queue: str
-    priority_weight: int
-    params: dict[str, Any]
-    inlets: Any
-    outlets: Any
-    on_execute_callback: Any
-    on_skipped_callback: Any
-    on_failure_callback: Any
-    on_retry_callback: Any
-    on_success_callback: Any
-    map_index_template: str
-    retry_policy: Any
-    executor: str | None
-    executor_config: dict[str, Any]
-    weight_rule: Any
-    wait_for_downstream: bool
-    wait_for_past_depends_before_skipping: bool
-    max_active_tis_per_dag: int | None
-    max_active_tis_per_dagrun: int | None
-    resources: dict[str, Any]
-    run_as_user: str | None
-    task_display_name: str
-    email: Any
-    do_xcom_push: bool
-    owner: str
-    doc_md: str
 
 
 class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteDevicesOperator):
@@ -137,15 +79,15 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a template; what may be JSON of devices is natively read as JSON: see ``render_devices``.
+        """Render a template natively, but read text that may be JSON of devices as JSON: see ``render_devices``.
 
-        Python text in brackets is read by Airflow, but for what Python may read as other devices than are meant:
-        mappings, which may name a key twice, and escapes. That stays text.
+        Airflow reads text in brackets as Python. Text with mappings, which may name a key twice, or with escapes stays
+        text, since Python might read other devices from it.
         """
         from jinja2.nativetypes import NativeEnvironment, native_concat
 
         jinja_env = jinja_env or self.get_template_env()
-        is_native = getattr(self, "render_template_as_native_obj", None)  # the task's own; else its Dag decides
+        is_native = getattr(self, "render_template_as_native_obj", None)  # None: the Dag decides
         if is_native is None:
             is_native = isinstance(jinja_env, NativeEnvironment)
         if not is_native or not isinstance(content, str) or id(content) in (seen_oids or ()):
@@ -174,7 +116,7 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
 
 
 def _wrapped(argument: Any) -> Any:
-    """Keep a table away from Jinja and out of the rendered view; every other argument is left as it is."""
+    """Wrap a table, to keep it away from Jinja and out of the rendered view; return every other argument as it is."""
     if isinstance(argument, str | bytes | DeviceInput) or is_template(argument):
         return argument
     if isinstance(argument, Mapping):  # of columns, not of options
@@ -221,7 +163,7 @@ def nexthink_delete_devices_task(python_callable: Callable[..., object] | None =
         raise NexthinkOptionError("multiple_outputs is no option of @task.nexthink_delete_devices: it returns a table.")
     return task_decorator_factory(
         python_callable=python_callable,
-        multiple_outputs=False,  # else Airflow tells it from what the function returns, and the task returns a table
+        multiple_outputs=False,  # not inferred from the function: the task returns a table
         decorated_operator_class=_NexthinkDeleteDevicesDecoratedOperator,
         **options,
     )

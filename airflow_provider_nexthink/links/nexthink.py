@@ -1,6 +1,6 @@
 """Links on a task in Airflow's UI.
 
-A link is computed in the worker when the task ends, whichever way, and kept as an XCom. An empty one is not shown.
+A link is computed in the worker when the task ends, however it ends, and kept as an XCom. An empty one is not shown.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ NQL_DOCS = "https://docs.nexthink.com/api/nql"
 
 
 class NexthinkTenantLink(BaseOperatorLink):
-    """To the tenant, as a person sees it in a browser; none for a connection that has another API host."""
+    """To the tenant's web interface; none for a connection with another API host."""
 
     name = "Nexthink tenant"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return the tenant's address, which the operator's connection tells; no secret is in it."""
+        """Return the tenant's address, from the operator's connection; it holds no secret."""
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         try:
             with NexthinkHook(operator.nexthink_conn_id) as hook:  # type: ignore[attr-defined]
                 return hook.get_conn().settings.browser_url or ""
-        except Exception:  # noqa: BLE001 - the connection is wrong or gone: the task's own error says so
+        except Exception:  # noqa: BLE001 - a wrong or missing connection is the task's own error
             return ""
 
 
@@ -40,7 +40,7 @@ class NexthinkOutcomeLink(BaseOperatorLink):
     name = "Outcome of each device"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return an address relative to Airflow's own, which a worker does not know."""
+        """Return an address relative to Airflow's base URL, which a worker does not know."""
         index = -1 if ti_key.map_index is None else ti_key.map_index
         query: dict[str, Any] = {
             "dag_id": ti_key.dag_id,

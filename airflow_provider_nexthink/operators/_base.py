@@ -1,16 +1,16 @@
-"""What the operators share: how an error ends a task, and how devices are kept out of Jinja and the UI."""
+"""Shared by the operators: errors that no retry changes, and devices that stay out of Jinja and of the UI."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
 from contextlib import contextmanager, suppress
-from decimal import Decimal, InvalidOperation
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import literal
 
+from airflow_provider_nexthink.api.query import parameters_as_text
 from airflow_provider_nexthink.devices.formats import is_path, redacted_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
@@ -31,7 +31,7 @@ _CONTAINERS = (list, tuple, set, frozenset, deque, Mapping, ValuesView)
 
 @contextmanager
 def fail_without_retry() -> Iterator[None]:
-    """Fail the task without a retry where a retry changes nothing; the error itself is the ``__cause__``.
+    """Fail the task without a retry if a retry changes nothing; the error itself is the ``__cause__``.
 
     :raises AirflowFailException: for an input error or a final error.
     """
@@ -57,32 +57,20 @@ def option_errors() -> Iterator[None]:
         raise NexthinkOptionError(str(error)) from None
 
 
-def as_parameters(parameters: Any) -> Any:
-    """Return the parameters of a query with numbers of any kind as text: 200.0 and Decimal(200) are 200.
+def check_parameters(parameters: object) -> None:
+    """Refuse parameters of a query that Nexthink does not take, but for templates, which are not known yet.
 
     :param parameters: as a Dag has them.
-    :raises NexthinkInputError: for a number that is not finite.
+    :raises NexthinkInputError: if a value is neither text nor a finite number.
     """
-    if not isinstance(parameters, Mapping):
-        return parameters
-    return {name: _number_as_text(name, value) for name, value in parameters.items()}
-
-
-def _number_as_text(name: object, value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, Number):
-        return value
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:  # a complex number, a fraction
-        return value
-    if not number.is_finite():
-        raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a finite number.")
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    if isinstance(parameters, Mapping):
+        parameters_as_text({name: value for name, value in parameters.items() if not is_template(value)})
+    elif parameters is not None and not is_template(parameters):
+        parameters_as_text(parameters)
 
 
 def is_template(value: object) -> bool:
-    """Tell whether a value is known only when the task runs: a Jinja template, an XComArg, a callable."""
+    """Return whether a value is known only when the task runs: a Jinja template, an XComArg, a callable."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return callable(value) or isinstance(value, ResolveMixin)
@@ -92,7 +80,7 @@ class DeviceInput(ResolveMixin):
     """Devices as they were given, kept away from Jinja and out of the rendered view.
 
     Rendering would turn the name ``1e10`` into a number, run a template that is part of a name, and write the whole
-    list to the metadata database. XComs among the rows or cells are found and resolved here, and nothing else is.
+    list to the metadata database. Of the rows and cells, only XComs are resolved.
 
     :param value: what was passed as ``devices``.
     """
@@ -119,15 +107,15 @@ class DeviceInput(ResolveMixin):
         """Return the devices with each XCom in its place.
 
         :param context: of the task.
-        :raises AirflowFailException: if there are XComs where the Dag has not declared them.
+        :raises AirflowFailException: for an iterator over XComs, which Airflow cannot see.
         """
         return DeviceInput(self._resolved(context))
 
     def resolve_lists(self, context: Context) -> DeviceInput:
-        """Return the devices with each XCom in its place; those that are lists of devices, among rows, as more rows.
+        """Return the devices with each XCom in its place. A list of devices among rows becomes more rows.
 
         :param context: of the task.
-        :raises AirflowFailException: if there are XComs where the Dag has not declared them.
+        :raises AirflowFailException: for an iterator over XComs, which Airflow cannot see.
         """
         value = self._resolved(context)
         if value is self.value or not isinstance(value, list | tuple) or any(map(_is_cell, value)):
@@ -151,7 +139,7 @@ class DeviceInput(ResolveMixin):
         return _resolve(value, context) if has_references else value
 
     def serialize(self) -> str:
-        """Return what Airflow shows instead of the devices."""
+        """Return a summary, which Airflow shows instead of the devices."""
         kind = type(self.value).__name__
         if isinstance(self.value, str):
             text = self.value.strip()
@@ -184,19 +172,17 @@ def _cells_of(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, Mapping) else container
 
 
-def _objects_in_frame(value: object) -> Iterable[Any]:
+def _objects_in_frame(value: Any) -> Iterable[Any]:
     """Return the cells of a DataFrame's columns that may hold any object."""
-    if not hasattr(value, "columns"):
+    if not hasattr(value, "dtypes"):
         return ()
-    from airflow_provider_nexthink.devices.frames import dataframe_library
+    from airflow_provider_nexthink.devices.frames import is_table, table_columns
 
-    library = dataframe_library(value)
-    frame: Any = value
-    if library == "pandas":
-        columns = [column for _, column in frame.items()]
-    else:
-        columns = frame.get_columns() if library == "polars" else []
-    return (cell for column in columns if str(column.dtype).lower() == "object" for cell in column)
+    if not is_table(value):
+        return ()
+    _, cells_of = table_columns(value)
+    objects = [at for at, dtype in enumerate(value.dtypes) if str(dtype).lower() == "object"]
+    return (cell for at in objects for cell in cells_of(at))
 
 
 def _resolve(value: Any, context: Context) -> Any:
@@ -215,12 +201,12 @@ def _resolve(value: Any, context: Context) -> Any:
 
 
 def _is_cell(value: object) -> bool:
-    """Tell a single value from a row or a list of rows."""
+    """Return whether this is a single value, not a row or a list of rows."""
     return isinstance(value, str | bytes | Number)
 
 
 def _as_list_of_devices(value: Any) -> list[Any]:
-    """Return what a task has returned as a list of rows: it may be one row, a table, or nothing."""
+    """Return the value of a task as a list of rows: it may be one row, a table, or None."""
     if value is None:
         return []
     return value if isinstance(value, list) and not any(map(_is_cell, value[:1])) else [value]
@@ -253,7 +239,7 @@ class DevicesMixin(_Operator):
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def _given_devices(self) -> object:
-        """Return what was passed, once it is rendered."""
+        """Return the devices as they were passed, once they are rendered."""
         return self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
 
 
@@ -262,15 +248,15 @@ def render_devices(
 ) -> DeviceInput:
     """Render a Jinja template for devices so that their text stays as it is.
 
-    Where a Dag renders natively, Jinja reads text as Python, which has other escapes than JSON. A slash with a
-    backslash before it, as many programs write it, makes another name.
+    In native rendering Jinja reads text as Python, whose escapes differ from those of JSON: a slash with a backslash
+    before it, as many programs write it, would make another name.
 
     :param template: the template, as it was given.
     :param context: of the task.
-    :param jinja_env: Jinja's environment; whether it is a native one makes the difference.
+    :param jinja_env: Jinja's environment, native or not.
     :param resolved: the ``id`` of values that Airflow has resolved, such as the text of a mapped task's XCom. They
-        are no templates, whatever they hold.
-    :return: text, or natively what a single expression is if that is no text.
+        are not templates, whatever they hold.
+    :return: text; in native rendering the value of a single expression, if that is not text.
     """
     from jinja2.nativetypes import NativeEnvironment
 
@@ -281,9 +267,9 @@ def render_devices(
 
 
 def rendered_value(nodes: list[Any], *, is_native: bool) -> Any:
-    """Return what a template gives: text, or natively what a single expression, or JSON, is.
+    """Return the value of a template: text, or in native rendering the value of a single expression or of JSON.
 
-    :param nodes: what the parts of the template gave.
+    :param nodes: the values of the parts of the template.
     :param is_native: whether the task renders natively.
     """
     from jinja2 import Undefined
@@ -293,13 +279,13 @@ def rendered_value(nodes: list[Any], *, is_native: bool) -> Any:
         return values[0]
     text = "".join(map(str, nodes))
     if is_native and is_brackets(text):
-        with suppress(ValueError):  # no JSON, or ambiguous: whoever reads the devices says so
+        with suppress(ValueError):  # not JSON, or ambiguous: the reader of the devices raises the error
             return read_json(text)
     return text
 
 
 def is_brackets(text: str) -> bool:
-    """Tell whether text may be JSON of devices.
+    """Return whether text may be JSON of devices.
 
     :param text: any.
     """

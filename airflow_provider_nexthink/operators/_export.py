@@ -1,21 +1,17 @@
-"""The export of a task: what the triggerer says of it, and where a retry finds it, to resume it (Airflow 3.3 on)."""
+"""The export of a task, and where a retry finds it, to resume it (Airflow 3.3 on)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from airflow_provider_nexthink.exceptions import NexthinkEventError
+from airflow_provider_nexthink.utils.task_state import store_failures_logged
 
 if TYPE_CHECKING:
-    from airflow_provider_nexthink.deletion.checkpoint import StateStore
-
-log = logging.getLogger(__name__)
+    from airflow_provider_nexthink.utils.task_state import TaskState
 
 _KEY = "nexthink_export"
 
@@ -25,102 +21,55 @@ class Export:
     """An export in progress.
 
     :param export_id: its id.
-    :param end_time: when to give up on it, in seconds since the epoch. After that no retry resumes it: its rows would
-        be of the past.
+    :param end_time: when the wait for it ends, in seconds since the epoch. No retry resumes it after that, since its
+        rows would be out of date.
     """
 
     export_id: str
     end_time: float
 
 
-@dataclass(frozen=True)
-class ExportEvent:
-    """The event of a trigger, once it is checked.
-
-    :param export_id: the export; None where none could be started.
-    :param end_time: when to give up, in seconds since the epoch.
-    :param failure: why the wait ended too early, in words; None if the export is ready.
-    """
-
-    export_id: str | None
-    end_time: float
-    failure: str | None
-
-    @classmethod
-    def read(cls, event: object) -> Self:
-        """Check what a task was resumed with.
-
-        :param event: as the triggers of this package make it.
-        :raises NexthinkEventError: if it is anything else.
-        """
-        fields = event if isinstance(event, Mapping) else {}
-        status, message, export_id = fields.get("status"), fields.get("message"), fields.get("export_id")
-        end_time = _seconds(fields.get("end_time"))
-        if (
-            status not in ("success", "error")
-            or not isinstance(message, str)
-            or not (isinstance(export_id, str) or (export_id is None and status == "error"))
-            or end_time is None
-        ):
-            what = f"it has {', '.join(sorted(map(repr, fields)))}" if fields else f"a {type(event).__name__}"
-            raise NexthinkEventError(
-                f"The triggerer resumed this task with an event that does not say how the wait ended ({what}). Was "
-                "this package upgraded while the task waited, or has the triggerer another version of it? "
-                "A retry waits anew."
-            )
-        return cls(export_id, end_time, message if status == "error" else None)
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
 class ExportState:
-    """Keeps the export of a task for a retry. A store that fails costs a retry its memory, never the task.
+    """The export of a task, kept for a retry of it.
 
-    :param store: where to keep it; None keeps nothing.
-    :param query: what tells this query from any other: the tenant, the query, its parameters...
+    :param state: the state of the task.
+    :param query: identifies the query: the tenant and its credential, the query's id, its parameters...
     """
 
-    def __init__(self, store: StateStore | None, query: Mapping[str, object]) -> None:
-        self._store = store
-        self._query = hashlib.sha256(json.dumps(query, sort_keys=True, default=str).encode()).hexdigest()
+    def __init__(self, state: TaskState, query: Mapping[str, object]) -> None:
+        self._store = state.store
+        # max_tries grows when a person clears the task: the new run starts an export of its own.
+        identity = json.dumps({**query, "max_tries": state.max_tries}, sort_keys=True, default=str)
+        self._query = hashlib.sha256(identity.encode()).hexdigest()
 
     def load(self, now: float) -> Export | None:
         """Return the export that an earlier try has started for the same query, if it is not too old.
 
         :param now: seconds since the epoch.
+        :raises NexthinkTryOverError: if this try is over.
         """
-        if self._store is None:
-            return None
-        try:
-            saved = self._store.get(_KEY)
-            if not saved or saved["query"] != self._query or saved["end_time"] <= now:
-                return None
-            return Export(str(saved["export_id"]), float(saved["end_time"]))
-        except Exception as error:  # noqa: BLE001 - another export is harmless
-            log.warning("Which export an earlier try has started cannot be read (%s): another one is started.", error)
-            return None
+        if self._store is not None:
+            with store_failures_logged("The export of an earlier try cannot be read: another one is started"):
+                saved = self._store.get(_KEY)
+                if saved and saved["query"] == self._query and saved["end_time"] > now:
+                    return Export(str(saved["export_id"]), float(saved["end_time"]))
+        return None
 
     def save(self, export: Export) -> None:
-        """Keep an export for a retry."""
-        if self._store is None:
-            return
-        try:
-            self._store.set(_KEY, {"query": self._query, **asdict(export)})
-        except Exception as error:  # noqa: BLE001 - see the class
-            log.warning("The export cannot be kept for a retry (%s).", error)
+        """Keep an export for a retry.
+
+        :param export: the export.
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        if self._store is not None:
+            with store_failures_logged("The export cannot be kept: a retry starts another one"):
+                self._store.set(_KEY, {"query": self._query, **asdict(export)})
 
     def clear(self) -> None:
-        """Let the next try, or a later run of the task, start another export."""
-        if self._store is None:
-            return
-        try:
-            self._store.delete(_KEY)
-        except Exception as error:  # noqa: BLE001 - see the class
-            log.warning("The export cannot be forgotten (%s).", error)
+        """Let the next try, or a later run of the task, start another export.
+
+        :raises NexthinkTryOverError: if this try is over.
+        """
+        if self._store is not None:
+            with store_failures_logged("The export cannot be cleared: a retry may resume it"):
+                self._store.delete(_KEY)

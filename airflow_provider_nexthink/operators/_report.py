@@ -1,4 +1,4 @@
-"""What one try of a deletion leaves in XCom, whatever ends it."""
+"""The XComs of one try of a deletion, however it ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOT_ENDED = (
 class DeletionReport:
     """Pushes the tables and the summary of a try, and those of the tries before it.
 
-    Airflow deletes the XComs of a task when a try of it begins. So what earlier tries have done is pushed again at
+    Airflow deletes the XComs of a task when a try begins. The outcomes of earlier tries are therefore pushed again at
     once, before anything can fail, and replaced when this try has a table of its own.
 
     :param context: the task's context.
@@ -49,9 +49,9 @@ class DeletionReport:
         """Whether each value of this try's own result has been pushed, or refused."""
 
     def begin(self, checkpoint: Checkpoint | None, *, is_retry: bool) -> None:
-        """Push what earlier tries have done.
+        """Push the outcomes of earlier tries.
 
-        :param checkpoint: what they have recorded; None where this Airflow keeps no state.
+        :param checkpoint: the records of earlier tries; None where this Airflow keeps no state.
         :param is_retry: whether there were earlier tries.
         :raises NexthinkTryOverError: if this try is over.
         """
@@ -75,7 +75,7 @@ class DeletionReport:
 
     @property
     def is_over(self) -> bool:
-        """Whether another try has taken the place of this one: what there is to write belongs to that one."""
+        """Whether another try has taken the place of this one, and owns the XComs and the file."""
         return self._checkpoint is not None and self._checkpoint.is_over
 
     def mark_done(self) -> None:
@@ -86,8 +86,8 @@ class DeletionReport:
     def push(self, result: DeletionResult) -> BaseException | None:
         """Push the result of this try.
 
-        :param result: what became of each device.
-        :return: what kept a value from being pushed.
+        :param result: the outcome of each device.
+        :return: the error that kept a value from being pushed, or None.
         """
         if not self._is_earlier_known:
             result = replace(result, is_earlier_known=False)
@@ -98,7 +98,7 @@ class DeletionReport:
     def push_failure(self, error: BaseException, deletion: Deletion | None) -> None:
         """Push the summary of a try that sent nothing. The tables stay those of earlier tries.
 
-        :param error: what kept it from sending.
+        :param error: the error that kept it from sending.
         :param deletion: its plan, if it came that far.
         """
         if self._earlier:
@@ -111,9 +111,9 @@ class DeletionReport:
         self._push("summary", lambda: summary)
 
     def _earlier_result(self, error: BaseException) -> DeletionResult:
-        """Return the devices of earlier tries as a result: they were requested, and this is what became of them."""
+        """Return the devices of earlier tries as a result: they were requested, with these outcomes."""
         earlier = self._earlier
-        assert earlier  # noqa: S101 - the callers have looked
+        assert earlier  # noqa: S101 - checked by the callers
         result = self._no_result(error)
         return replace(
             result,
@@ -157,19 +157,19 @@ class DeletionReport:
         return failure
 
     def _claim(self) -> BaseException | None:
-        """Make sure that no other try has taken the place of this one; return what says so, or interrupted that."""
+        """Check that no other try has taken the place of this one; return the error that says so, or interrupted it."""
         failure: BaseException | None = None
         for _ in range(2):
             try:
                 if self._checkpoint:
                     self._checkpoint.claim()
                 break
-            except BaseException as error:  # noqa: BLE001 - a timeout, which is raised once the XComs are there
+            except BaseException as error:  # noqa: BLE001 - a timeout, raised once the XComs are pushed
                 failure = failure or error
         return failure
 
     def _push(self, key: str, value: Callable[[], Any]) -> BaseException | None:
-        """Push one value; return what kept it from being pushed, or interrupted that: then it is pushed once more."""
+        """Push one value, again after an interruption; return the error that prevented or interrupted it."""
         if not self._enabled or self.is_over:
             return None
         failure: BaseException | None = None
@@ -179,10 +179,10 @@ class DeletionReport:
                 with timeout_deferred():
                     try:
                         self._context["ti"].xcom_push(key=key, value=made)
-                    except Exception as error:  # noqa: BLE001 - the other values may still get through
+                    except Exception as error:  # noqa: BLE001 - the other values are pushed regardless
                         log.warning("The XCom %s could not be pushed: %s: %s", key, type(error).__name__, error)
                         failure = failure or error
                 break
-            except BaseException as interruption:  # noqa: BLE001 - a timeout, which is raised once the table is there
+            except BaseException as interruption:  # noqa: BLE001 - a timeout, raised once the table is pushed
                 failure = failure or interruption
         return failure

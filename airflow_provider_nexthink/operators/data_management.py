@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,22 +21,25 @@ from airflow_provider_nexthink.operators._base import (
 )
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
-from airflow_provider_nexthink.utils.task_state import TaskStateStore, cancel_timeout
+from airflow_provider_nexthink.utils.task_state import TaskState, cancel_timeout
 from airflow_provider_nexthink.version_compat import (
     AirflowSkipException,
     has_xcom_backend,
     max_map_length,
-    task_state_store,
 )
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
+
+_TRY_OVER = (
+    "No other batch is sent. Devices that this try has sent since its last save may be sent again by another try. "
+    "The XComs and the file are left to that one: see the outcome in this log."
+)
 
 _LIMITS = ("max_devices", "max_share", "fleet_size", "requests_per_second")
 
@@ -44,51 +47,41 @@ _LIMITS = ("max_devices", "max_share", "fleet_size", "requests_per_second")
 _XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90}
 _LARGE_XCOM_BYTES = 10_000_000
 
-_TEMPLATED_CHECKS: dict[str, Callable[[object], object]] = {
-    "uid_column": partial(options.check_column, "uid_column"),
-    "name_column": partial(options.check_column, "name_column"),
-    "max_devices": options.check_max_devices,
-    "max_share": options.check_max_share,
-    "fleet_size": options.check_fleet_size,
-    "dry_run": options.check_dry_run,
-    "requests_per_second": options.check_requests_per_second,
-    "results_path": options.check_results_path,
-}
-
 
 class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
-    """Ask Nexthink to delete devices, and tell of each what became of it. There is no undo.
+    """Ask Nexthink to delete devices, and report the outcome of each. There is no undo.
 
     Pushes to XCom, also when the task then fails: ``return_value``, the outcome table, one row for every row of
-    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need a person; and
-    ``earlier_tries``, the rows of devices that earlier tries of the task had to send and that are not in the list any
-    more, where there are some. A try that fails before its first request leaves the tables of the tries before it.
+    ``devices`` in its order; ``summary``, the run in numbers; ``unscheduled``, the rows that need attention; and
+    ``earlier_tries``, the rows of devices that earlier tries of the task were about to send and that are no longer in
+    the list, if there are any. A try that fails before its first request keeps the tables of the tries before it.
 
     :param devices: a DataFrame (pandas, polars) or Arrow table; a list of mappings, or of rows that name their fields
         (named tuples, DB-API Rows); a list of tuples with ``columns``; one such row; a mapping of columns to lists;
         JSON text of one of these, or CSV text with a header; the path of a .csv, .parquet or .jsonl file, local or on
-        object storage; or the XCom of a task, mapped or not, that returns one of these (``task.output``).
-        (templated, if text)
+        object storage; or the XCom of a task, mapped or not, that returns one of these (``task.output``), also as a
+        row or a cell of a list or mapping. (templated, if text)
     :param nexthink_conn_id: the connection. (templated)
     :param uid_column: which column holds the uid; None to find it by its name. (templated)
     :param name_column: which column holds the name; None to find it by its name. (templated)
     :param columns: the names of the columns, for rows that are tuples or lists.
     :param exclude: globs on the name, whatever its case, and uids that are never sent.
-    :param max_devices: how many devices may be sent at the most; more, and nothing is sent and the task fails
-        without retry. None for no limit. (templated)
-    :param max_share: which share of ``fleet_size`` may be sent at the most, such as 0.05 for 5 %; guards like
-        ``max_devices``. (templated)
-    :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else. (templated)
+    :param max_devices: maximum number of devices to send. If the plan exceeds it, nothing is sent and the task fails
+        without a retry. None for no limit. (templated)
+    :param max_share: maximum share of ``fleet_size`` to send, such as 0.05 for 5 %; guards like ``max_devices``.
+        (templated)
+    :param fleet_size: number of devices in the fleet; required by ``max_share``, and used for nothing else.
+        (templated)
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
-    :param max_concurrency: requests under way at once, at the most; 1 to 32.
-    :param requests_per_second: how many requests may start in a second at the most, such as 2 or 0.5; None for no
-        limit. (templated)
+    :param max_concurrency: maximum number of requests in flight, 1 to 32.
+    :param requests_per_second: maximum number of requests started per second, such as 2 or 0.5; None for no limit.
+        (templated)
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
-    :param fail_on: the statuses that fail the task once all is done.
+    :param fail_on: the statuses that fail the task, once every device has its outcome.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
-    :param results_path: a file for the whole table besides, local or on object storage: .csv, .parquet (needs
+    :param results_path: also write the whole table to this file, local or on object storage: .csv, .parquet (needs
         pyarrow) or .jsonl. (templated)
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
@@ -122,8 +115,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         max_share: float | str | None = None,
         fleet_size: int | str | None = None,
         dry_run: bool | str = False,
-        batch_size: int = options.MAX_BATCH_SIZE,
-        max_concurrency: int = 4,
+        batch_size: int | str = options.MAX_BATCH_SIZE,
+        max_concurrency: int | str = 4,
         requests_per_second: float | str | None = None,
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         fail_on: Sequence[str] = DEFAULT_FAIL_ON,
@@ -161,41 +154,33 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         with fail_without_retry():
             try:
                 return self._execute(context, report)
-            except BaseException as error:  # a timeout may come at any instruction: what was sent is reported
+            except BaseException as error:  # a timeout may come at any instruction; what was sent is reported
                 self._report_failure(report, error)
                 raise
 
     def _execute(self, context: Context, report: DeletionReport) -> Any:
-        store = self._state_store(context)
-        checkpoint = _checkpoint_of(store, context) if store else None
-        report.begin(checkpoint, is_retry=_is_retry(context))  # first of all: whatever comes next may fail
+        state = TaskState.of(context, consequence=_TRY_OVER)
+        self._log_missing_state(state)
+        checkpoint = state.checkpoint()
+        report.begin(checkpoint, is_retry=state.is_retry)  # before anything that may fail
 
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         with NexthinkHook(self.nexthink_conn_id) as self._hook:
             self._check_rendered()
+            chosen: Any = {option: getattr(self, option) for option in options.CHECKS}
             result = self._hook.delete_devices(
                 self._read_devices(context),
-                uid_column=self.uid_column,
-                name_column=self.name_column,
-                columns=self.columns,
-                exclude=self.exclude,
-                max_devices=self.max_devices,
-                max_share=self.max_share,
-                fleet_size=self.fleet_size,
-                dry_run=options.check_dry_run(self.dry_run),
-                batch_size=self.batch_size,
-                max_concurrency=self.max_concurrency,
-                requests_per_second=self.requests_per_second,
                 state_store=checkpoint,
                 on_plan=partial(self._check_table, context),
+                **chosen,
             )
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
             return self._finalize(report, result)
 
     def _report_failure(self, report: DeletionReport, error: BaseException) -> None:
-        """Leave in XCom what is known, where an error came before this try had reported its result."""
+        """Push what is known to XCom, if the error came before this try had reported its result."""
         if report.is_complete:
             return
         deletion = self._hook.deletion if self._hook else None
@@ -207,12 +192,12 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         if not report.is_over:
             self._write_results(result)
 
-    def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for those who get them from elsewhere
+    def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for subclasses
         """Return the devices to delete, in any form that the hook reads."""
         return self._given_devices()
 
     def _check_rendered(self) -> None:
-        """Refuse what only shows when the task runs, before anything is sent."""
+        """Check what is known only when the task runs, before anything is sent."""
         from airflow_provider_nexthink.utils.storage import check_results_path
 
         for limit in self._templated_limits:
@@ -231,7 +216,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         return has_dag and any(True for _ in self.iter_mapped_dependants())
 
     def _check_table(self, context: Context, plan: Plan) -> None:
-        """Refuse a table that Airflow will not take once the devices are handled; warn of one that is too large."""
+        """Refuse a table that Airflow would reject after the deletion; warn of one that is too large."""
         if not getattr(context.get("ti"), "is_mapped", False) and self._has_mapped_dependants():
             problem, remedy = "", ""
             if not self.do_xcom_push:
@@ -261,29 +246,29 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             )
 
     def _finalize(self, report: DeletionReport, result: DeletionResult) -> Any:
-        """Push what became of each device; then raise what is wrong with it, or return the table."""
+        """Push the outcome of each device; then raise the error of the run, or return the table."""
         failure: BaseException | None = None
         try:
             result.raise_for_status(self.fail_on)
-        except BaseException as error:  # noqa: BLE001 - a timeout too: the table comes first
+        except BaseException as error:  # noqa: BLE001 - also a timeout; the table is pushed first
             failure = error
         unpushed = report.push(result)
         unwritten = None if report.is_over else self._write_results(result)
         if (failure := failure or unpushed or unwritten) is not None:
             raise failure
         if self.execution_timeout:
-            cancel_timeout()  # the work is done; between here and the end it could only fail a task that forgot it
+            cancel_timeout()  # the work is done: a timeout now could only give it a wrong outcome
         report.mark_done()
         if not result.outcomes and self.on_empty == "skip":
             raise AirflowSkipException("devices has no rows (on_empty='skip').")
         if self.has_dag() and not self._has_mapped_dependants():  # type: ignore[no-untyped-call]
-            # Airflow would push the table once more. Where tasks are mapped over it, it must: it notes the length, too.
+            # Airflow would push the table a second time. For a mapped downstream it has to: it records the length.
             self.do_xcom_push = False
         return self._formatted(result)
 
     def _write_results(self, result: DeletionResult) -> BaseException | None:
         """Write the table to its file; return what kept it from being written."""
-        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run stays as it is
+        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run is kept
         if self.results_path is None or is_refused:
             return None
         from airflow_provider_nexthink.utils.storage import write_table
@@ -304,22 +289,17 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         return None
 
     def on_kill(self) -> None:
-        """Send no other batch; what is under way may still be answered for a moment."""
+        """Send no other batch. Responses to requests in flight are still taken for a moment."""
         if self._hook is not None:
             self._hook.stop()
 
     def _check_options(self) -> None:
-        """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        """Fail the parsing of a Dag for an option that cannot take effect."""
         options.check_share_and_fleet(self.max_share, self.fleet_size)
-        for option, check in _TEMPLATED_CHECKS.items():
-            if not is_template(value := getattr(self, option)):
+        for option, check in {**options.CHECKS, "results_path": options.check_results_path}.items():
+            value = getattr(self, option)
+            if not (option in self.template_fields and is_template(value)):
                 check(value)
-        options.DeletionOptions.checked(
-            columns=self.columns,
-            exclude=self.exclude,
-            batch_size=self.batch_size,
-            max_concurrency=self.max_concurrency,
-        )
         if any(is_template(entry) for entry in self.exclude):
             raise NexthinkInputError("exclude is not a template: it takes globs and uids as they are.")
         options.check_fail_on(self.fail_on)
@@ -328,12 +308,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             options.check_text("nexthink_conn_id", self.nexthink_conn_id)
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
 
-    def _state_store(self, context: Context) -> StateStore | None:
-        """Return where a retry finds what this try has sent (Airflow 3.3 on)."""
-        store = task_state_store(context)
-        if store is not None:
-            return TaskStateStore(store)
-        if _is_retry(context):
+    def _log_missing_state(self, state: TaskState) -> None:
+        """Log what it means for a retry that this Airflow keeps no state."""
+        if state.store is not None:
+            return
+        if state.is_retry:
             self.log.warning(
                 "This Airflow keeps no state for a task (3.3 does): what earlier tries of this task sent is not known "
                 "here. See their logs, and Nexthink's inventory. This try sends the whole list again, and its limits "
@@ -341,22 +320,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             )
         elif self.retries:
             self.log.info("This Airflow keeps no state for a task (3.3 does): a retry sends the whole list again.")
-        return None
 
     def _formatted(self, result: DeletionResult) -> Any:
         if self.return_format == "columns":
             return result.outcomes.columns()
         return result.to_pandas() if self.return_format == "dataframe" else result.table
-
-
-def _checkpoint_of(store: StateStore, context: Context) -> Checkpoint:
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
-
-    ti = context.get("ti")
-    return Checkpoint(store, try_number=getattr(ti, "try_number", None), max_tries=getattr(ti, "max_tries", None))
-
-
-def _is_retry(context: Context) -> bool:
-    """Tell whether the task has had tries before: retried by Airflow, or cleared by a person."""
-    ti = context.get("ti")
-    return ti is not None and ti.try_number > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from decimal import Decimal
 from math import inf
@@ -27,13 +27,15 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
-    as_parameters,
+    check_parameters,
     fail_without_retry,
     is_template,
     option_errors,
 )
-from airflow_provider_nexthink.operators._export import Export, ExportEvent, ExportState
-from airflow_provider_nexthink.version_compat import default_deferrable, task_state_store
+from airflow_provider_nexthink.operators._event import ExportEvent
+from airflow_provider_nexthink.operators._export import Export, ExportState
+from airflow_provider_nexthink.utils.task_state import TaskState
+from airflow_provider_nexthink.version_compat import default_deferrable
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 _MARGIN_SECONDS = 600.0
+
+_TRY_OVER = "This try returns no rows; another one may start another export."
 
 
 class NexthinkNqlOperator(BaseOperator):
@@ -52,14 +56,14 @@ class NexthinkNqlOperator(BaseOperator):
     :param query_id: the id of the saved query, such as ``#stale_devices``. (templated)
     :param parameters: values for the query's ``where`` clause, text or numbers. (templated)
     :param nexthink_conn_id: the connection. (templated)
-    :param query_mode: ``export`` for results of any size (a file, waited for); ``execute`` for small ones (about 1,000
-        rows), at once.
+    :param query_mode: ``export`` for results of any size, through a file; ``execute`` for small ones (about 1,000
+        rows), in one response.
     :param poll_interval: time between two polls for the export, seconds or ``timedelta``; it grows to a minute.
-    :param timeout: time after which to give up on the export, seconds or ``timedelta``.
-    :param compression: of the export's file on its way: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
+    :param timeout: maximum time to wait for the export, seconds or ``timedelta``.
+    :param compression: compression of the result file: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
-    :param allow_truncated: whether to take an export that the licence's maximum cut off.
+    :param allow_truncated: whether to accept an export that was cut off at the licence's maximum.
     :param deferrable: whether to wait for the export in the triggerer, where it holds no worker; by default what
         Airflow's option ``[operators] default_deferrable`` says.
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
@@ -106,13 +110,12 @@ class NexthinkNqlOperator(BaseOperator):
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
             if self.query_mode == "execute":
-                return self._finalize(hook.run_nql(self.query_id, as_parameters(self.parameters)))
+                return self._finalize(hook.run_nql(self.query_id, self.parameters))
             state = self._export_state(context, hook)
             with _cleared_unless_resumable(state):
                 export = state.load(time.time())
                 if export is None:
-                    parameters = as_parameters(self.parameters)
-                    export_id = hook.start_export(self.query_id, parameters, compression=self.compression)
+                    export_id = hook.start_export(self.query_id, self.parameters, compression=self.compression)
                     export = Export(export_id, time.time() + self.timeout)
                     state.save(export)
                 else:
@@ -122,7 +125,7 @@ class NexthinkNqlOperator(BaseOperator):
                 return self._finalize(self._fetch(hook, export))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Fetch what was exported, or wait on if it is not ready yet and there is time.
+        """Fetch the export, or keep waiting if it is not ready yet and there is time.
 
         :param context: of the task.
         :param event: of ``NexthinkExportTrigger``.
@@ -154,9 +157,8 @@ class NexthinkNqlOperator(BaseOperator):
             "query_id": self.query_id,
             "parameters": self.parameters,
             "compression": self.compression,
-            "clears": getattr(context["ti"], "max_tries", None),  # it grows when a task is cleared: then start afresh
         }
-        return ExportState(task_state_store(context), query)
+        return ExportState(TaskState.of(context, consequence=_TRY_OVER), query)
 
     def _defer(self, export: Export) -> NoReturn:
         from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger
@@ -172,17 +174,17 @@ class NexthinkNqlOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
-        """Wait for the rest of the time and fetch it."""
+        """Wait for the export until its time is over, and fetch it."""
         hook.wait_for_export(export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time())
         return self._fetch_file(hook, export)
 
     def _fetch_if_ready(self, hook: NexthinkHook, export: Export) -> NqlRows | None:
-        """Fetch an export, or return None to wait on: as long as there is time, an error that may pass is no end."""
+        """Fetch an export, or return None to keep waiting. Transient errors do not end the wait while there is time."""
         try:
             if hook.is_export_ready(export.export_id):
                 return self._fetch_file(hook, export)
         except NexthinkExportError:
-            raise  # of the export itself: to wait on does not help
+            raise  # of the export itself: waiting longer does not help
         except NexthinkRetryableError as error:
             if time.time() + (getattr(error, "retry_after", None) or 0.0) >= export.end_time:
                 raise
@@ -203,10 +205,10 @@ class NexthinkNqlOperator(BaseOperator):
         return self._formatted(rows)
 
     def _check_options(self) -> None:
-        """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        """Fail the parsing of a Dag for an option that cannot take effect."""
         if not is_template(self.query_id):
             check_query_id(self.query_id)
-        as_parameters(self.parameters)
+        check_parameters(self.parameters)
         check_choice("query_mode", self.query_mode, ("export", "execute"))
         check_choice("compression", self.compression, ("NONE", "GZIP", "ZSTD"))
         check_choice("return_format", self.return_format, RETURN_FORMATS)
@@ -222,17 +224,19 @@ class NexthinkNqlOperator(BaseOperator):
         return pd.DataFrame(columns, dtype="string")
 
 
-def _seconds(option: str, value: object) -> float:
+def _seconds(option: str, value: Any) -> float:
     """Return a time in seconds."""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, Real | Decimal) and not isinstance(seconds, bool) and 0 < seconds < inf:
-        return float(seconds)
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, Real | Decimal) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # a signalling NaN; an integer too large for a float
+            if 0 < (seconds := float(number)) < inf:
+                return seconds
     raise NexthinkInputError(f"{option} is {value!r}: it takes a number of seconds above 0, or a timedelta.")
 
 
 @contextmanager
 def _cleared_unless_resumable(state: ExportState) -> Iterator[None]:
-    """Keep an export for a retry only where it may still give the rows: after a tenant that did not answer, a kill."""
+    """Keep an export for a retry only if it may still give the rows: after a tenant that was down, or a kill."""
     try:
         yield
     except (NexthinkInputError, NexthinkFinalError, NexthinkExportError):

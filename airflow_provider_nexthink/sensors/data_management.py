@@ -1,4 +1,4 @@
-"""Sensor for what Nexthink's Data Management API was asked to delete."""
+"""Sensor for devices that Nexthink's Data Management API was asked to delete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_nexthink.api.query import check_query_id
+from airflow_provider_nexthink.api.query import check_query_id, parameters_as_text
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
@@ -21,12 +21,12 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     DevicesMixin,
-    as_parameters,
+    check_parameters,
     fail_without_retry,
     is_template,
     option_errors,
 )
-from airflow_provider_nexthink.operators._export import ExportEvent
+from airflow_provider_nexthink.operators._event import ExportEvent
 from airflow_provider_nexthink.version_compat import AirflowSensorTimeout, AirflowSkipException, default_deferrable
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ _MARGIN_SECONDS = 600.0
 class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     """Wait until the devices of an outcome table are gone from Nexthink's inventory.
 
-    Looks with a saved query that lists *every* device: what it does not list counts as gone. Succeeds when all devices
-    that were SCHEDULED are gone. Its XCom ``return_value`` is a table with one ``{"uid", "name", "status"}`` for every
-    row of ``devices``: GONE or STILL_PRESENT if Nexthink was asked for the device, else the status that it had. It is
-    there also when the time runs out. A check that fails with an error that may pass is a warning in the log, and the
+    Polls a saved query that lists *every* device: a device that it does not list counts as gone. Succeeds when all
+    devices that were SCHEDULED are gone. The XCom ``return_value`` is a table with one ``{"uid", "name", "status"}``
+    for every row of ``devices``: GONE or STILL_PRESENT if Nexthink was asked to delete the device, else the status that
+    it had. It is pushed on a timeout, too. A check that fails with a transient error is a warning in the log, and the
     next one tries again; an error that no retry changes fails the task at once.
 
     :param devices: an outcome table (``delete.output``), or devices in any form that
@@ -57,8 +57,8 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         find it by its name. (templated)
     :param deferrable: whether to wait in the triggerer, where it holds no worker; by default what Airflow's option
         ``[operators] default_deferrable`` says.
-    :param poke_interval: time between two looks, seconds or ``timedelta``; each takes an export.
-    :param timeout: time after which to give up, seconds or ``timedelta``; None for Airflow's
+    :param poke_interval: time between two checks, seconds or ``timedelta``; each check takes an export.
+    :param timeout: maximum time to wait, seconds or ``timedelta``; None for Airflow's
         ``[sensors] default_timeout`` (7 days).
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
@@ -82,7 +82,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         timeout: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        if timeout is not None:  # which Airflow before 3.2 takes for a wrong value
+        if timeout is not None:  # Airflow before 3.2 refuses None
             kwargs["timeout"] = timeout
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.devices = devices
@@ -98,7 +98,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
             self._check_options()
 
     def execute(self, context: Context) -> Any:
-        """Look until all are gone, and return the table."""
+        """Check until all are gone, and return the table."""
         check = self._read_devices()
         self.log.info("%d devices, %d of them expected to go.", len(check), check.expected)
         if not check.requested:
@@ -111,7 +111,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         except (AirflowSensorTimeout, AirflowSkipException) as ended:
             if ended.__cause__ is not None:
                 raise
-            # No error, but the time has run out.
+            # The time has run out; nothing has failed.
             self._push_table(context)
             raise type(ended)(f"{ended} {self._describe()}") from self._failure
 
@@ -121,7 +121,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         return PokeReturnValue(are_gone, self._watched.table() if are_gone else None)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Compare with what was exported, and return the table or wait on.
+        """Compare the devices with the export, and return the table or keep waiting.
 
         :param context: of the task.
         :param event: of ``NexthinkQueryTrigger``.
@@ -141,7 +141,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         return None
 
     def _fetch(self, hook: NexthinkHook, ended: ExportEvent) -> NqlRows:
-        """Fetch what the triggerer has exported; what it could not start is exported here."""
+        """Fetch the export of the triggerer; if it could not start one, export here."""
         if ended.export_id is None:
             return self._export(hook)
         if not hook.is_export_ready(ended.export_id):
@@ -151,15 +151,15 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     def _export(self, hook: NexthinkHook) -> NqlRows:
         from airflow_provider_nexthink.api import nql
 
-        return hook.export_nql(self.query_id, as_parameters(self.parameters), timeout=nql.EXPORT_SECONDS)
+        return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
 
     def _check(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
-        """Check once whether all are gone. An error that may pass does not end the wait: the next check tries again."""
+        """Check once whether all are gone. A transient error does not end the wait: the next check tries again."""
         self._failure = None
         try:
             with fail_without_retry(), self._new_hook() as hook:
                 return self._compare(fetch(hook))
-        except NexthinkExportTimeoutError as error:  # which speaks of a timeout that is not the sensor's
+        except NexthinkExportTimeoutError as error:  # its message names a timeout that is not the sensor's
             late = f"The export of {self.query_id} was not ready in time. Narrow the query if that happens often."
             self._failure = NexthinkExportTimeoutError(late, request_id=error.request_id)
         except NexthinkRetryableError as error:
@@ -186,7 +186,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         return self._removal_check
 
     def _compare(self, rows: NqlRows) -> bool:
-        """Compare the devices with a result that lists every device there is; what proves nothing is an error."""
+        """Compare the devices with a list of the whole fleet. A list that proves nothing is an error."""
         from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, find_column
         from airflow_provider_nexthink.devices.identity import canonical_uid
 
@@ -213,14 +213,14 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         return are_gone
 
     def _defer_until(self, start_time: float, *, end_time: float) -> None:
-        """Let the triggerer export the inventory at that time."""
+        """Defer: the triggerer exports the inventory at that time."""
         from airflow_provider_nexthink.api import nql
         from airflow_provider_nexthink.triggers.nql import NexthinkQueryTrigger
 
         trigger = NexthinkQueryTrigger(
             nexthink_conn_id=self.nexthink_conn_id,
             query_id=self.query_id,
-            parameters=as_parameters(self.parameters),
+            parameters=None if self.parameters is None else parameters_as_text(self.parameters),
             start_time=start_time,
             poll_interval=nql.POLL_SECONDS,
             timeout=nql.EXPORT_SECONDS,
@@ -231,21 +231,21 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
     def _push_table(self, context: Context) -> None:
-        if self.do_xcom_push and self._has_checked:  # else no row says what is known now
+        if self.do_xcom_push and self._has_checked:  # else the table says nothing yet
             context["ti"].xcom_push(key="return_value", value=self._watched.table())
 
     def _describe(self) -> str:
-        """Say what is known when the time has run out."""
+        """Describe what is known when the time has run out."""
         known = self._watched.describe() if self._has_checked else "Which devices are gone is not known."
         if self.deferrable and not self._has_checked:
             known = f"{known} If an earlier check has succeeded, the XCom return_value has what it found."
         return f"{known} The last check failed: {self._failure}" if self._failure else known
 
     def _check_options(self) -> None:
-        """Let a Dag with an option that cannot take effect fail while it is parsed."""
+        """Fail the parsing of a Dag for an option that cannot take effect."""
         if not is_template(self.query_id):
             check_query_id(self.query_id)
-        as_parameters(self.parameters)
+        check_parameters(self.parameters)
         if not is_template(self.uid_column):
             options.check_column("uid_column", self.uid_column)
         if self.deferrable and self.exponential_backoff:

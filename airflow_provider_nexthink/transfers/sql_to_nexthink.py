@@ -1,15 +1,16 @@
-"""From a SQL database to Nexthink: the devices that a query finds are deleted."""
+"""From a SQL database to Nexthink: deletes the devices that a query finds."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from airflow_provider_nexthink.deletion.options import check_text
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._base import NexthinkOptionError, is_template, option_errors
+from airflow_provider_nexthink.operators._options import DeleteDevicesOptions
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.version_compat import AirflowException
 
@@ -45,7 +46,7 @@ _ESCAPING = _tokens(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""")
 def single_statement(sql: str) -> str | None:
     """Return the one statement in a text, without the semicolon that ends it; None if there are several, or none.
 
-    It guards against a mistake. What it cannot read is taken for one statement, which the database judges.
+    It guards against mistakes. Text that it cannot tokenize counts as one statement, and is left to the database.
 
     :param sql: the text.
     """
@@ -73,8 +74,8 @@ def _statements(sql: str, tokens: re.Pattern[str]) -> list[str] | None:
 class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
     """Ask Nexthink to delete the devices that a SQL query finds. There is no undo.
 
-    The rows go from the cursor to the deletion, without an XCom in between; columns are found by name, whatever their
-    case. For the rest it is ``NexthinkDeleteDevicesOperator``, with all its options but ``devices`` and ``columns``.
+    The rows go from the cursor to the deletion without an XCom. Columns are found by name, whatever their case. It has
+    all options of ``NexthinkDeleteDevicesOperator`` but ``devices`` and ``columns``.
 
     :param sql: one query that gives rows, or the name of a .sql file. (templated)
     :param sql_conn_id: the connection to the database, of any type that Airflow has a SQL hook for. (templated)
@@ -99,7 +100,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         sql_conn_id: str,
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         sql_hook_params: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[DeleteDevicesOptions],
     ) -> None:
         for option in ("devices", "columns"):
             if option in kwargs:
@@ -117,7 +118,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
                     check_text(option, value)
 
     def _read_devices(self, context: Context) -> DeviceRows:  # noqa: ARG002 - as its parent has it
-        """Run the query and return the devices it finds."""
+        """Run the query and return the devices that it finds."""
         check_text("sql", self.sql)
         if (query := single_statement(self.sql)) is None:
             raise NexthinkInputError("sql takes one query, not several statements. This try ran none and sent nothing.")
@@ -126,7 +127,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
 
         def read(cursor: Any) -> list[Any]:
             found.append(self._read_cursor(hook, cursor))
-            return []  # some hooks convert the result of the handler, which has to be rows of theirs
+            return []  # some hooks convert the handler's result, and expect rows of their own type
 
         hook.run(query, parameters=self.parameters, handler=read, split_statements=False)
         if not found:
@@ -148,23 +149,23 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
             ) from None
         if not isinstance(hook, DbApiHook):
             raise NexthinkInputError(
-                f"The connection {self.sql_conn_id!r} (sql_conn_id) is none to a SQL database: its hook is a "
+                f"The connection {self.sql_conn_id!r} (sql_conn_id) is not one to a SQL database: its hook is a "
                 f"{type(hook).__name__}."
             )
         return hook
 
     def _read_cursor(self, hook: DbApiHook, cursor: Any) -> DeviceRows:
-        """Read the rows of a query that was run, and keep of each no more than the uid and the name."""
+        """Read the rows of the query, and keep only the uid, the name and the status of each."""
         from airflow_provider_nexthink.devices.reader import pick_rows
 
-        has_description = hasattr(cursor, "description")  # Exasol's is no cursor, and its hook describes it
-        description = cursor.description if has_description else hook.get_description(cursor)  # type: ignore[attr-defined]
+        has_description = hasattr(cursor, "description")  # Exasol's statement has none; its hook has
+        description = cursor.description if has_description else hook.get_description(cursor)
         if not description:
             raise NexthinkInputError("sql gives no rows: it takes a query, such as SELECT. This try sent nothing.")
         labels = [column[0] for column in description]
         rows = pick_rows(labels, _rows_of(cursor, labels), self.uid_column, self.name_column)
         if (padded := rows.name_column) in [column[0] for column in description if column[1] == POSTGRES_CHAR]:
-            # In SQL these blanks are no part of a CHAR value; as part of a name they would be another device's.
+            # In SQL the padding is not part of a CHAR value. As part of a name it would name another device.
             self.log.info("The column %s is CHAR: the blanks that fill up its values are cut off.", padded)
             names = [name.rstrip(" ") if isinstance(name, str) else name for name in rows.names]
             return replace(rows, names=names)

@@ -36,9 +36,9 @@ TESTS = (
     "tests/unit/devices/test_shapes.py",
     "tests/system/test_demo.py",
     "tests/system/test_dag_serialization.py",
-    "tests/system/test_decorator.py::test_without_parentheses_and_with_arguments_and_context",
-    "tests/system/test_decorator.py::test_a_table_that_is_an_argument_is_not_in_the_rendered_view",
-    "tests/system/test_sql.py::test_what_the_query_finds_is_deleted",
+    "tests/system/test_decorator.py::test_decorator_without_parentheses_passes_arguments_and_context",
+    "tests/system/test_decorator.py::test_decorator_table_argument_is_not_in_the_rendered_view",
+    "tests/system/test_sql.py::test_sql_deletes_the_devices_that_the_query_finds",
 )
 # API server, scheduler, Dag processor and triggerer: once for each Airflow.
 RUNNING = ("tests/system/test_running_airflow.py",)

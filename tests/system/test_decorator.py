@@ -35,7 +35,9 @@ def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
 
 @NATIVE
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_the_function_returns_is_deleted(sandbox: Sandbox, run_dag: RunDag, shape: str, native: bool) -> None:
+def test_decorator_deletes_the_devices_that_the_function_returns(
+    sandbox: Sandbox, run_dag: RunDag, shape: str, native: bool
+) -> None:
     rows = devices_of(sandbox, 120)
     with DAG("plain", render_template_as_native_obj=native) as dag:
 
@@ -54,7 +56,7 @@ def test_what_the_function_returns_is_deleted(sandbox: Sandbox, run_dag: RunDag,
     assert run.xcom("delete", "summary")["requested"] == len(table)
 
 
-def test_without_parentheses_and_with_arguments_and_context(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_decorator_without_parentheses_passes_arguments_and_context(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("bare", params={"count": 3}) as dag:
 
         @task
@@ -97,9 +99,7 @@ def returns_a_generator(rows: list[dict[str, str]]) -> Any:
 
 
 @pytest.mark.parametrize("function", [listed, yielded, returns_a_coroutine, returns_a_generator])
-def test_async_function_is_awaited_and_what_it_returns_is_deleted(
-    sandbox: Sandbox, run_dag: RunDag, function: Any
-) -> None:
+def test_decorator_awaits_an_async_function(sandbox: Sandbox, run_dag: RunDag, function: Any) -> None:
     rows = devices_of(sandbox, 3)
     with DAG("awaited", default_args={"execution_timeout": timedelta(minutes=1)}) as dag:
 
@@ -116,7 +116,7 @@ def test_async_function_is_awaited_and_what_it_returns_is_deleted(
 @pytest.mark.parametrize(
     ("raised", "tries"), [(NexthinkInputError("The form is empty."), 1), (ConnectionError("the CMDB is away"), 2)]
 )
-def test_async_function_that_raises_fails_the_task(
+def test_decorator_async_function_that_raises_fails_the_task(
     sandbox: Sandbox, run_dag: RunDag, raised: Exception, tries: int
 ) -> None:
     with DAG("raises", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
@@ -132,7 +132,7 @@ def test_async_function_that_raises_fails_the_task(
     assert str(raised) in str(run.errors[-1])
 
 
-def test_async_function_that_takes_too_long_ends_with_the_timeout(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_decorator_async_function_that_hangs_ends_with_the_timeout(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("late") as dag:
 
         @task.nexthink_delete_devices(execution_timeout=timedelta(seconds=1))
@@ -146,7 +146,7 @@ def test_async_function_that_takes_too_long_ends_with_the_timeout(sandbox: Sandb
     assert sandbox.requests == []
 
 
-def test_override_partial_and_expand(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_decorator_with_override_partial_and_expand_deletes(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("mapped") as dag:
 
         @nexthink_delete_devices_task(dry_run=True, columns=["uid", "name"], max_devices=2)
@@ -166,7 +166,7 @@ def test_override_partial_and_expand(sandbox: Sandbox, run_dag: RunDag) -> None:
     assert len(sandbox.tenant.queued) == 2
 
 
-def test_the_options_guard_what_the_function_returns(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_decorator_guard_exceeded_sends_nothing(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("guarded", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
 
         @task.nexthink_delete_devices(max_devices=2)
@@ -190,7 +190,7 @@ def test_the_options_guard_what_the_function_returns(sandbox: Sandbox, run_dag: 
         (ConnectionError("the CMDB is away"), 2, "the CMDB is away"),
     ],
 )
-def test_what_gives_no_devices_fails(sandbox: Sandbox, run_dag: RunDag, given: Any, tries: int, says: str) -> None:
+def test_decorator_without_devices_fails(sandbox: Sandbox, run_dag: RunDag, given: Any, tries: int, says: str) -> None:
     with DAG("nothing", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
 
         @task.nexthink_delete_devices(on_empty="fail")
@@ -214,7 +214,7 @@ def test_what_gives_no_devices_fails(sandbox: Sandbox, run_dag: RunDag, given: A
         ({"max_share": 0.5}, "max_share needs fleet_size"),
     ],
 )
-def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+def test_decorator_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
     def make() -> None:
         @task.nexthink_delete_devices(**options)  # type: ignore[untyped-decorator]
         def delete() -> list[Any]:
@@ -226,14 +226,12 @@ def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], sa
         make()
 
 
-def test_the_function_that_can_be_imported_is_the_one_that_airflow_registers() -> None:
+def test_decorator_imported_is_the_registered_one() -> None:
     assert task.nexthink_delete_devices is nexthink_delete_devices_task
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_table_that_is_an_argument_is_not_in_the_rendered_view(
-    sandbox: Sandbox, run_dag: RunDag, mapped: bool
-) -> None:
+def test_decorator_table_argument_is_not_in_the_rendered_view(sandbox: Sandbox, run_dag: RunDag, mapped: bool) -> None:
     rows = devices_of(sandbox, 4)
     seen: list[Any] = []
     with DAG("arguments") as dag:
@@ -274,7 +272,7 @@ def slashed(rows: object) -> str:
 
 @NATIVE
 @pytest.mark.parametrize("where", ["the Dag", "the task"])
-def test_json_text_that_is_an_argument_keeps_its_names(
+def test_decorator_json_text_argument_keeps_its_names(
     sandbox: Sandbox, run_dag: RunDag, where: str, native: bool
 ) -> None:
     names = ["SITE/PC1", "C:\\new", "\\x41", "Kiosk-\u20ac", "'", '"', "1e10"]
@@ -325,7 +323,7 @@ def test_json_text_that_is_an_argument_keeps_its_names(
         (r"""[{"uid": "%s", "name": "SITE\x41"}]""", "not JSON"),
     ],
 )
-def test_text_that_is_an_argument_and_is_ambiguous_is_refused(
+def test_decorator_ambiguous_text_argument_is_refused(
     sandbox: Sandbox, run_dag: RunDag, text: str, says: str, native: bool
 ) -> None:
     params = {"text": Param(text % devices_of(sandbox, 1)[0]["uid"])}
@@ -342,7 +340,7 @@ def test_text_that_is_an_argument_and_is_ambiguous_is_refused(
     assert sandbox.requests == []
 
 
-def test_other_arguments_are_natively_what_airflow_makes_of_them(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_decorator_other_arguments_are_rendered_as_by_airflow(sandbox: Sandbox, run_dag: RunDag) -> None:
     templates = {
         "number": ("{{ 1 + 2 }}", 3),
         "padded number": (" {{ 1 + 2 }} ", " 3 "),
@@ -376,7 +374,7 @@ def test_other_arguments_are_natively_what_airflow_makes_of_them(sandbox: Sandbo
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_text_of_an_xcom_that_is_an_argument_is_no_template(sandbox: Sandbox, run_dag: RunDag, mapped: bool) -> None:
+def test_decorator_text_of_an_xcom_argument_is_not_rendered(sandbox: Sandbox, run_dag: RunDag, mapped: bool) -> None:
     rows = [{**row, "name": r"{{ 7*7 }} / \x41"} for row in devices_of(sandbox, 2)]
     with DAG("xcom", render_template_as_native_obj=True) as dag:
 

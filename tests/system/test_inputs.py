@@ -47,7 +47,7 @@ def pairs(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("returns", ["lists", "one mapping each", "DataFrames", "columns"])
-def test_the_xcoms_of_mapped_tasks(sandbox: Sandbox, run_dag: RunDag, returns: str, parts: int) -> None:
+def test_devices_xcoms_of_mapped_tasks_are_deleted(sandbox: Sandbox, run_dag: RunDag, returns: str, parts: int) -> None:
     rows = devices_of(sandbox, parts if returns == "one mapping each" else 60)
     with DAG("mapped") as dag:
 
@@ -93,7 +93,7 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_xcoms_in_a_container_are_resolved_and_literal_names_are_no_templates(
+def test_devices_xcoms_in_a_container_are_resolved_and_literal_names_not_rendered(
     sandbox: Sandbox, run_dag: RunDag, container: str
 ) -> None:
     rows = [{**row, "name": f"{{{{ 7 * {at} }}}}"} for at, row in enumerate(devices_of(sandbox, 4))]
@@ -131,7 +131,7 @@ def test_xcoms_in_a_container_are_resolved_and_literal_names_are_no_templates(
         assert [row["status"] for row in run.xcom("gone")] == ["GONE"] * 4
 
 
-def test_xcoms_in_a_row_of_cells_with_columns_are_resolved(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_devices_xcoms_in_a_row_with_columns_are_resolved(sandbox: Sandbox, run_dag: RunDag) -> None:
     (row,) = devices_of(sandbox, 1)
     with DAG("cells") as dag:
 
@@ -146,7 +146,7 @@ def test_xcoms_in_a_row_of_cells_with_columns_are_resolved(sandbox: Sandbox, run
     assert [pairs(run.xcom(task_id)) for task_id in ("delete", "one", "mixed")] == [pairs([row])] * 3
 
 
-def test_xcoms_in_a_container_of_a_mapped_operator_are_resolved(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_devices_xcoms_in_a_container_of_a_mapped_operator_are_resolved(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 4)
     with DAG("mapped") as dag:
 
@@ -165,9 +165,7 @@ def test_xcoms_in_a_container_of_a_mapped_operator_are_resolved(sandbox: Sandbox
 
 
 @pytest.mark.parametrize("first", ["row", "XCom"])
-def test_xcoms_in_a_list_that_is_an_argument_of_the_decorator_are_resolved(
-    sandbox: Sandbox, run_dag: RunDag, first: str
-) -> None:
+def test_decorator_xcoms_in_a_list_argument_are_resolved(sandbox: Sandbox, run_dag: RunDag, first: str) -> None:
     rows = [{**row, "name": "{{ 7 * 7 }}"} for row in devices_of(sandbox, 2)]
     with DAG("decorated") as dag:
 
@@ -185,7 +183,7 @@ def test_xcoms_in_a_list_that_is_an_argument_of_the_decorator_are_resolved(
     assert sent(run_dag(dag)) == pairs(rows)
 
 
-def test_generator_of_xcoms_fails_without_retry(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_devices_generator_of_xcoms_fails_without_retry(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("generator", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
 
         @task

@@ -360,7 +360,7 @@ NUMBERS: dict[str, tuple[Any, str]] = {
     "large float": (1e21, "1000000000000000000000"),
     "Decimal": (Decimal("200.0"), "200"),
     "Decimal exponent": (Decimal("2E+2"), "200"),
-    "Decimal fraction": (Decimal("0.10"), "0.1"),
+    "Decimal fraction": (Decimal("0.10"), "0.10"),
     "int64": (np.int64(200), "200"),
     "float64": (np.float64(200), "200"),
     "float32": (np.float32(0.1), "0.1"),
@@ -390,23 +390,27 @@ def test_query_with_numbers_of_any_kind_sends_them_as_text(sandbox: Sandbox, run
         assert query["parameters"] == {name: text for name, (_, text) in NUMBERS.items()}
 
 
-@pytest.mark.parametrize("value", [True, None, [1], b"1", lambda: 1])
-def test_query_with_a_parameter_that_is_no_number_fails_without_retry(
-    sandbox: Sandbox, run_dag: RunDag, value: Any
+def test_query_with_a_parameter_that_renders_to_no_number_fails_without_retry(
+    sandbox: Sandbox, run_dag: RunDag
 ) -> None:
-    with DAG("no_number", default_args=ONE_RETRY) as dag:
-        NexthinkNqlOperator(task_id="pull", query_id="#all_devices", parameters={"days": value})
+    with DAG("no_number", default_args=ONE_RETRY, render_template_as_native_obj=True) as dag:
+        NexthinkNqlOperator(task_id="pull", query_id="#all_devices", parameters={"days": "{{ [1] }}"})
     run = run_dag(dag)
     assert (run.state, run.tries("pull")) == ("failed", 1)
-    assert "The NQL parameter 'days' is" in run.error
+    assert "parameter 'days' is [1]" in run.error
     assert sandbox.requests == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), Decimal("Infinity"), np.float64("nan")])
-def test_query_with_a_parameter_that_is_not_finite_fails_the_parsing_of_the_dag(value: Any) -> None:
-    for make in (NexthinkNqlOperator, partial(NexthinkDevicesGoneSensor, devices=[])):
-        with pytest.raises(NexthinkInputError, match="The NQL parameter 'days' is"):
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("-inf"), Decimal("Infinity"), np.float64("nan"), True, None, [1], b"1"]
+)
+def test_query_with_a_parameter_that_is_no_number_fails_the_parsing_of_the_dag(value: Any) -> None:
+    makers: list[Any] = [NexthinkNqlOperator, partial(NexthinkDevicesGoneSensor, devices=[])]
+    for make in makers:
+        with pytest.raises(NexthinkInputError, match="parameter 'days' is"):
             make(task_id="pull", query_id="#all_devices", parameters={"days": value})
+        with pytest.raises(NexthinkInputError, match="parameters is a list"):
+            make(task_id="pull", query_id="#all_devices", parameters=[value])
 
 
 MAPPED: dict[str, Callable[[], Any]] = {

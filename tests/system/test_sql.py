@@ -45,7 +45,9 @@ def outcome(run: Run) -> list[tuple[str, str, str]]:
 
 @ON_EACH
 @pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
-def test_what_the_query_finds_is_deleted(sandbox: Sandbox, run_dag: RunDag, database: str, native: bool) -> None:
+def test_sql_deletes_the_devices_that_the_query_finds(
+    sandbox: Sandbox, run_dag: RunDag, database: str, native: bool
+) -> None:
     devices = sandbox.tenant.devices()[:150]  # all the odd names are among them
     fill(database, [(device.uid, device.name) for device in devices])
     run = delete(run_dag, native=native)
@@ -56,7 +58,7 @@ def test_what_the_query_finds_is_deleted(sandbox: Sandbox, run_dag: RunDag, data
 
 
 @ON_EACH
-def test_missing_cells_are_rejected_and_hold_up_nobody(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_missing_cells_are_rejected_alone(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     device = sandbox.tenant.devices()[0]
     fill(database, [(None, "PC"), (device.uid, None), (None, None), (device.uid, device.name)])
     run = delete(run_dag)
@@ -66,7 +68,7 @@ def test_missing_cells_are_rejected_and_hold_up_nobody(sandbox: Sandbox, run_dag
 
 
 @ON_EACH
-def test_the_padding_of_char_is_no_part_of_a_name_but_the_blank_of_varchar_is(
+def test_sql_padding_of_char_is_removed_and_a_blank_of_varchar_is_kept(
     sandbox: Sandbox, run_dag: RunDag, database: str
 ) -> None:
     device = sandbox.tenant.devices()[0]
@@ -79,7 +81,7 @@ def test_the_padding_of_char_is_no_part_of_a_name_but_the_blank_of_varchar_is(
 
 
 @ON_EACH
-def test_a_stored_outcome_table_keeps_what_it_holds_back(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_stored_outcome_table_keeps_its_excluded_rows(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     devices = sandbox.tenant.devices()[:3]
     hook: Any = BaseHook.get_hook("warehouse")
     hook.run("CREATE TABLE plans (uid CHAR(36), name CHAR(20), state CHAR(12), reason VARCHAR(50))")
@@ -96,7 +98,7 @@ def test_a_stored_outcome_table_keeps_what_it_holds_back(sandbox: Sandbox, run_d
 
 
 @ON_EACH
-def test_uids_that_are_kept_as_char(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_uids_of_char_are_read(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     device = sandbox.tenant.devices()[0]
     hook: Any = BaseHook.get_hook("warehouse")
     hook.run("CREATE TABLE other (device_uid CHAR(40), name VARCHAR(20))")
@@ -105,7 +107,7 @@ def test_uids_that_are_kept_as_char(sandbox: Sandbox, run_dag: RunDag, database:
 
 
 @ON_EACH
-def test_no_rows_is_an_empty_list(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_without_rows_is_an_empty_list(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     fill(database, [(sandbox.tenant.devices()[0].uid, "PC")])
     run = delete(run_dag, "SELECT asset_uid AS uid, asset_name AS name FROM assets WHERE row_no > 5")
     assert run.state == "success"
@@ -115,7 +117,7 @@ def test_no_rows_is_an_empty_list(sandbox: Sandbox, run_dag: RunDag, database: s
 
 
 @ON_EACH
-def test_what_is_no_single_query_is_refused_and_changes_nothing(
+def test_sql_not_a_single_query_is_refused_and_changes_nothing(
     sandbox: Sandbox, run_dag: RunDag, database: str
 ) -> None:
     fill(database, [(sandbox.tenant.devices()[0].uid, "PC")])
@@ -166,7 +168,9 @@ class ExasolLike(DatabricksLike):
         return [(name, "VARCHAR") for name in statement.columns]
 
     def run(self, sql: Any, *args: Any, handler: Any = None, **kwargs: Any) -> Any:
-        return super().run(sql, *args, handler=handler and (lambda cursor: handler(Statement(cursor))), **kwargs)
+        read: Any = handler and (lambda cursor: handler(Statement(cursor)))
+        run: Any = super().run
+        return run(sql, *args, handler=read, **kwargs)
 
 
 class TrinoLike(SqliteHook):
@@ -177,7 +181,7 @@ class TrinoLike(SqliteHook):
     def _run_command(self, cur: Any, sql_statement: Any, parameters: Any) -> None:
         if ";" in sql_statement.rstrip()[-1:]:
             raise ValueError("mismatched input ';'. Expecting: <EOF>")
-        super()._run_command(cur, sql_statement, parameters)  # type: ignore[no-untyped-call]
+        super()._run_command(cur, sql_statement, parameters)
 
 
 class ListLike(SqliteHook):
@@ -200,7 +204,7 @@ def use_hook(monkeypatch: pytest.MonkeyPatch, hook: type[SqliteHook]) -> None:
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("hook", [DatabricksLike, OdbcLike, ExasolLike, TrinoLike, ListLike])
-def test_hook_that_reads_the_result_of_its_handler_works(
+def test_sql_hook_that_converts_the_result_of_its_handler_works(
     sandbox: Sandbox, run_dag: RunDag, database: str, monkeypatch: pytest.MonkeyPatch, hook: type[SqliteHook]
 ) -> None:
     devices = sandbox.tenant.devices()[:3]
@@ -213,7 +217,7 @@ def test_hook_that_reads_the_result_of_its_handler_works(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_hook_that_ignores_its_handler_fails_without_retry(
+def test_sql_hook_that_ignores_its_handler_fails_without_retry(
     sandbox: Sandbox, run_dag: RunDag, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_hook(monkeypatch, DeafHook)
@@ -226,7 +230,7 @@ def test_hook_that_ignores_its_handler_fails_without_retry(
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("hook", [SqliteHook, TrinoLike])
 @pytest.mark.parametrize("end", [";", " ; ", ";\n", ";;", "; -- done;", ";/* done; */ -- ;\n"])
-def test_semicolon_at_the_end_of_the_query_is_not_sent(
+def test_sql_semicolon_at_the_end_is_not_sent(
     sandbox: Sandbox, run_dag: RunDag, database: str, monkeypatch: pytest.MonkeyPatch, hook: type[SqliteHook], end: str
 ) -> None:
     device = sandbox.tenant.devices()[0]
@@ -254,9 +258,7 @@ LONG = ", ".join(f"'{at}'" for at in range(20_000))
     ],
     ids=["backslash", "backslash, semicolon", "backslashes", "quote", "comment", "comment in line", "long", "deep"],
 )
-def test_query_that_is_hard_to_parse_is_run_as_it_is(
-    sandbox: Sandbox, run_dag: RunDag, database: str, condition: str
-) -> None:
+def test_sql_hard_to_parse_is_run_as_it_is(sandbox: Sandbox, run_dag: RunDag, database: str, condition: str) -> None:
     device = sandbox.tenant.devices()[0]
     fill(database, [(device.uid, "PC-1")])
     depth = 60 if database == "sqlite" else 150  # of which SQLite takes 100
@@ -267,14 +269,14 @@ def test_query_that_is_hard_to_parse_is_run_as_it_is(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_database_error_is_tried_again(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_database_error_is_retried(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     run = delete(run_dag, "SELECT uid, name FROM not_there")
     assert (run.state, run.tries("delete")) == ("failed", 2)
     assert "not_there" in str(run.errors[-1])
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_columns_that_are_not_clear(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_ambiguous_columns_fail_without_retry(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     fill(database, [])
     sql = 'SELECT asset_uid AS "device.uid", asset_uid AS "device.collector.uid", asset_name AS name FROM assets'
     run = delete(run_dag, sql)
@@ -284,7 +286,7 @@ def test_columns_that_are_not_clear(sandbox: Sandbox, run_dag: RunDag, database:
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_parameters_guards_and_a_file_with_the_query(
+def test_sql_from_a_file_with_parameters_obeys_the_guards(
     sandbox: Sandbox, run_dag: RunDag, database: str, tmp_path: Path
 ) -> None:
     devices = sandbox.tenant.devices()[:10]
@@ -309,12 +311,12 @@ def test_parameters_guards_and_a_file_with_the_query(
 @pytest.mark.parametrize(
     ("connection", "says"),
     [
-        ('{"conn_type": "nexthink", "host": "acme"}', "'other' .sql_conn_id. is none to a SQL database"),
+        ('{"conn_type": "nexthink", "host": "acme"}', "'other' .sql_conn_id. is not one to a SQL database"),
         ('{"conn_type": "nobody_knows"}', "'other' .sql_conn_id. cannot be used"),
         (None, "'other' .sql_conn_id. cannot be used"),
     ],
 )
-def test_a_connection_that_is_no_database(
+def test_sql_connection_not_to_a_database_fails_without_retry(
     sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, connection: str | None, says: str
 ) -> None:
     if connection:
@@ -335,7 +337,7 @@ def test_a_connection_that_is_no_database(
         ({"max_devices": "many"}, "max_devices"),
     ],
 )
-def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+def test_sql_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says):
         SqlToNexthinkDeleteDevicesOperator(
             **{"task_id": "delete", "sql": "SELECT 1", "sql_conn_id": "warehouse", **options}
@@ -343,7 +345,7 @@ def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], sa
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_rows_by_the_thousand_keep_their_order(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
+def test_sql_many_rows_keep_their_order(sandbox: Sandbox, run_dag: RunDag, database: str) -> None:
     fill(database, [(f"0fbd5a5c-0000-4000-8000-{at:012}", f"PC-{at}") for at in range(25_000)])
     run = delete(run_dag, dry_run=True, max_devices=None, return_format="columns")
     assert run.xcom("delete")["name"] == [f"PC-{at}" for at in range(25_000)]

@@ -17,7 +17,8 @@ import pytest
 import structlog
 
 from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
-from airflow_provider_nexthink.utils.task_state import TaskStateStore, timeout_deferred
+from airflow_provider_nexthink.operators._export import Export, ExportState
+from airflow_provider_nexthink.utils.task_state import TaskState, TaskStateStore, timeout_deferred
 from tests.support.dags import KEEPS_TASK_STATE
 from tests.support.interrupts import TaskTimeout, signal_raises
 
@@ -58,7 +59,8 @@ def supervised(client: Any) -> Iterator[tuple[TaskStateStore, Callable[[], None]
     thread.start()
     scope = TaskScope(dag_id="d", run_id="r", task_id="t", map_index=-1)
     with ours, theirs, set_supervisor_comms(CommsDecoder(socket=ours)):
-        yield TaskStateStore(TaskStateStoreAccessor(ti_id=uuid.uuid4(), scope=scope)), end
+        store = TaskStateStoreAccessor(ti_id=uuid.uuid4(), scope=scope)
+        yield TaskStateStore(store, consequence="No other batch is sent."), end
         ours.shutdown(socket.SHUT_RDWR)
         thread.join(5)
 
@@ -85,6 +87,18 @@ def test_write_of_a_try_that_airflow_does_not_know_says_that_the_try_is_over(air
         with pytest.raises(NexthinkTryOverError, match=r"another try has taken its place\. No other batch is sent"):
             store.set("key", 1) if write == "set" else store.delete("key")
         assert issubclass(NexthinkTryOverError, NexthinkStoppedError)
+
+
+@needs_task_state
+@pytest.mark.parametrize("write", ["save", "clear"])
+def test_export_of_a_try_that_airflow_does_not_know_says_that_the_try_is_over(airflow_db: None, write: str) -> None:
+    from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor
+
+    with supervised(InProcessTestSupervisor._api_client()) as (store, _):  # type: ignore[no-untyped-call]
+        state = ExportState(TaskState(store, try_number=2, max_tries=2), {"query_id": "#query"})
+        assert state.load(0.0) is None
+        with pytest.raises(NexthinkTryOverError, match="another try has taken its place"):
+            state.save(Export("e-1", 1.0)) if write == "save" else state.clear()
 
 
 @needs_task_state

@@ -37,7 +37,9 @@ def key(**parts: Any) -> Any:
         (None, ""),
     ],
 )
-def test_the_tenants_link(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any] | None, address: str) -> None:
+def test_tenant_link_is_the_web_interface_or_empty(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any] | None, address: str
+) -> None:
     if fields is not None:
         connection = {"conn_type": "nexthink", "login": "id", "password": SECRET, **fields}
         monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(connection))
@@ -47,7 +49,7 @@ def test_the_tenants_link(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any
 
 
 @pytest.mark.parametrize(("given", "index"), [(-1, "-1"), (0, "0"), (7, "7"), (None, "-1")])
-def test_the_outcomes_link_names_the_task_instance(given: int | None, index: str) -> None:
+def test_outcome_link_identifies_the_task_instance(given: int | None, index: str) -> None:
     link = NexthinkOutcomeLink().get_link(OPERATOR, ti_key=key(map_index=given))
     address = urlsplit(link)
     assert (address.scheme, address.netloc, address.path) == ("", "", f"plugin/{URL_ROUTE}")

@@ -26,6 +26,7 @@ from airflow_provider_nexthink.operators._base import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
+from airflow_provider_nexthink.utils.task_state import TaskState
 from airflow_provider_nexthink.version_compat import has_xcom_backend
 from tests.support.dags import DagSerialization
 
@@ -54,7 +55,7 @@ ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
         ("columns", "uid"),
     ],
 )
-def test_a_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
+def test_operator_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match=option):
         NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, **{option: value})
 
@@ -77,13 +78,13 @@ def test_a_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) ->
         ("timeout", timedelta(seconds=-1)),
     ],
 )
-def test_a_wrong_query_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
+def test_query_operator_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match="query id" if option == "query_id" else option):
         NexthinkNqlOperator(**{"task_id": "pull", "query_id": "#stale_devices", option: value})
 
 
 @pytest.mark.parametrize("option", ["wait_for_removal", "force"])
-def test_an_option_that_is_not_there_is_not_accepted(option: str) -> None:
+def test_operator_unknown_option_raises_type_error(option: str) -> None:
     unknown: dict[str, Any] = {option: 1}
     with pytest.raises(TypeError, match=option):
         NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, **unknown)
@@ -113,7 +114,7 @@ def rendered(operator: NexthinkDeleteDevicesOperator, **context: Any) -> Nexthin
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("given", [ROWS, literal(ROWS), pd.DataFrame(ROWS)], ids=["list", "literal()", "DataFrame"])
-def test_jinja_never_touches_literal_devices(given: object, native: bool) -> None:
+def test_devices_literal_are_not_rendered(given: object, native: bool) -> None:
     with DAG("d", render_template_as_native_obj=native):
         operator = rendered(NexthinkDeleteDevicesOperator(task_id="delete", devices=given))
     assert isinstance(operator.devices, DeviceInput)
@@ -122,7 +123,7 @@ def test_jinja_never_touches_literal_devices(given: object, native: bool) -> Non
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_scalar_options_are_templates(native: bool) -> None:
+def test_options_scalar_are_rendered(native: bool) -> None:
     with DAG("d", render_template_as_native_obj=native):
         operator = rendered(
             NexthinkDeleteDevicesOperator(
@@ -147,7 +148,7 @@ SINCE_AIRFLOW_3_2 = pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow before 
 
 
 @SINCE_AIRFLOW_3_2
-def test_callables_are_templates() -> None:
+def test_options_callable_are_called_when_rendered() -> None:
     def called(value: Any) -> Any:
         return lambda context, jinja_env: value
 
@@ -168,7 +169,8 @@ def test_callables_are_templates() -> None:
     for each in (gone, pull):
         each.render_template_fields(Context())
     assert operator.devices.value == gone.devices.value == ROWS  # type: ignore[attr-defined]
-    assert (operator.dry_run, operator.max_devices, operator.uid_column) == (True, 7, "device.uid")
+    options: Any = operator
+    assert (options.dry_run, options.max_devices, options.uid_column) == (True, 7, "device.uid")
     assert (operator.nexthink_conn_id, operator.results_path) == ("other", "table.csv")
     assert (gone.query_id, pull.query_id, pull.parameters) == ("#query", "#query", {"a": 1})
 
@@ -218,7 +220,7 @@ def written(rows: object, escapes: str) -> str:
 @settings(max_examples=15)
 @given(names=st.lists(st.sampled_from(NAMES) | st.text(st.characters(codec="utf-8")), min_size=1, max_size=5))
 @example(names=NAMES)
-def test_json_text_of_a_template_is_read_to_the_letter(
+def test_devices_json_text_of_a_template_keeps_every_character(
     template: str, escapes: str, native: bool, names: list[str]
 ) -> None:
     rows = [{"uid": ROWS[0]["uid"], "name": name} for name in names]
@@ -228,13 +230,13 @@ def test_json_text_of_a_template_is_read_to_the_letter(
 
 
 @NATIVELY
-def test_the_filter_tojson_gives_names_to_the_letter(native: bool) -> None:
+def test_devices_of_the_filter_tojson_keep_every_character(native: bool) -> None:
     rows = [{"uid": ROWS[0]["uid"], "name": name} for name in [*NAMES, "<&>'"]]
     read = read_devices(rendered_devices("{{ params.rows | tojson }}", native, rows=rows))
     assert read.names == [*NAMES, "<&>'"]
 
 
-def test_a_single_expression_gives_natively_what_it_is() -> None:
+def test_devices_single_native_expression_is_its_own_value() -> None:
     frame = pd.DataFrame(ROWS)
     assert rendered_devices("{{ params.rows }}", True, rows=ROWS) is ROWS
     assert rendered_devices(" {{ params.rows }}\n", True, rows=frame) is frame
@@ -252,19 +254,19 @@ def test_a_single_expression_gives_natively_what_it_is() -> None:
         ("[{'uid': '{{ params.uid }}', 'name': 'a', 'uid': 'b'}]", "looks like Python, not JSON"),
     ],
 )
-def test_text_that_is_no_json_or_is_ambiguous_is_refused(template: str, says: str, native: bool) -> None:
+def test_devices_text_not_json_or_ambiguous_is_refused(template: str, says: str, native: bool) -> None:
     with pytest.raises(NexthinkInputError, match=says):
         read_devices(rendered_devices(template, native, uid=ROWS[0]["uid"]))
 
 
 @NATIVELY
 @pytest.mark.parametrize("template", ["{{ params.nosuch }}", "[{{ params.nosuch }}]", "{{ nosuch }}"])
-def test_what_is_not_there_is_an_error_and_no_empty_list(template: str, native: bool) -> None:
+def test_devices_undefined_variable_raises_and_is_not_an_empty_list(template: str, native: bool) -> None:
     with pytest.raises(UndefinedError):
         rendered_devices(template, native)
 
 
-def test_a_template_shows_in_the_dag_as_it_was_written_and_what_it_gives_does_not() -> None:
+def test_devices_template_is_in_the_stored_dag_and_its_value_is_not() -> None:
     with DAG("d") as dag:
         operator = NexthinkDeleteDevicesOperator(task_id="delete", devices="{{ params.text }}")
     assert operator.devices == "{{ params.text }}"
@@ -274,7 +276,7 @@ def test_a_template_shows_in_the_dag_as_it_was_written_and_what_it_gives_does_no
     assert "0fbd5a5c" not in str(again.devices)
 
 
-def test_the_devices_never_show_in_what_airflow_stores_of_the_task() -> None:
+def test_devices_are_not_in_the_stored_dag() -> None:
     with DAG("d") as dag:
         NexthinkDeleteDevicesOperator(task_id="records", devices=ROWS)
         NexthinkDeleteDevicesOperator(task_id="frame", devices=pd.DataFrame(ROWS))
@@ -284,7 +286,7 @@ def test_the_devices_never_show_in_what_airflow_stores_of_the_task() -> None:
     assert "1 rows (DataFrame)" in stored
 
 
-def test_an_xcom_makes_the_task_depend_on_the_one_it_comes_from() -> None:
+def test_devices_xcom_sets_the_upstream_task() -> None:
     with DAG("d"):
 
         @task
@@ -316,7 +318,7 @@ def containers(found: Any, other: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("container", containers(None, None))
-def test_xcoms_in_a_container_make_the_task_depend_on_the_ones_they_come_from(container: str) -> None:
+def test_devices_xcoms_in_a_container_set_the_upstream_tasks(container: str) -> None:
     with DAG("d") as dag:
 
         @task
@@ -346,7 +348,7 @@ def test_xcoms_in_a_container_make_the_task_depend_on_the_ones_they_come_from(co
 
 
 @pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame])
-def test_xcom_in_a_cell_of_a_dataframe_fails_the_parsing_of_the_dag(library: Any) -> None:
+def test_devices_xcom_in_a_cell_of_a_dataframe_fails_the_parsing_of_the_dag(library: Any) -> None:
     with DAG("d"):
 
         @task
@@ -360,7 +362,7 @@ def test_xcom_in_a_cell_of_a_dataframe_fails_the_parsing_of_the_dag(library: Any
             NexthinkDevicesGoneSensor(task_id="gone", devices=frame, query_id="#all")
 
 
-def test_literal_devices_do_not_show_in_the_dag_and_are_no_template() -> None:
+def test_devices_literal_are_not_in_the_stored_dag() -> None:
     with DAG("d") as dag:
         operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=literal(ROWS))
         text = NexthinkDeleteDevicesOperator(task_id="text", devices=literal("uid,name\nx,{{ 7 * 7 }}"))
@@ -369,23 +371,23 @@ def test_literal_devices_do_not_show_in_the_dag_and_are_no_template() -> None:
     assert rendered(text).devices.value == "uid,name\nx,{{ 7 * 7 }}"  # type: ignore[attr-defined]
 
 
-def test_the_operator_can_be_mapped() -> None:
+def test_operator_mapped_is_accepted() -> None:
     with DAG("d"):
         mapped = NexthinkDeleteDevicesOperator.partial(task_id="delete", dry_run=True).expand(devices=[ROWS, ROWS])
     assert mapped.operator_class is NexthinkDeleteDevicesOperator
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_without_a_state_store_the_log_says_that_a_retry_sends_all_again(
+def test_operator_without_a_state_store_logs_that_a_retry_sends_all_again(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, retries: int
 ) -> None:
     operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, retries=retries)
-    assert operator._state_store(Context()) is None
+    operator._log_missing_state(TaskState.of({}, consequence=""))
     said = capsys.readouterr().out + caplog.text
     assert ("a retry sends the whole list again" in said) == bool(retries)
 
 
-def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
+def test_on_kill_before_execute_does_nothing() -> None:
     NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS).on_kill()
 
 
@@ -403,7 +405,7 @@ def test_killing_a_task_that_has_not_begun_is_harmless() -> None:
         (iter(ROWS), "devices (list_iterator)"),
     ],
 )
-def test_the_rendered_view_is_a_summary(given: object, shown: str) -> None:
+def test_devices_in_the_rendered_view_are_a_summary(given: object, shown: str) -> None:
     operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=given)
     assert serialize_template_field(operator.devices, "devices") == shown
 
@@ -416,7 +418,9 @@ def test_the_rendered_view_is_a_summary(given: object, shown: str) -> None:
         ("airflow.providers.common.io.xcom.backend.XComObjectStorageBackend", True),
     ],
 )
-def test_an_xcom_backend_is_noticed(monkeypatch: pytest.MonkeyPatch, backend: str | None, expected: bool) -> None:
+def test_has_xcom_backend_follows_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, backend: str | None, expected: bool
+) -> None:
     if backend:
         monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
     assert has_xcom_backend() == expected

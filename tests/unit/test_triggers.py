@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_nexthink.exceptions import NexthinkEventError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
-from airflow_provider_nexthink.operators._export import ExportEvent
+from airflow_provider_nexthink.operators._event import ExportEvent
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.triggers.nql import NexthinkExportTrigger, NexthinkQueryTrigger
