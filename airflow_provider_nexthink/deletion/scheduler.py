@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from airflow_provider_nexthink.backoff import (
     RETRY_AFTER_CAP_SECONDS,
-    full_jitter,
+    jittered_backoff,
     next_start,
     wait_before_retry,
 )
@@ -114,7 +114,7 @@ def next_step(error: BaseException, *, size: int, unanswered: int, limited: int,
     :param rng: the source of chance.
     """
     if isinstance(error, NexthinkRateLimitError):
-        wait = max(error.retry_after or 0.0, full_jitter(limited, rng))
+        wait = max(error.retry_after or 0.0, jittered_backoff(limited, rng))
         return Step(Action.THROTTLE, wait) if wait <= RETRY_AFTER_CAP_SECONDS else Step(Action.ABORT)
     if isinstance(error, NexthinkBatchSizeError):
         return Step(Action.HALVE if size > 1 else Action.ABORT)
