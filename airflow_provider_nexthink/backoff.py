@@ -1,34 +1,38 @@
-"""How long to wait before something is sent, or sent again. Pure: handed all it needs, it neither sends nor sleeps."""
+"""How long to wait before a request or a retry. Pure: it neither sends nor sleeps."""
 
 from __future__ import annotations
 
 import random
 
 MAX_ATTEMPTS = 5
-"""How many times one request is sent at the most when no clear answer comes."""
+"""How many times one request is sent at most when no clear response comes."""
 
 RETRY_AFTER_CAP_SECONDS = 300.0
-"""A worker slot is not held for longer than this because a tenant asks to wait; Airflow's retry is."""
+"""The longest wait in a worker slot that a tenant may ask for. Beyond it the task ends, and Airflow retries it."""
 
-_BASE_SECONDS = 1.0
+_BASE_SECONDS = 2.0
 _CAP_SECONDS = 30.0
 
 
-def full_jitter(attempt: int, rng: random.Random) -> float:
-    """Return a random wait between nothing and an exponentially growing bound.
+def jittered_backoff(attempt: int, rng: random.Random) -> float:
+    """Return a random wait between a half and the whole of an exponentially growing bound.
+
+    Without the lower half, all attempts of a request may fall into a restart of a few seconds. The waits between
+    ``MAX_ATTEMPTS`` attempts are 15 s at least.
 
     :param attempt: how many times the request was sent so far, 1 or more.
     :param rng: the source of chance.
     :return: seconds.
     """
-    return rng.uniform(0, min(_CAP_SECONDS, _BASE_SECONDS * 2.0 ** (attempt - 1)))
+    bound = min(_CAP_SECONDS, _BASE_SECONDS * 2.0 ** (min(attempt, 16) - 1))
+    return rng.uniform(bound / 2, bound)
 
 
 def wait_before_retry(attempt: int, retry_after: float | None, rng: random.Random) -> float | None:
-    """Return how long to wait before a request is sent again, or None to give up.
+    """Return how long to wait before a retry, or None to give up.
 
     :param attempt: how many times the request was sent so far, 1 or more.
-    :param retry_after: seconds that the answer asks to wait, None where it does not say.
+    :param retry_after: seconds that the response asks to wait, None where it does not say.
     :param rng: the source of chance.
     :return: seconds, or None.
     """
@@ -36,7 +40,7 @@ def wait_before_retry(attempt: int, retry_after: float | None, rng: random.Rando
         return None
     if retry_after is not None and retry_after > RETRY_AFTER_CAP_SECONDS:
         return None
-    return max(retry_after or 0.0, full_jitter(attempt, rng))
+    return max(retry_after or 0.0, jittered_backoff(attempt, rng))
 
 
 def next_start(started: float, requests_per_second: float | None) -> float:

@@ -17,6 +17,16 @@ class NexthinkError(Exception):
     reason: str | None = None
     """The cause in a few words, for the rows of a table; None where the message says it best."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle and copy with all fields: Python's own way calls the class with the message alone."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(cls: type[NexthinkError], args: tuple[object, ...], fields: dict[str, object]) -> NexthinkError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(fields)
+    return error
+
 
 class NexthinkInputError(NexthinkError, ValueError):
     """What was given is wrong: a list, an option, the connection. A retry changes nothing."""
@@ -27,7 +37,7 @@ class NexthinkSettingsError(NexthinkInputError):
 
 
 class NexthinkGuardError(NexthinkInputError):
-    """A guard held the whole run back: this try sent nothing.
+    """The plan exceeds a safety limit: this try sent nothing.
 
     :param message: how many, the limit, and the option that raises it.
     :param planned: how many devices would have been sent, over all tries of the task.
@@ -41,15 +51,15 @@ class NexthinkGuardError(NexthinkInputError):
 
 
 class NexthinkApiError(NexthinkError):
-    """An answer of Nexthink, or no answer, that ends a request.
+    """A response, or the lack of one, that ends a request.
 
     :param message: what happened and what to do about it; holds no secret and no signed URL.
-    :param status: HTTP status of the answer, None where there was none.
-    :param code: Nexthink's own error code, such as ``FEATURE_NOT_ENABLED``, where the answer had one.
+    :param status: HTTP status of the response, None where there was none.
+    :param code: Nexthink's own error code, such as ``FEATURE_NOT_ENABLED``, where the response had one.
     :param request_id: the ``x-request-id`` of the request, which Nexthink support asks for.
-    :param trace_id: the ``x-trace-id`` of the answer, where it had one.
-    :param detail: Nexthink's own message, where the answer had one.
-    :param retry_after: seconds to wait as the answer's ``Retry-After`` asks, None where it does not say.
+    :param trace_id: the ``x-trace-id`` of the response, where it had one.
+    :param detail: Nexthink's own message, where the response had one.
+    :param retry_after: seconds to wait as the response's ``Retry-After`` asks, None where it does not say.
     :param reason: the cause in a few words, where there is no status: ``connection refused``.
     """
 
@@ -104,11 +114,15 @@ class NexthinkAuthenticationError(NexthinkApiError, NexthinkFinalError):
 
 
 class NexthinkTokenError(NexthinkApiError, NexthinkRetryableError):
-    """No token could be fetched just now: the login address does not answer, or not clearly."""
+    """No token could be fetched just now: the login address does not respond, or not clearly."""
 
 
 class NexthinkPermissionError(NexthinkApiError, NexthinkFinalError):
     """The API credential lacks a permission, or the tenant lacks the feature (403)."""
+
+
+class NexthinkProxyError(NexthinkApiError, NexthinkFinalError):
+    """A proxy or gateway in between refused the request (407, or 403 with a page of its own)."""
 
 
 class NexthinkNotFoundError(NexthinkApiError, NexthinkFinalError):
@@ -127,12 +141,16 @@ class NexthinkExportTimeoutError(NexthinkExportError):
     """The export was not ready in time."""
 
 
+class NexthinkResultLimitError(NexthinkExportError):
+    """The result file is larger than the limits allow."""
+
+
 class NexthinkRateLimitError(NexthinkApiError, NexthinkRetryableError):
     """Too many requests (429)."""
 
 
 class NexthinkUnavailableError(NexthinkApiError, NexthinkRetryableError):
-    """No answer, or one that leaves open whether the request was carried out (408, 5xx, connection)."""
+    """No response, or one that leaves open whether the request was carried out (408, 5xx, connection)."""
 
 
 class NexthinkConnectError(NexthinkUnavailableError):
@@ -140,7 +158,7 @@ class NexthinkConnectError(NexthinkUnavailableError):
 
 
 class NexthinkAmbiguousResponseError(NexthinkUnavailableError):
-    """An answer that does not tell what became of the devices that were sent."""
+    """A response that does not say what became of the devices that were sent."""
 
 
 class NexthinkEventError(NexthinkRetryableError):
@@ -152,9 +170,9 @@ class NexthinkStoppedError(NexthinkRetryableError):
 
 
 class NexthinkTryOverError(NexthinkStoppedError):
-    """Airflow says that this try of the task is over: cleared, replaced by another try, or its supervisor is gone.
+    """The try of the task is over: cleared, replaced by another try, or without its supervisor.
 
-    Retryable: whether there is another try is Airflow's decision, and this one has no say in it.
+    Retryable: whether there is another try is Airflow's decision.
     """
 
 
@@ -179,4 +197,4 @@ class NexthinkDevicesRetryableError(NexthinkDevicesError, NexthinkRetryableError
 
 
 class NexthinkDevicesRefusedError(NexthinkDevicesError, NexthinkFinalError):
-    """The devices that fail the run cannot be sent as they stand: the list needs a person."""
+    """The devices that fail the run cannot be sent as they stand: the list needs attention."""

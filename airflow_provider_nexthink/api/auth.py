@@ -1,6 +1,6 @@
 """OAuth2 client credentials: one token, fetched once, shared by all threads, renewed early.
 
-Sign-in as Nexthink documents it ("Getting an authentication token"): HTTP Basic with the client id and
+As Nexthink documents it ("Getting an authentication token"): HTTP Basic with the client id and
 secret, a form with the grant type and the scope; a token is good for 15 minutes.
 """
 
@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import httpx
+from pydantic import SecretStr
 
 from airflow_provider_nexthink.api.models import TokenResponse
 from airflow_provider_nexthink.api.settings import NexthinkSettings
@@ -22,13 +22,13 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
     NexthinkError,
     NexthinkFinalError,
+    NexthinkProxyError,
     NexthinkRetryableError,
     NexthinkStoppedError,
     NexthinkTokenError,
 )
 
-if TYPE_CHECKING:
-    from pydantic import SecretStr
+USER_AGENT = "airflow-provider-nexthink"
 
 GRANT = {"grant_type": "client_credentials", "scope": "service:integration"}
 
@@ -41,6 +41,31 @@ END_SECONDS_BEFORE_END = 5.0
 
 RENEW_PAUSE_SECONDS = 5.0
 """Between two attempts to renew a token early."""
+
+_TOKEN_HINTS = (
+    (
+        "policy|access_denied",
+        "A policy of the login service refuses it: ask the administrator of Nexthink which one.",
+    ),
+    (
+        "inactive|not active|disabled|deactivated|suspended|unauthorized_client",
+        "The API credential is not active, or may not fetch tokens: activate it in Nexthink, or create another one.",
+    ),
+    (
+        r"invalid_scope|\bscopes?\b",
+        f"The API credential does not have the scope {GRANT['scope']!r}: check its permissions in Nexthink.",
+    ),
+    (
+        "unsupported_grant_type|invalid_request",
+        "Check the login address, and what is in between: the request did not arrive as it was sent.",
+    ),
+)
+"""By the error that the login service names, what to do about it."""
+
+_CREDENTIAL_HINT = (
+    "Check the connection's client id (login), client secret (password), instance and region, and that the API "
+    "credential is still active in Nexthink."
+)
 
 _IS_TOKEN = re.compile(r"[\x21-\x7e]+")  # visible ASCII: what a header may hold
 
@@ -107,7 +132,7 @@ class NexthinkAuth(httpx.Auth):
     def get_token(self, *, expired: SecretStr | None = None) -> SecretStr:
         """Return a token that is good for now. Threads that need one at once wait for the one that fetches it.
 
-        :param expired: a token that was answered 401, and so is not to be used again.
+        :param expired: a token that was refused (401), and is not to be used again.
         :raises NexthinkAuthenticationError: if the credentials are refused.
         :raises NexthinkRetryableError: if the login address does not respond.
         """
@@ -134,7 +159,7 @@ class NexthinkAuth(httpx.Auth):
 
     def _renew(self, token: Token) -> None:
         with self._lock:
-            if self._token is not token:  # another thread was quicker
+            if self._token is not token:  # another thread was faster
                 return
             try:
                 self._new_token()
@@ -158,9 +183,10 @@ class NexthinkAuth(httpx.Auth):
 def token_request(settings: NexthinkSettings) -> httpx.Request:
     """Return the request for a token, as Nexthink documents it.
 
-    :param settings: where to sign in, and as whom.
+    :param settings: where to fetch a token, and as whom.
     """
-    request = httpx.Request("POST", settings.login_url, data=GRANT, headers={"Accept": "application/json"})
+    headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+    request = httpx.Request("POST", settings.login_url, data=GRANT, headers=headers)
     basic = httpx.BasicAuth(settings.client_id, settings.client_secret.get_secret_value())
     return next(basic.auth_flow(request))
 
@@ -174,41 +200,42 @@ def basic_value(request: httpx.Request) -> str:
 
 
 def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: float) -> Token:
-    """Read the answer to a token request.
+    """Read the response to a token request.
 
-    :param response: the answer, a success.
-    :param settings: where was asked.
-    :param asked_at: when that was, in seconds of monotonic time.
+    :param response: the response, a success.
+    :param settings: where it was fetched.
+    :param asked_at: when it was asked for, in seconds of monotonic time.
     :raises NexthinkAuthenticationError: if it holds no token.
     """
     try:
-        answer = TokenResponse.read(response.content)
+        body = TokenResponse.read(response.content.removeprefix(b"\xef\xbb\xbf"))
     except ValueError:
         raise NexthinkAuthenticationError(
-            f"{settings.login_url} answered {response.status_code}, but not with a token. Check "
-            "the login address: something else seems to live there.",
+            f"{settings.login_url} answered {response.status_code}, but not with a token. Check the login address, and "
+            "whether something in between responds instead.",
             status=response.status_code,
         ) from None
-    if not _IS_TOKEN.fullmatch(answer.access_token.get_secret_value()):
+    value = SecretStr(body.access_token.get_secret_value().strip("\ufeff \t\r\n"))
+    if not _IS_TOKEN.fullmatch(value.get_secret_value()):
         raise NexthinkAuthenticationError(
             f"{settings.login_url} answered {response.status_code} with a token that no request can carry: it holds "
             "blanks or control characters. Check the login address, and what is in between.",
             status=response.status_code,
         )
-    lifetime = _lifetime(answer.expires_in)
+    lifetime = _lifetime(body.expires_in)
     # A token with a very short life is used for a part of it rather than never.
     return Token(
-        answer.access_token,
+        value,
         renew_at=asked_at + lifetime - min(RENEW_SECONDS_BEFORE_END, lifetime / 2),
         ends_at=asked_at + lifetime - min(END_SECONDS_BEFORE_END, lifetime / 10),
     )
 
 
 def token_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkError:
-    """Return what the end of a token request means for whoever wanted to sign in.
+    """Return the error for a request that needs a token and gets none.
 
-    :param error: what the request ended with, after its re-sends.
-    :param settings: where was asked, and as whom.
+    :param error: what the token request ended with, after its retries.
+    :param settings: where the token was asked for, and as whom.
     """
     status = getattr(error, "status", None)
     if isinstance(error, NexthinkStoppedError):
@@ -220,18 +247,33 @@ def token_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkErr
             retry_after=getattr(error, "retry_after", None),
             reason=f"no token could be fetched ({status or error.reason or 'no response'})",
         )
-    if isinstance(error, NexthinkFinalError):
+    if isinstance(error, NexthinkFinalError) and not isinstance(error, NexthinkProxyError):
+        code, detail = getattr(error, "code", None), getattr(error, "detail", None)
+        said = ": ".join(part for part in (code, detail) if part)
         return NexthinkAuthenticationError(
-            f"Nexthink gave no token for this client id and secret: {settings.login_url} answered "
-            f"{status}. Check the connection's client id (login), client secret "
-            "(password), instance and region, and that the API credential is still active in Nexthink.",
+            f"Nexthink gave no token: {settings.login_url} answered {status}{f' ({said})' if said else ''}. "
+            f"{_token_hint(status, said)}",
             status=status,
+            code=code,
+            detail=detail,
         )
     return error
 
 
+def _token_hint(status: int | None, said: str) -> str:
+    """Return what to do about a refused token request.
+
+    :param status: the HTTP status.
+    :param said: the error and its description, as the login service says them.
+    """
+    if status is not None and 300 <= status < 400:
+        return "Redirects are not followed: check the login address, or the proxy in between."
+    hints = (hint for pattern, hint in _TOKEN_HINTS if re.search(pattern, said, re.IGNORECASE))
+    return next(hints, _CREDENTIAL_HINT)
+
+
 def _lifetime(expires_in: object) -> float:
-    """Read for how many seconds a token is good; where the answer does not say, as documented."""
+    """Return for how many seconds a token is good; where the response does not say, as documented."""
     try:
         seconds = float(str(expires_in))
     except ValueError:

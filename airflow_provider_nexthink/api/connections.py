@@ -7,23 +7,27 @@ the exchange is cancelled.
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal
-from urllib.request import getproxies, proxy_bypass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import httpcore
 import httpx
 
+from airflow_provider_nexthink.api.proxies import ProxyRules
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.exceptions import NexthinkSettingsError
 
 _KEEPALIVE_SECONDS = 5.0
 _CANCEL_SECONDS = 0.2
+_WRITE_BYTES = 16 * 1024
 _HTTPCORE_ERRORS = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -32,7 +36,11 @@ _HTTPCORE_ERRORS = (
     httpcore.UnsupportedProtocol,
 )
 
+_HASHED_CERTIFICATE = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+
 _Way = Literal["plain", "direct", "proxied"]
+
+_Done = TypeVar("_Done")
 
 
 @dataclass
@@ -40,7 +48,7 @@ class Exchange:
     """A request and its response, seen from the socket.
 
     :param timeout: seconds that each single wait may take.
-    :param seconds: seconds that all of it may take.
+    :param seconds: seconds that all of it may take; may be raised while it lasts.
     :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends.
     :param depart: called at the moment at which the request leaves, connected and all; it does not if this raises.
     """
@@ -51,6 +59,8 @@ class Exchange:
     depart: Callable[[], None] = lambda: None
     has_left: bool = False
     left_at: float = 0.0
+    tls_with_proxy: bool = False
+    """Whether the last TLS handshake was with the proxy itself, not with the host behind it."""
 
     def leave(self) -> None:
         """Let the request leave."""
@@ -71,18 +81,18 @@ class Connections:
 
     :param settings: the tenant.
     :param given: carries all requests instead of the network, for tests.
-    :raises NexthinkSettingsError: if the CA bundle cannot be read, or the environment's proxy is no address.
+    :raises NexthinkSettingsError: if the CA bundle cannot be read, or the environment's proxy cannot be used.
     """
 
     def __init__(self, settings: NexthinkSettings, given: httpx.BaseTransport | None = None) -> None:
         self._given = given
         self._made: list[_Connection] = []
         self._idle: dict[_Way, list[_Connection]] = {"plain": [], "direct": [], "proxied": []}
-        self._proxy: httpx.Proxy | None = None
+        self._proxies = ProxyRules(settings.proxy)
         if given is None:
             self._ssl_context = _ssl_context(settings.verify)
-            self._honours_exceptions = settings.proxy is None
-            self._proxy = _proxy(settings.proxy.get_secret_value()) if settings.proxy else _proxy_of_the_environment()
+            for url in (settings.base_url, settings.login_url):
+                self.proxy_for(httpx.URL(url))  # a proxy that cannot be used is an error now, if it is needed
 
     @contextmanager
     def send(self, request: httpx.Request, exchange: Exchange) -> Iterator[httpx.Response]:
@@ -117,9 +127,9 @@ class Connections:
 
         :param url: the address.
         """
-        if self._given is not None or self._proxy is None or self._way(url) != "proxied":
+        if self._given is not None or self._way(url) != "proxied":
             return None
-        return str(self._proxy.url)
+        return str(self._proxies.proxy.url)
 
     def close(self) -> None:
         """Close them all."""
@@ -131,12 +141,10 @@ class Connections:
     def _way(self, url: httpx.URL) -> _Way:
         if url.scheme == "http":  # accepted for this machine's own addresses only: no proxy is to see that
             return "plain"
-        if self._proxy is None or (self._honours_exceptions and proxy_bypass(url.netloc.decode("ascii"))):
-            return "direct"
-        return "proxied"
+        return "proxied" if self._proxies.is_proxied(url) else "direct"
 
     def _connection(self, way: _Way) -> _Connection:
-        connection = _Connection(self._ssl_context, self._proxy if way == "proxied" else None)
+        connection = _Connection(self._ssl_context, self._proxies.proxy if way == "proxied" else None)
         self._made.append(connection)
         return connection
 
@@ -145,7 +153,8 @@ class _Connection:
     """A connection, made when it is first needed."""
 
     def __init__(self, ssl_context: ssl.SSLContext, proxy: httpx.Proxy | None) -> None:
-        self._backend = _Backend()
+        self._backend = _Backend(has_tls_proxy=proxy is not None and proxy.url.scheme == "https")
+        self._is_proxied = proxy is not None
         options: dict[str, Any] = {
             "ssl_context": ssl_context,
             "max_connections": 1,
@@ -168,7 +177,7 @@ class _Connection:
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), exchange.timeout)
         outgoing = httpcore.Request(
             request.method,
-            _httpcore_url(request.url),
+            _httpcore_url(request.url, brackets=self._is_proxied),
             headers=request.headers.raw,
             content=request.stream,
             extensions={"timeout": timeouts, "trace": exchange.trace},
@@ -206,17 +215,18 @@ class _Body(httpx.SyncByteStream):
 class _Backend(httpcore.NetworkBackend):
     """The network, for one exchange after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_tls_proxy: bool) -> None:
         self._network = httpcore.SyncBackend()
+        self.has_tls_proxy = has_tls_proxy
         self.begin(Exchange(timeout=0.0))
 
     def begin(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self._end = time.monotonic() + exchange.seconds
+        self._start = time.monotonic()
 
     def limit(self, timeout: float | None, error: type[Exception]) -> float:
         """Return for how many seconds to wait now."""
-        left = self._end - time.monotonic()
+        left = self._start + self.exchange.seconds - time.monotonic()
         if left <= 0:
             raise error("the exchange does not end")
         return left if timeout is None else min(timeout, left)
@@ -254,7 +264,9 @@ class _Stream(httpcore.NetworkStream):
         raise httpcore.ReadError("cancelled")
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._backend.limit(timeout, httpcore.WriteTimeout))
+        for start in range(0, len(buffer), _WRITE_BYTES):
+            piece = buffer[start : start + _WRITE_BYTES]
+            self._stream.write(piece, self._backend.limit(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -263,10 +275,70 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         seconds = self._backend.limit(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, seconds), self._backend)
+        host = server_hostname.strip("[]") if server_hostname else None
+        is_inner = self.get_extra_info("ssl_object") is not None
+        self._backend.exchange.tls_with_proxy = self._backend.has_tls_proxy and not is_inner
+        if is_inner:
+            return _InnerTls(self, ssl_context, host, seconds)
+        return _Stream(self._stream.start_tls(ssl_context, host, seconds), self._backend)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+class _InnerTls(httpcore.NetworkStream):
+    """TLS within the TLS of a proxy. httpcore's reads from the socket by itself, for as long as something drips."""
+
+    def __init__(
+        self, outer: _Stream, ssl_context: ssl.SSLContext, server_hostname: str | None, timeout: float
+    ) -> None:
+        self._outer = outer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        try:
+            self._perform(self._tls.do_handshake, timeout)
+        except (ssl.SSLError, httpcore.ReadError, httpcore.WriteError) as error:
+            outer.close()
+            raise httpcore.ConnectError(str(error)) from error
+        except httpcore.TimeoutException as error:
+            outer.close()
+            raise httpcore.ConnectTimeout(str(error)) from error
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return self._perform(lambda: self._tls.read(max_bytes), timeout)
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLError as error:
+            raise httpcore.ReadError(str(error)) from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            while buffer:
+                buffer = buffer[self._perform(lambda: self._tls.write(buffer), timeout) :]  # noqa: B023 - called at once
+        except ssl.SSLError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self._outer.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._tls if info == "ssl_object" else self._outer.get_extra_info(info)
+
+    def _perform(self, step: Callable[[], _Done], timeout: float | None) -> _Done:
+        """Do a step of TLS, with as much as it needs from the other side."""
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                done = None
+            if self._outgoing.pending:
+                self._outer.write(self._outgoing.read(), timeout)
+            if done is not None:
+                return done
+            if not (data := self._outer.read(_WRITE_BYTES, timeout)):
+                raise httpcore.ReadError("the proxy closed the connection")
+            self._incoming.write(data)
 
 
 @contextmanager
@@ -278,36 +350,34 @@ def _httpx_errors(request: httpx.Request) -> Iterator[None]:
         raise getattr(httpx, type(error).__name__)(str(error), request=request) from error
 
 
-def _httpcore_url(url: httpx.URL) -> httpcore.URL:
-    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+def _httpcore_url(url: httpx.URL, *, brackets: bool = False) -> httpcore.URL:
+    """Return an address as httpcore takes it.
 
-
-def _proxy_of_the_environment() -> httpx.Proxy | None:
-    """Return the proxy for https that HTTPS_PROXY or ALL_PROXY names, in upper or lower case."""
-    proxies = getproxies()
-    address = proxies.get("https") or proxies.get("all")
-    if address is None:
-        return None
-    try:
-        return _proxy(address if "://" in address else f"http://{address}")
-    except (httpx.InvalidURL, ValueError):  # may repeat the address, which may hold a password
-        raise NexthinkSettingsError(
-            "The proxy that the environment names (HTTPS_PROXY, ALL_PROXY) cannot be used: it must be an address that "
-            "starts with http:// or https://."
-        ) from None
-
-
-def _proxy(address: str) -> httpx.Proxy:
-    proxy = httpx.Proxy(address)
-    if proxy.url.scheme not in ("http", "https") or not proxy.url.host:
-        raise ValueError("no proxy for HTTP")
-    return proxy
+    :param url: the address.
+    :param brackets: whether to put an IPv6 literal in brackets, which httpcore forgets in a CONNECT.
+    """
+    host = b"[%b]" % url.raw_host if brackets and b":" in url.raw_host else url.raw_host
+    return httpcore.URL(scheme=url.raw_scheme, host=host, port=url.port, target=url.raw_path)
 
 
 def _ssl_context(verify: bool | str) -> ssl.SSLContext:
-    if isinstance(verify, bool):
-        return httpx.create_ssl_context(verify=verify)
+    """Return what decides which certificates are trusted.
+
+    :raises NexthinkSettingsError: if a CA bundle, also one that the environment names, cannot be read.
+    """
+    source = f"The CA bundle {verify!r} (verify)"
     try:
-        return ssl.create_default_context(cafile=verify)
+        if isinstance(verify, str):
+            return ssl.create_default_context(cafile=verify)
+        if verify and (file := os.environ.get("SSL_CERT_FILE")):
+            source = f"The CA bundle {file!r} (environment variable SSL_CERT_FILE)"
+            return ssl.create_default_context(cafile=file)
+        if verify and (folders := os.environ.get("SSL_CERT_DIR")):
+            source = f"The folder of CA certificates {folders!r} (environment variable SSL_CERT_DIR)"
+            names = [file.name for folder in folders.split(os.pathsep) for file in Path(folder).iterdir()]
+            if not any(_HASHED_CERTIFICATE.fullmatch(name) for name in names):
+                raise ValueError("it holds no certificates under their hashes: run 'openssl rehash' on it")
+            return ssl.create_default_context(capath=folders)
+        return httpx.create_ssl_context(verify=verify, trust_env=False)
     except (OSError, ValueError) as error:
-        raise NexthinkSettingsError(f"The CA bundle {verify!r} (verify) cannot be read: {error}.") from None
+        raise NexthinkSettingsError(f"{source} cannot be read: {error}.") from None

@@ -1,4 +1,4 @@
-"""What an answer means. Pure: an answer goes in, the error that it stands for comes out."""
+"""What a response means. Pure: a response goes in, the error for it comes out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInvalidRequestError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkProxyError,
     NexthinkRateLimitError,
     NexthinkRequestError,
     NexthinkSettingsError,
@@ -43,15 +44,29 @@ _BY_STATUS: dict[int, type[NexthinkApiError]] = {
 }
 
 _HINTS: dict[int, str] = {
-    400: "The request was refused as it stands; sending it again changes nothing.",
+    400: "The request was refused as it stands; a retry changes nothing.",
     401: "A new token was refused too: check that the API credential is still active in Nexthink.",
     403: "Tick the permission of this API on the API credential in Nexthink.",
-    413: "The request is too large for what is in between: a smaller batch_size may help.",
+    413: "The request is too large for a proxy or gateway in between: a smaller batch_size may help.",
     404: "Check the instance, the region and, where one is set, the base_url of the connection.",
     429: "Nexthink asks for fewer requests; try again later.",
 }
 
 _PROXY_REFUSALS = ("403", "407")
+
+# By OpenSSL's codes (X509_V_ERR_...).
+_CERTIFICATE_HINTS: dict[tuple[int, ...], str] = {
+    (2, 18, 19, 20, 21, 24, 27): (
+        "No authority that this machine trusts has signed it. Behind a proxy that inspects TLS, set the connection's "
+        "extra 'verify' to the path of its CA bundle."
+    ),
+    (9, 10): "Check the clock of this machine; if it is right, the certificate must be renewed.",
+    (62, 64): "It is that of another host: check the address, and whether a proxy is in between.",
+}
+_ANY_CERTIFICATE = (
+    "Its issuer must replace it (behind a proxy that inspects TLS, that is the proxy). Python 3.13 and later check "
+    "more strictly (RFC 5280). The connection's extra 'verify' takes the path of another CA bundle."
+)
 
 _SHOWN_CHARACTERS = 300
 _TRACE_ID_CHARACTERS = 100
@@ -62,36 +77,47 @@ def to_error(
     *,
     now: datetime,
     hints: Mapping[int, str] | None = None,
+    proxy: str | None = None,
     scrub: Callable[[str], str] = str,
 ) -> NexthinkApiError | None:
-    """Return the error that an answer stands for, or None for a success (2xx).
+    """Return the error for a response, or None for a success (2xx).
 
-    :param response: the answer, already read.
+    :param response: the response, already read.
     :param now: the time, for a ``Retry-After`` that is a date.
     :param hints: by status, what a person can do about it, where the caller knows better.
+    :param proxy: the address of the proxy that the request went through.
     :param scrub: takes secrets out of what the other side said.
     """
     if response.is_success:
         return None
     body = _error_body(response, scrub)
     status = response.status_code
+    hints = {**_HINTS, **(hints or {})}
+    is_of_proxy = status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED or (
+        status == httpx.codes.FORBIDDEN and response.content.lstrip()[:1] == b"<"
+    )
+    if is_of_proxy:
+        hints[status] = (
+            f"This response is not Nexthink's: {f'the proxy {proxy}' if proxy else 'a proxy or gateway'} in between "
+            f"refused the request. Check whether it lets this machine through to {response.request.url.host}."
+        )
     known = _BY_CODE.get(str(body.code)) if status == httpx.codes.BAD_REQUEST else _BY_STATUS.get(status)
     by_class = NexthinkUnavailableError if status >= 500 else NexthinkRequestError
-    return (known or by_class)(
-        _message(response, body, {**_HINTS, **(hints or {})}),
+    return (NexthinkProxyError if is_of_proxy else known or by_class)(
+        _message(response, body, hints),
         status=status,
         code=str(body.code) if body.code is not None else None,
         request_id=response.request.headers.get("x-request-id"),
         trace_id=trace_id_of(response, scrub),
         detail=body.message,
-        retry_after=parse_retry_after(response.headers.get("retry-after"), now),
+        retry_after=_retry_after(response, now),
     )
 
 
 def trace_id_of(response: httpx.Response, scrub: Callable[[str], str] = str) -> str | None:
-    """Return the ``x-trace-id`` of an answer, where it has one.
+    """Return the ``x-trace-id`` of a response, where it has one.
 
-    :param response: the answer.
+    :param response: the response.
     :param scrub: takes secrets out of what the other side said.
     """
     trace_id = response.headers.get("x-trace-id")
@@ -104,6 +130,7 @@ def no_response(
     *,
     has_left: bool = True,
     proxy: str | None = None,
+    tls_with_proxy: bool = False,
     scrub: Callable[[str], str] = str,
 ) -> NexthinkError:
     """Return the error for a request that got no response.
@@ -112,15 +139,17 @@ def no_response(
     :param request: the request; the query of its address, which may be signed, is not shown.
     :param has_left: whether the request has left this machine.
     :param proxy: the address of the proxy that it was to go through.
+    :param tls_with_proxy: whether the last TLS handshake was with the proxy itself.
     :param scrub: takes secrets out of what the other side said.
     """
     url, request_id = request.url, request.headers.get("x-request-id")
     host = f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-        return NexthinkSettingsError(
-            f"The certificate of {host} is not signed by an authority this machine knows. Behind a proxy that "
-            "inspects TLS, set the connection's extra 'verify' to the path of its CA bundle."
-        )
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            whose = f"the proxy {proxy}" if tls_with_proxy else host
+            code, reason = getattr(cause, "verify_code", 0), getattr(cause, "verify_message", str(cause))
+            hint = next((hint for codes, hint in _CERTIFICATE_HINTS.items() if code in codes), _ANY_CERTIFICATE)
+            return NexthinkSettingsError(f"The certificate of {whose} is not accepted: {reason}. {hint}")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return NexthinkSettingsError(f"The request to {host} could not be made: {type(error).__name__}.")
     reason = _reason(error, scrub)
@@ -140,7 +169,7 @@ def no_response(
 
 
 def ambiguous_response(problem: str, request: httpx.Request) -> NexthinkAmbiguousResponseError:
-    """Return the error for a response that cannot be relied on, though the request has left.
+    """Return the error for an ambiguous response: the request has left, and its outcome is not known.
 
     :param problem: what is wrong with it.
     :param request: the request.
@@ -175,8 +204,16 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     return None
 
 
+def _retry_after(response: httpx.Response, now: datetime) -> float | None:
+    """Return the longest wait that a response asks for: something in between may add a header of its own."""
+    values = response.headers.get_list("retry-after")
+    numbers = [part for value in values if re.fullmatch(r"[\d\s.,]+", value) for part in value.split(",")]
+    waits = [parse_retry_after(value, now) for value in values + numbers]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
 def _error_body(response: httpx.Response, scrub: Callable[[str], str]) -> ErrorResponse:
-    """Read Nexthink's error body, without secrets and not too long; what proxies and gateways answer has none."""
+    """Read Nexthink's error body, without secrets and not too long; responses of proxies and gateways have none."""
     try:
         body = ErrorResponse.read(response.content)
     except ValueError:

@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 import httpx
 from pydantic import SecretStr
 
-from airflow_provider_nexthink.api.auth import NexthinkAuth, token_error
+from airflow_provider_nexthink.api.auth import USER_AGENT, NexthinkAuth, token_error
 from airflow_provider_nexthink.api.connections import Connections, Exchange
 from airflow_provider_nexthink.api.errors import ambiguous_response, no_response, to_error
 from airflow_provider_nexthink.api.settings import NexthinkSettings, is_private_enough
@@ -32,6 +32,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInputError,
     NexthinkRateLimitError,
     NexthinkRetryableError,
+    NexthinkSettingsError,
     NexthinkStoppedError,
     NexthinkTokenError,
 )
@@ -41,6 +42,12 @@ log = logging.getLogger(__name__)
 _RESPONSE_TIMEOUTS = 4
 """An exchange may take so many times the timeout, which is that of a single wait."""
 
+_DOWNLOAD_BYTES_PER_SECOND = 32 * 1024
+"""A result file that comes more slowly than this is given up."""
+
+_DOWNLOAD_SECONDS = 3600.0
+"""No result file may take longer than this."""
+
 _RESPONSE_BYTES = 64 * 1024 * 1024
 _SECRET_CHARACTERS = 6
 
@@ -48,10 +55,37 @@ _HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "gzip",
     "Connection": "keep-alive",
-    "User-Agent": "airflow-provider-nexthink",
+    "User-Agent": USER_AGENT,
 }
 _ENCODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True}
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
+
+
+class Download:
+    """The bytes of a result file, as they come.
+
+    :param response: the response of the store.
+    :param exchange: its limits; each byte that comes moves the deadline.
+    """
+
+    def __init__(self, response: httpx.Response, exchange: Exchange) -> None:
+        self._response = response
+        self._exchange = exchange
+        length = response.headers.get("content-length", "")
+        is_chunked = "transfer-encoding" in response.headers
+        self._length = int(length) if length.isdecimal() and not is_chunked else None
+        self.has_length = is_chunked or self._length is not None
+        """Whether a file that is cut off is noticed: where neither length nor chunks are given, it is not."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        received, least_seconds = 0, self._exchange.seconds
+        for chunk in self._response.iter_raw():
+            received += len(chunk)
+            more_seconds = received / _DOWNLOAD_BYTES_PER_SECOND
+            self._exchange.seconds = max(least_seconds, min(least_seconds + more_seconds, _DOWNLOAD_SECONDS))
+            yield chunk
+        if self._length is not None and received != self._length:
+            raise NexthinkExportError(f"The result file is cut off: {received:,} of {self._length:,} bytes have come.")
 
 
 def untraced(_: httpx.Request) -> AbstractContextManager[None]:
@@ -146,7 +180,7 @@ class Transport:
         :raises NexthinkError: for every other response, and for none.
         """
         timeout = request_options.pop("timeout", self.settings.timeout)
-        exchange = Exchange(timeout, _RESPONSE_TIMEOUTS * timeout, is_cancelled or self._has_ended, depart)
+        exchange = self._exchange(timeout, is_cancelled or self._has_ended, depart)
         request = self._request(method, path, request_id or str(uuid.uuid4()), request_options)
         with self._traced(request):
             flow = self._auth.sync_auth_flow(request)
@@ -183,30 +217,41 @@ class Transport:
         self._check_stop()
 
     @contextmanager
-    def download(self, url: SecretStr) -> Iterator[Iterator[bytes]]:
+    def download(self, url: SecretStr) -> Iterator[Download]:
         """Open a result file by its signed address: without the token, and without a trace in a log.
+
+        It has a deadline: four times the timeout, and a second more for each 32 KiB that have come, up to an hour.
 
         :param url: the signed address.
         :return: a context manager that gives the bytes of the file as they come.
         :raises NexthinkExportError: if the file cannot be fetched.
+        :raises NexthinkSettingsError: if a certificate is refused, or a proxy refuses the connection.
         """
         # The address is in no local variable and in no chained exception: tracebacks may show both.
         host = _storage_host(url)
         self._add_secret(url.get_secret_value())
+        failure: NexthinkSettingsError | None = None
         problem, status = "", None
+        exchange = self._exchange(self.settings.timeout, self._has_ended)
         try:
             # As it is stored: a compressed file that is cut off is noticed where it is decompressed.
             headers = _HEADERS | {"Accept-Encoding": "identity"}
-            exchange = Exchange(self.settings.timeout, is_cancelled=self._has_ended)
             with self._connections.send(httpx.Request("GET", url.get_secret_value(), headers=headers), exchange) as got:
                 if got.status_code == httpx.codes.OK:
-                    yield got.iter_raw()
+                    _check_content_type(got.headers.get("content-type", ""), host)
+                    yield Download(got, exchange)
                     return
                 status = got.status_code
                 problem = f"{host} answered {status}. The address of the file is good for 15 minutes only."
-        except httpx.HTTPError as error:
+        except httpx.RequestError as error:
+            # Only what names no more than the host.
+            no_response = self._no_response(error, httpx.Request("GET", url.get_secret_value()), exchange)
+            failure = no_response if isinstance(no_response, NexthinkSettingsError) else None
+            del no_response
             problem = f"{type(error).__name__} from {host}."
         self._check_stop()
+        if failure is not None:
+            raise failure from None
         raise NexthinkExportError(f"The result file could not be fetched: {problem}", status=status) from None
 
     def _request(self, method: str, path: str, request_id: str, request_options: dict[str, Any]) -> httpx.Request:
@@ -231,19 +276,28 @@ class Transport:
         except httpx.RequestError as error:
             if not exchange.has_left:  # else it may have been carried out, stopped or not
                 self._check_stop()
-            raise no_response(
-                error,
-                request,
-                has_left=exchange.has_left,
-                proxy=self._connections.proxy_for(request.url),
-                scrub=self.scrub,
-            ) from None
+            raise self._no_response(error, request, exchange) from None
         except NexthinkError:
             raise
         except Exception as error:
             if not exchange.has_left:
                 raise
             raise ambiguous_response(f"{type(error).__name__} while its response was read", request) from error
+
+    def _no_response(self, error: httpx.RequestError, request: httpx.Request, exchange: Exchange) -> NexthinkError:
+        return no_response(
+            error,
+            request,
+            has_left=exchange.has_left,
+            proxy=self._connections.proxy_for(request.url),
+            tls_with_proxy=exchange.tls_with_proxy,
+            scrub=self.scrub,
+        )
+
+    def _exchange(
+        self, timeout: float, is_cancelled: Callable[[], bool], depart: Callable[[], None] = lambda: None
+    ) -> Exchange:
+        return Exchange(timeout, _RESPONSE_TIMEOUTS * timeout, is_cancelled, depart)
 
     def _read_response(self, response: httpx.Response, exchange: Exchange) -> httpx.Response:
         """Return a response with its body: bounded, and with no other encoding than was asked for."""
@@ -271,7 +325,10 @@ class Transport:
 
         :raises NexthinkError: what any other response means.
         """
-        if error := to_error(response, now=self.clock.now(), hints=hints, scrub=self.scrub):
+        if response.is_success:
+            return response
+        proxy = self._connections.proxy_for(response.request.url)
+        if error := to_error(response, now=self.clock.now(), hints=hints, proxy=proxy, scrub=self.scrub):
             raise error
         return response
 
@@ -284,8 +341,7 @@ class Transport:
         timeout = self.settings.timeout
 
         def attempt() -> httpx.Response:
-            exchange = Exchange(timeout, _RESPONSE_TIMEOUTS * timeout, self._has_ended)
-            return self._checked(self._response(request, exchange))
+            return self._checked(self._response(request, self._exchange(timeout, self._has_ended)))
 
         try:
             return self._retry(attempt, idempotent=True)
@@ -348,6 +404,18 @@ def _address(base_url: str, path: str) -> httpx.URL:
         return httpx.URL(f"{base_url}{path}")
     except httpx.InvalidURL as error:
         raise NexthinkInputError(f"{path!r} is no path: {error}.") from None
+
+
+def _check_content_type(content_type: str, host: str) -> None:
+    """Refuse what calls itself something else than a table.
+
+    :raises NexthinkExportError: if it does.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type.endswith(("html", "json", "xml")):
+        raise NexthinkExportError(
+            f"The result file could not be fetched: {host} answered 200 with {media_type[:40]}, not with a CSV file."
+        )
 
 
 def _storage_host(url: SecretStr) -> str:

@@ -1,20 +1,21 @@
-"""What crosses the wire, as pydantic models: read from the bytes of an answer, checked on the way.
+"""What crosses the wire, as pydantic models: read from the bytes of a response, checked on the way.
 
 The fields and their words are those of the Data Management API 1.0.0 and the NQL API 1.2.0.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import TypedDict  # pydantic takes the standard library's from Python 3.12 on
 
 from airflow_provider_nexthink.strict_json import read_json
 
 
 class _Response(BaseModel):
-    # Errors about an answer must not repeat it: it may hold a token or a signed address.
+    # Errors about a response must not repeat it: it may hold a token or a signed address.
     model_config = ConfigDict(hide_input_in_errors=True, frozen=True)
 
     @classmethod
@@ -30,21 +31,34 @@ class _Response(BaseModel):
 
 
 class TokenResponse(_Response):
-    """A token, and for how many seconds it is good, where the answer says so."""
+    """A token, and for how many seconds it is good, where the response says so."""
 
     access_token: SecretStr = Field(min_length=1)
     expires_in: Any = None
 
 
 class ErrorResponse(_Response):
-    """The error body: Data management's ``code`` is text, NQL's is a number."""
+    """The error body: Data management's ``code`` is text, NQL's is a number. The login service has words of its own."""
 
     code: str | int | None = None
     message: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_login_service(cls, body: Any) -> Any:
+        """Take OAuth's ``error`` (RFC 6749), or ``errorCode`` and ``errorSummary`` as Okta has them."""
+        if not isinstance(body, dict) or "code" in body or "message" in body:
+            return body
+        code = body.get("error", body.get("errorCode"))
+        message = body.get("error_description", body.get("errorSummary"))
+        return {
+            "code": code if isinstance(code, str) and re.fullmatch(r"\w+", code) else None,
+            "message": message if isinstance(message, str) else None,
+        }
+
 
 class DeviceStatus(TypedDict):
-    """What Nexthink says of one device of the request. A plain mapping: there are many, and a model each is dear."""
+    """What Nexthink says of one device of the request. A plain mapping: a model for each is expensive."""
 
     uid: str
     name: str
@@ -52,9 +66,9 @@ class DeviceStatus(TypedDict):
 
 
 class DeletionResponse(_Response):
-    """The answer to a deletion request: one entry for each device, in the order of the request."""
+    """The response to a deletion request: one entry for each device, in the order of the request."""
 
-    model_config = ConfigDict(cache_strings="keys")  # no uid and no name comes twice: looking them up is for nothing
+    model_config = ConfigDict(cache_strings="keys")  # no uid and no name comes twice
 
     devices: list[DeviceStatus]
     scheduledCount: int | None = None  # noqa: N815
@@ -69,7 +83,7 @@ class DeletionResponse(_Response):
         """
         response = cls.model_validate_json(content)
         # Each device has three keys and three texts. If these and the fields around them are all the strings there are,
-        # no key is there twice; else a slower look tells.
+        # no key is there twice; else a slower check does.
         strings = 6 * len(response.devices) + len(response.model_fields_set) + isinstance(response.status, str)
         if b"\\" in content or content.count(b'"') != 2 * strings:
             read_json(content)
@@ -83,7 +97,7 @@ class ExecuteResponse(_Response):
 
 
 class ExportResponse(_Response):
-    """The id under which an export is followed."""
+    """The id of an export, for its status."""
 
     exportId: str = Field(min_length=1)  # noqa: N815 - Nexthink's spelling
 

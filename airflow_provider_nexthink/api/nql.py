@@ -17,12 +17,13 @@ import httpx
 from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.models import ExecuteResponse, ExportResponse, StatusResponse
 from airflow_provider_nexthink.api.query import check_query_id, parameters_as_text
-from airflow_provider_nexthink.api.result_file import read_csv
-from airflow_provider_nexthink.backoff import full_jitter
+from airflow_provider_nexthink.api.result_file import ResultLimits, read_csv
+from airflow_provider_nexthink.backoff import jittered_backoff
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkExportTimeoutError,
     NexthinkNotFoundError,
+    NexthinkResultLimitError,
     NexthinkTruncatedError,
 )
 from airflow_provider_nexthink.strict_json import read_json
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Compression = Literal["NONE", "GZIP", "ZSTD"]
 
-_DOWNLOAD_TRIES = 3
+_DOWNLOAD_ATTEMPTS = 3
 
 EXECUTE_PATH = "/api/v2/nql/execute"
 EXPORT_PATH = "/api/v1/nql/export"
@@ -181,7 +182,9 @@ def poll_waits(poll_interval: float) -> Iterator[float]:
         poll_interval = min(poll_interval * 1.5, max(MAX_POLL_SECONDS, poll_interval))
 
 
-def fetch_export(transport: Transport, export_id: str, *, allow_truncated: bool = False) -> NqlRows:
+def fetch_export(
+    transport: Transport, export_id: str, *, allow_truncated: bool = False, limits: ResultLimits | None = None
+) -> NqlRows:
     """Fetch the file of an export that is ready.
 
     The address of the file is asked for anew at each try: it is good for 15 minutes only.
@@ -189,22 +192,24 @@ def fetch_export(transport: Transport, export_id: str, *, allow_truncated: bool 
     :param transport: signed in to the tenant.
     :param export_id: what ``start_export`` returned.
     :param allow_truncated: whether to take a result that the licence's maximum cut off.
+    :param limits: how large the file may be; by default as ``ResultLimits`` says.
     :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+    :raises NexthinkResultLimitError: if the file exceeds a limit.
     :raises NexthinkExportError: if the file cannot be fetched or read.
     """
     attempt = 1
     while True:
         try:
-            return _fetch_once(transport, export_id, allow_truncated)
+            return _fetch_once(transport, export_id, allow_truncated, limits)
         except NexthinkExportError as error:
-            if attempt >= _DOWNLOAD_TRIES:
+            if attempt >= _DOWNLOAD_ATTEMPTS or isinstance(error, NexthinkResultLimitError):
                 raise
-            log.info("%s Trying again.", error)
-            transport.pause(full_jitter(attempt, transport.clock.rng))
+            log.info("%s Retrying.", error)
+            transport.pause(jittered_backoff(attempt, transport.clock.rng))
         attempt += 1
 
 
-def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool) -> NqlRows:
+def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool, limits: ResultLimits | None) -> NqlRows:
     answer, truncated = export_status(transport, export_id)
     if truncated and not allow_truncated:
         raise NexthinkTruncatedError(
@@ -214,10 +219,8 @@ def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool) -> 
         )
     if answer.resultsFileUrl is None:
         raise NexthinkExportError(f"The export {export_id} names no file.")
-    with transport.download(answer.resultsFileUrl) as chunks:
-        columns, rows = read_csv(chunks)
-    if columns and columns[0].lstrip().lower().startswith(("<!doctype", "<html", "<?xml")):
-        raise NexthinkExportError("The result file is no CSV but a web page.")
+    with transport.download(answer.resultsFileUrl) as file:
+        columns, rows = read_csv(file, limits, ends_with_line=not file.has_length)
     return NqlRows(rows, columns, truncated)
 
 

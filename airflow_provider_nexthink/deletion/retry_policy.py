@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, full_jitter, wait_before_retry
+from airflow_provider_nexthink.backoff import RETRY_AFTER_CAP_SECONDS, jittered_backoff, wait_before_retry
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkBatchSizeError,
@@ -61,7 +61,7 @@ def next_step(error: BaseException, *, size: int, ambiguous: int, limited: int, 
     :param rng: the source of chance.
     """
     if isinstance(error, NexthinkRateLimitError):
-        wait = max(error.retry_after or 0.0, full_jitter(limited, rng))
+        wait = max(error.retry_after or 0.0, jittered_backoff(limited, rng))
         return Step(Action.THROTTLE, wait) if wait <= RETRY_AFTER_CAP_SECONDS else Step(Action.ABORT)
     if isinstance(error, NexthinkBatchSizeError):
         return Step(Action.HALVE if size > 1 else Action.ABORT)

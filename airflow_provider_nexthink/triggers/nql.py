@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, full_jitter
+from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, jittered_backoff
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
@@ -196,7 +196,7 @@ class _Tenant:
             except NexthinkRetryableError as error:
                 is_limit = isinstance(error, NexthinkRateLimitError)
                 retry_after = getattr(error, "retry_after", None) or 0.0
-                wait = max(retry_after, full_jitter(min(attempt, MAX_ATTEMPTS), self._clock.rng))
+                wait = max(retry_after, jittered_backoff(min(attempt, MAX_ATTEMPTS), self._clock.rng))
                 if self._clock.monotonic() + wait >= end or (attempt >= MAX_ATTEMPTS and not is_limit):
                     raise
                 log.info("%s Trying again in %.1f s.", error, wait)

@@ -101,7 +101,7 @@ CASES = [
         statuses=STOPPED,
         error="NexthinkPermissionError",
     ),
-    case("403 of a proxy", response(403, "<html>"), statuses=STOPPED, error="NexthinkPermissionError"),
+    case("403 of a proxy", response(403, "<html>"), statuses=STOPPED, error="NexthinkProxyError"),
     case("404", response(404), statuses=STOPPED, error="NexthinkNotFoundError"),
     case("405", response(405), statuses=STOPPED, error="NexthinkRequestError"),
     case("413: too large for a proxy", response(413)),

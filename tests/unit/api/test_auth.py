@@ -25,6 +25,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
     NexthinkError,
     NexthinkFinalError,
+    NexthinkProxyError,
     NexthinkRetryableError,
     NexthinkTokenError,
 )
@@ -76,6 +77,7 @@ def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport
         "grant_type": ["client_credentials"],
         "scope": ["service:integration"],
     }
+    assert request.headers["User-Agent"] == "airflow-provider-nexthink"
     assert tenant.bearers == ["made-up-token-1"]
 
 
@@ -255,7 +257,7 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
     assert len(tenant.token_requests) == 2
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 403, 404])
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_refused_sign_in_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
     tenant.token_responses = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
     error = refusal(transport)
@@ -266,6 +268,89 @@ def test_a_refused_sign_in_is_final_and_names_the_address(tenant: Tenant, transp
     assert "client secret (password)" in str(error)
     assert len(tenant.token_requests) == 1
     assert (tenant.bearers, tenant.sleeps) == ([], [])
+
+
+CREDENTIAL, INACTIVE, SCOPE, POLICY = "client secret", "not active", "scope 'service:integration'", "policy"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said", "hint"),
+    [
+        (
+            401,
+            {"error": "invalid_client", "error_description": "The client secret supplied is invalid."},
+            "invalid_client: The client secret supplied is invalid.",
+            CREDENTIAL,
+        ),
+        (401, {"errorCode": "E0000004", "errorSummary": "Authentication failed"}, "Authentication failed", CREDENTIAL),
+        (401, {}, "answered 401.", CREDENTIAL),
+        (400, {"error": "invalid_scope", "error_description": "One or more scopes"}, "invalid_scope: One", SCOPE),
+        (400, {"error": "invalid_scope"}, "(invalid_scope)", SCOPE),
+        (400, {"error": "access_denied", "error_description": "Policy evaluation failed"}, "Policy eval", POLICY),
+        (403, {"errorCode": "E0000006", "errorSummary": "Blocked by a network policy"}, "Blocked by", POLICY),
+        (401, {"error": "invalid_client", "error_description": "The client is inactive"}, "is inactive", INACTIVE),
+        (400, {"error": "unauthorized_client"}, "(unauthorized_client)", INACTIVE),
+        (400, {"error": "invalid_request"}, "(invalid_request)", "login address"),
+        (302, {}, "answered 302", "Redirects are not followed"),
+        (307, {"error": "x"}, "answered 307", "Redirects are not followed"),
+    ],
+)
+def test_get_token_refused_says_why_and_blames_the_secret_only_for_that(
+    tenant: Tenant, transport: Transport, status: int, body: dict[str, str], said: str, hint: str
+) -> None:
+    tenant.sign_ins = [httpx.Response(status, json=body, headers={"location": "https://other.example"})]
+    error = refusal(transport)
+
+    assert type(error) is NexthinkAuthenticationError
+    assert said in str(error)
+    assert hint in str(error)
+    assert ("client secret (password)" in str(error)) == (hint == CREDENTIAL)
+    assert len(tenant.token_requests) == 1
+
+
+@pytest.mark.parametrize("status", [403, 407])
+def test_get_token_refused_by_a_proxys_page_names_the_proxy(tenant: Tenant, transport: Transport, status: int) -> None:
+    tenant.sign_ins = [httpx.Response(status, html="<html>Blocked</html>")]
+    error = refusal(transport)
+
+    assert type(error) is NexthinkProxyError
+    assert "proxy" in str(error)
+    assert "secret" not in str(error)
+    assert len(tenant.token_requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": "invalid_client", "error_description": null}',
+        b'{"error": {"code": 1}, "error_description": ["x"]}',
+        b'{"error": "<b>"}',
+        b'["error"]',
+        b'"error"',
+        b"null",
+    ],
+)
+def test_get_token_refused_with_an_odd_body_is_still_an_error_of_ours(
+    tenant: Tenant, transport: Transport, body: bytes
+) -> None:
+    tenant.sign_ins = [httpx.Response(401, content=body)]
+    assert type(refusal(transport)) is NexthinkAuthenticationError
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"access_token": "made-up-token\\n"}',
+        '{"access_token": "  made-up-token\\r\\n\\t"}',
+        '{"access_token": "\\ufeffmade-up-token"}',
+        '\ufeff{"access_token": "made-up-token"}',
+        ' \r\n{"access_token": "made-up-token"}\n',
+    ],
+)
+def test_get_token_blanks_and_bom_around_it_are_stripped(tenant: Tenant, transport: Transport, body: str) -> None:
+    tenant.sign_ins = [httpx.Response(200, content=body.encode())]
+    transport.send_once("GET", "/x")
+    assert tenant.bearers == ["made-up-token"]
 
 
 @pytest.mark.parametrize("failure", [500, 503, 408, 429, httpx.ReadTimeout("slow"), httpx.ConnectError("refused")])
@@ -279,7 +364,7 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
     transport.send_once("GET", "/x")
     assert len(tenant.token_requests) == MAX_ATTEMPTS
     assert len(tenant.sleeps) == MAX_ATTEMPTS - 1
-    assert all(0 <= wait <= 2.0**attempt for attempt, wait in enumerate(tenant.sleeps))
+    assert all(2.0**attempt <= wait <= 2.0 ** (attempt + 1) for attempt, wait in enumerate(tenant.sleeps))
 
     tenant.time.seconds = 10_000
     tenant.token_responses = [failed() for _ in range(MAX_ATTEMPTS)]
@@ -360,7 +445,7 @@ def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transp
 
 
 @pytest.mark.parametrize(
-    "token", ["made-up-token\n", "made up", "made-up-t\u00f6ken", "\ufeffmade-up-token", "made-up\0"]
+    "token", ["made-up-\ntoken", "made up", "made-up-t\u00f6ken", "made-up-\ufefftoken", "made-up\0", " ", "\ufeff"]
 )
 def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Transport, token: str) -> None:
     tenant.token_responses = [httpx.Response(200, json={"access_token": token})]

@@ -106,7 +106,7 @@ def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:
 @pytest.mark.parametrize(
     ("status", "hint"),
     [
-        (400, "sending it again changes nothing"),
+        (400, "a retry changes nothing"),
         (401, "check that the API credential is still active"),
         (403, "Tick the permission"),
         (404, "Check the instance, the region"),

@@ -210,7 +210,7 @@ def test_an_unclear_failure_is_sent_again_with_growing_pauses(
     assert error.request_id == net.received[0].headers["x-request-id"]
     assert len(net.received) == MAX_ATTEMPTS
     assert len(net.sleeps) == MAX_ATTEMPTS - 1
-    assert all(0 <= wait <= 2.0**attempt for attempt, wait in enumerate(net.sleeps))
+    assert all(2.0**attempt <= wait <= 2.0 ** (attempt + 1) for attempt, wait in enumerate(net.sleeps))
     assert len(set(net.sleeps)) == len(net.sleeps)
 
 
