@@ -258,12 +258,12 @@ def test_an_unknown_status_in_an_outcome_table_is_an_error(word: Any, spelling: 
     rows = [row(A, "PC-1", "PLANNED"), row(B, "PC-2", word)]
     rows = [{spelling if key == "status" else key: value for key, value in each.items()} for each in rows]
     with pytest.raises(
-        NexthinkInputError, match=r"Row 1 of devices has .*no status of an outcome table.*EXCLUDED"
+        NexthinkInputError, match=r"Row 1 of devices has .*not a status of an outcome table.*EXCLUDED"
     ) as it:
         read_devices(rows)
     assert repr(spelling) in str(it.value)
     if isinstance(word, str):
-        with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+        with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
             read_devices(as_csv({key: [each[key] for each in rows] for key in rows[0]}))
 
 
@@ -315,17 +315,17 @@ def test_a_table_without_request_ids_in_which_one_row_is_held_back_and_another_i
     held_back: Any, spelling: str, others: list[Any]
 ) -> None:
     table: Table = {"uid": [A, B, C], "name": ["a", "b", "c"], spelling: [held_back, *others]}
-    with pytest.raises(NexthinkInputError, match=r"Row [012] of devices .*no status of an outcome table.*leave it out"):
+    with pytest.raises(NexthinkInputError, match=r"Row [012] of devices .*not a status of an outcome table.*drop it"):
         read_devices(table)
-    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
         pick_rows([*table, "reason"], zip(*table.values(), [None] * 3, strict=True), None, None)
     if isinstance(held_back, str):
-        with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+        with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
             read_devices(as_csv(table))
 
 
 def test_the_error_of_a_wrong_status_tells_which_row_is_held_back() -> None:
-    with pytest.raises(NexthinkInputError, match=r"Row 0 of devices has 'active'.* Row 1 has 'EXCLUDED'.*Mend row 0"):
+    with pytest.raises(NexthinkInputError, match=r"Row 0 of devices has 'active'.* Row 1 has 'EXCLUDED'.*Fix row 0"):
         read_devices({"uid": [A, B], "name": ["a", "b"], "status": ["active", "EXCLUDED"]})
 
 
@@ -336,7 +336,7 @@ def test_the_error_of_a_wrong_status_tells_which_row_is_held_back() -> None:
 )
 def test_no_device_is_sent_of_which_a_cell_has_a_word_that_holds_it_back(word: str, before: str, after: str) -> None:
     rows = {"uid": [A, B], "name": ["a", "b"], "status": [before + word + after, "PLANED"]}
-    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
         read_devices(rows)
 
 
@@ -440,7 +440,7 @@ def test_a_reason_of_another_origin_changes_nothing() -> None:
 )
 def test_two_outcome_tables_side_by_side_are_an_error(join: Callable[[pd.DataFrame], Any]) -> None:
     _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
-    with pytest.raises(NexthinkInputError, match="which both hold words of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="which both hold statuses of an outcome table"):
         read_devices(join(pd.DataFrame({key: list(map(str, cells)) for key, cells in table.items()})))
 
 

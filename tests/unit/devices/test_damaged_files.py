@@ -98,7 +98,7 @@ def test_read_devices_file_cut_off_at_any_byte_is_rows_or_one_clear_error(kind: 
     for end in range(0, len(content), 1 if suffix == ".parquet" else 13):
         path.write_bytes(content[:end])
         if suffix == ".parquet":
-            with pytest.raises(NexthinkInputError, match="no Parquet file, or is damaged"):
+            with pytest.raises(NexthinkInputError, match="not a Parquet file, or is damaged"):
                 read_devices(path)
         else:
             try:
@@ -145,7 +145,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a schema that is none": (
         lambda: parquet_bytes(TABLE).replace(b"/////", b"AAAAA"),
-        "no Parquet file, or is damaged",
+        "not a Parquet file, or is damaged",
     ),
     "metadata of pandas that is no JSON": (
         lambda: parquet_bytes(TABLE.replace_schema_metadata({"pandas": "{no JSON"})),
@@ -157,8 +157,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "'name' of devices has values that Python cannot hold",
     ),
-    "text": (lambda: b"<html>not found</html>", "no Parquet file, or is damaged"),
-    "nothing": (lambda: b"", "no Parquet file, or is damaged"),
+    "text": (lambda: b"<html>not found</html>", "not a Parquet file, or is damaged"),
+    "nothing": (lambda: b"", "not a Parquet file, or is damaged"),
 }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_read_devices_object_storage_path_with_any_scheme_is_read(address: str, 
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("memory://bucket/none.csv", "The file memory://bucket/none.csv is not there"),
+        ("memory://bucket/none.csv", "The file memory://bucket/none.csv does not exist"),
         ("memory://bucket/a.xlsx", "its name must end in .csv"),
         ("s3://bucket/", "its name must end in"),
     ],

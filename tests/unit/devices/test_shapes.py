@@ -268,16 +268,16 @@ def test_columns_rename_what_names_its_fields_itself() -> None:
         ([[{"uid": UID, "name": "a"}], [{"device.collector.uid": UID, "name": "b"}]], "different kinds of uid"),
         ([[{"uid": UID, "name": "a"}], UID], "text that is not JSON"),
         ("uid,name\nx", "Line 2 of the text in devices has 1 values for the 2 columns"),
-        ("uid,name\nx,a,b", "has 3 values for the 2 columns of its header. A name with a separator"),
-        ('uid,name\nx,"a', "is no CSV"),
+        ("uid,name\nx,a,b", "has 3 values for the 2 columns of its header. A name that contains a separator"),
+        ('uid,name\nx,"a', "is not valid CSV"),
         ("hostname,serial\nx,y", "no column for the uid. Its columns are 'hostname', 'serial'"),
         ("device.uid,device.collector.uid,name\na,b,c", "'device.uid' and 'device.collector.uid'"),
-        ('{"uid": 1}\n{"uid":', "Line 2 of the text in devices is no JSON object"),
-        ("{}\n7", "Line 2 of the text in devices is no JSON object"),
-        ("/no/such/file.csv", "The file /no/such/file.csv is not there"),
-        ("/no/such/file.parquet", "is not there"),
+        ('{"uid": 1}\n{"uid":', "Line 2 of the text in devices is not a JSON object"),
+        ("{}\n7", "Line 2 of the text in devices is not a JSON object"),
+        ("/no/such/file.csv", "The file /no/such/file.csv does not exist"),
+        ("/no/such/file.parquet", "does not exist"),
         (Path("/etc/hosts"), "the path /etc/hosts: its name must end in .csv or .parquet or .jsonl"),
-        ("nosuch://bucket/a.csv", "cannot be opened.*needs the Airflow provider"),
+        ("nosuch://bucket/a.csv", "cannot be opened.*needs its Airflow provider"),
         ("s3://user:secret@bucket/a.csv", r"s3://\*\*\*@bucket/a.csv cannot be opened"),
         ("list.xlsx", "text that is not JSON"),
     ],
@@ -333,7 +333,7 @@ def test_json_that_names_a_key_twice_is_an_error(text: str, key: str, tmp_path: 
     ],
 )
 def test_one_column_in_two_spellings_is_an_error(devices: Any) -> None:
-    with pytest.raises(NexthinkInputError, match="say with uid_column which one"):
+    with pytest.raises(NexthinkInputError, match="set uid_column to the one"):
         read_devices(devices)
 
 
@@ -348,14 +348,14 @@ def test_lists_within_lists_are_rows_or_one_clear_error(depth: int, inner: str) 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", b"", "is empty: it has not even a header"),
+        ("a.csv", b"", "is empty: it does not even have a header"),
         ("a.csv", b"\r\n \r\n", "is empty"),
         ("a.csv", b"uid,name\nx,\xe4\n", "not UTF-8: save it as 'CSV UTF-8'"),
         ("a.csv", b"uid,name\nx,a\n\nx,b,c\n", "Line 4 of the file .*a.csv has 3 values"),
         ("a.csv", b"uid,name\nx," + b"y" * 200_000, "field larger than field limit"),
-        ("a.parquet", b"PAR1 not really", "is no Parquet file, or is damaged"),
-        ("a.parquet", b"", "is no Parquet file"),
-        ("a.jsonl", b'{"uid": "x", "name": "y"}\n[1]\n', "Line 2 of the file .*a.jsonl is no JSON object"),
+        ("a.parquet", b"PAR1 not really", "is not a Parquet file, or is damaged"),
+        ("a.parquet", b"", "is not a Parquet file"),
+        ("a.jsonl", b'{"uid": "x", "name": "y"}\n[1]\n', "Line 2 of the file .*a.jsonl is not a JSON object"),
     ],
 )
 def test_a_damaged_file_is_an_error_with_its_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
