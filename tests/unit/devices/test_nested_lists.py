@@ -1,4 +1,4 @@
-"""``to_dict()``, ``to_json()`` and columns of every collection: all their devices, or an error. Never one row."""
+"""``to_dict()``, ``to_json()`` and columns of any collection give all their devices or an error, never one row."""
 
 from __future__ import annotations
 

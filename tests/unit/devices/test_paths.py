@@ -1,4 +1,4 @@
-"""Paths as devices: of pathlib, of Airflow with any scheme, also as they come out of XCom."""
+"""Read devices from a ``Path`` and from an ``ObjectStoragePath`` of any scheme, also after a trip through XCom."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = [{"uid": uid, "name": name} for uid, name in zip(EXPECTED.uids, EXPECTED.
 
 @pytest.fixture
 def stores() -> Iterator[None]:
-    """Object stores in memory, one for each scheme: what a path knows of them is Airflow's own code."""
+    """Attach an in-memory file system to each scheme; the rest is Airflow's own code."""
     before = dict(_STORE_CACHE)
     for protocol, conn_id in (("memory", None), ("s3", None), ("s3", "aws_default"), ("gs", "gcp"), ("abfs", "wasb")):
         file_system = MemoryFileSystem(skip_instance_cache=True)
