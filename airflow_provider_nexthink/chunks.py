@@ -1,7 +1,7 @@
-"""A plan cut into chunks, so that many workers share it, and their tables put together again: pure functions.
+"""Split a plan into chunks that many workers can delete in parallel, and join their outcome tables again.
 
-A dry run decides about every row of the list and holds the guards against the whole of it. Only then is what it planned
-cut up, and what became of the pieces goes back to the rows they came from. ::
+A dry run decides on every row and checks the safety limits against the whole list. Its planned devices are then split
+into chunks, and the outcome of each chunk is written back to the rows of the plan. Pure functions. ::
 
     from airflow_provider_nexthink.chunks import join_tables, split_plan
 
@@ -20,22 +20,22 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import COLUMNS, Status
 from airflow_provider_nexthink.version_compat import max_map_length
 
-NO_TABLE = "its task left no table, so what was sent is not known here: see the log of that task"
+NO_TABLE = "its task left no outcome table, so what was sent is unknown: see the log of that task"
 
 
 def split_plan(
     plan: Mapping[str, list[Any]], chunk_size: int, *, max_chunks: int | None = None
 ) -> list[dict[str, list[str]]]:
-    """Cut the devices that are planned into chunks of about the same size, in their order.
+    """Split the planned devices into chunks of about the same size, in order.
 
-    Rows with another status stay behind: they are decided. So no device comes into two chunks.
+    Rows with any other status are left out, since they are decided. No device is in two chunks.
 
     :param plan: the outcome table of a dry run, by columns (``return_format="columns"``).
-    :param chunk_size: how many devices a chunk has at the most, as long as ``max_chunks`` is not reached.
-    :param max_chunks: how many chunks there are at the most: rather than more, they become larger. None for as many as
+    :param chunk_size: how many devices a chunk has at most, unless that would need more than ``max_chunks``.
+    :param max_chunks: how many chunks there are at most; beyond that, chunks become larger. None for the most that
         Airflow maps a task over (``[core] max_map_length``).
-    :return: the chunks, each ``{"uid": [...], "name": [...]}``; none where nothing is planned.
-    :raises NexthinkInputError: if the plan is no such table, or one of the sizes is below 1.
+    :return: the chunks, each ``{"uid": [...], "name": [...]}``; an empty list if nothing is planned.
+    :raises NexthinkInputError: if the plan is not an outcome table by columns, or one of the sizes is below 1.
     """
     _check_table("The plan", plan)
     most = max_map_length() if max_chunks is None else max_chunks
@@ -51,14 +51,15 @@ def split_plan(
 
 
 def join_tables(plan: Mapping[str, list[Any]], tables: Iterable[Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
-    """Put what became of each planned device in the place of its row.
+    """Write the outcome of each planned device to its row of the plan.
 
-    A planned device that none of the tables has becomes UNKNOWN: its task left no table, and may have sent it.
+    A planned device that is in none of the tables becomes UNKNOWN: its task left no table, but may have sent it.
 
-    :param plan: the outcome table of the dry run that was cut into chunks, by columns.
+    :param plan: the outcome table of the dry run that was split into chunks, by columns.
     :param tables: the outcome tables of the chunks, by columns, in any order; read one at a time.
     :return: the outcome table, by columns: one row for every row of the list, in its order.
-    :raises NexthinkInputError: if one of them is no such table, or has a device that was not planned, or has it twice.
+    :raises NexthinkInputError: if one of them is not an outcome table by columns, or a device was not planned or
+        occurs twice.
     """
     _check_table("The plan", plan)
     joined = {column: list(plan[column]) for column in COLUMNS}
@@ -86,15 +87,15 @@ def join_tables(plan: Mapping[str, list[Any]], tables: Iterable[Mapping[str, lis
 def split_by_plan(
     plan: Mapping[str, list[Any]], table: Mapping[str, list[Any]]
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Tell the rows of planned devices from others.
+    """Split the outcome table of a chunk into rows of planned devices and others.
 
-    Others are there where a task was cleared with another list, and has failed before it could read it: its table is
-    then that of its earlier tries.
+    There are others if a task was cleared with a different list, and failed before it read that: its table is then
+    that of its earlier tries.
 
-    :param plan: the outcome table of the dry run that was cut into chunks, by columns.
+    :param plan: the outcome table of the dry run that was split into chunks, by columns.
     :param table: the outcome table of a chunk, by columns.
-    :return: the rows of devices that the plan has as PLANNED, and the others; both by columns.
-    :raises NexthinkInputError: if one of them is no such table.
+    :return: the rows of devices that are PLANNED in the plan, and the others; both by columns.
+    :raises NexthinkInputError: if one of them is not an outcome table by columns.
     """
     _check_table("The plan", plan)
     _check_table("The table of a chunk", table)
@@ -116,6 +117,6 @@ def split_by_plan(
 def _check_table(what: str, table: object) -> None:
     if not isinstance(table, Mapping) or not table.keys() >= set(COLUMNS):
         raise NexthinkInputError(
-            f"{what} is a {type(table).__name__}: it takes an outcome table by columns. Set return_format='columns' on "
+            f"{what} is a {type(table).__name__}, and not an outcome table by columns. Set return_format='columns' on "
             "the operator that made it."
         )

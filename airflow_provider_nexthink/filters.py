@@ -1,7 +1,7 @@
-"""Small functions that choose among devices: pure, on DataFrames (pandas, polars) and on lists of mappings alike.
+"""Pure functions that select devices from a DataFrame, an Arrow table or a list of mappings.
 
-What goes in comes out in the same form, rows unchanged and in their order; columns are found by name as the
-deletion finds them. In doubt a device is *not* among those that may go. ::
+The result has the form of the input, with its rows unchanged and in order; an iterator becomes a list. Columns are
+found by name, as for a deletion. If in doubt, a device is *not* among those that may be deleted. ::
 
     from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for
 
@@ -30,53 +30,53 @@ if TYPE_CHECKING:
     import polars as pl
 
 Devices = TypeVar("Devices", "pd.DataFrame", "pl.DataFrame", "list[dict[str, Any]]")
-"""Devices as a DataFrame, or as a list of mappings."""
+"""Devices as a DataFrame (pandas, Modin, polars), or as a list of mappings. Arrow data works as well."""
 
 DAYS_COLUMNS = ("dayssincelastseen", "devicedayssincelastseen")
-"""Where an age in days is found: NQL's ``device.days_since_last_seen``, which knows no time zone."""
+"""The column with an age in days: NQL's ``device.days_since_last_seen``, which needs no time zone."""
 
 TIME_COLUMNS = ("lastseen", "devicelastseen")
-"""Where, if there is no such column, the time is found at which a device was last seen."""
+"""The column, if there is none with an age, with the time at which a device was last seen."""
 
 PLACEHOLDER_AGE = timedelta(days=50 * 365)
-"""What is older is no age but stands for none: 1970-01-01, 0001-01-01, 999999 days."""
+"""Ages from here on are placeholders for a missing age: 1970-01-01, 0001-01-01, 999999 days."""
 
 
 class ByAge(NamedTuple, Generic[Devices]):
     """Devices by when they were last seen."""
 
     stale: Devices
-    """Not seen for as long as was asked, or longer."""
+    """Not seen for that long, or longer."""
     recent: Devices
-    """Seen since."""
+    """Seen more recently."""
     unknown: Devices
-    """The age is missing or unreadable: nobody can say."""
+    """The age is missing or unreadable."""
 
 
 class ByName(NamedTuple, Generic[Devices]):
-    """Devices by whether others have the same name."""
+    """Devices by whether other devices have the same name."""
 
     newest: Devices
-    """Of several with one name, the one last seen; all that are not certainly older than another."""
+    """Of several devices with one name, the one last seen; every device that is not certainly older than another."""
     older: Devices
-    """Of several with one name, those last seen before another."""
+    """Of several devices with one name, those certainly last seen before another."""
     single: Devices
-    """The only one with its name, or without a name."""
+    """Devices whose name is unique, and devices without a name."""
 
 
 def not_seen_for(
     devices: Devices, days: float, *, age_column: str | None = None, now: datetime | None = None
 ) -> ByAge[Devices]:
-    """Tell devices that were not seen for so many days from the others.
+    """Split devices into those not seen for a number of days, those seen more recently, and those of unknown age.
 
-    :param devices: a DataFrame, or a list of mappings.
-    :param days: so many days, or more, are stale.
-    :param age_column: the column with the age, in days as number or text, or with the time when the device was last
+    :param devices: a DataFrame, an Arrow table, or a list of mappings.
+    :param days: the age, in days, from which a device is stale.
+    :param age_column: the column with the age (days, as a number or text), or with the time when the device was last
         seen (``datetime``, or ISO 8601 text); None for ``days_since_last_seen``, else ``last_seen``.
-    :param now: the moment that times count back from, with its zone; needed for times only.
+    :param now: the time to count back from, with its time zone; needed only if the column has times.
     :return: the devices, ``stale``, ``recent`` and ``unknown``.
-    :raises NexthinkInputError: if the column is not there, ``days`` is no number of days, a time has no zone, or
-        there are times and no ``now``.
+    :raises NexthinkInputError: if the column is missing, ``days`` is not a number of days, a time has no time zone, or
+        there are times but no ``now``.
     """
     if isinstance(days, bool) or not isinstance(days, Real) or not 0 <= float(days) < math.inf:
         raise NexthinkInputError(f"days is {days!r}: it takes a number of days, 0 or more.")
@@ -93,21 +93,21 @@ def not_seen_for(
 def newest_of_each_name(
     devices: Devices, *, name_column: str | None = None, age_column: str | None = None
 ) -> ByName[Devices]:
-    """Tell, of several devices with the same name, the newest from the older ones.
+    """Split devices that share a name into the newest and the older ones.
 
-    Names are the same if they are to the letter. Who is newest is certain only where the ages are known and differ:
-    a device without an age is never ``older``, and of two with the same age neither is.
+    Names are the same only if they are equal, including their case. Which device is newest is certain only if the ages
+    are known and differ: a device without an age is never ``older``, and of two with the same age neither is.
 
-    :param devices: a DataFrame, or a list of mappings.
+    :param devices: a DataFrame, an Arrow table, or a list of mappings.
     :param name_column: the column with the name; None to find it.
     :param age_column: the column with the age, as for ``not_seen_for``.
     :return: the devices, ``newest``, ``older`` and ``single``.
-    :raises NexthinkInputError: if a column is not there, or a time has no zone.
+    :raises NexthinkInputError: if a column is missing, or a time has no time zone.
     """
     devices = _reread(devices)
     names = [_text(cell) for cell in _find(devices, "name", name_column).cells]
     read = _ages(devices, age_column)
-    # Only the order of the ages counts, so any moment will do to count back from.
+    # Only the order of the ages counts, so any time will do to count back from.
     ages = _count_back(read, max((age for age in read if isinstance(age, datetime)), default=None))
     least: dict[str, timedelta] = {}
     count: dict[str, int] = {}
@@ -126,26 +126,27 @@ def newest_of_each_name(
 
 
 def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = "uid") -> Devices:
-    """Return the devices that do not stand in another list.
+    """Return the devices that are not in another list.
 
-    Names are compared as exclusions compare them: without regard to case, blanks around them, invisible characters, and
-    how letters, digits and hyphens are written.
+    Names are compared as exclusions compare them: ignoring case, surrounding blanks, invisible characters, and the
+    variants of letters, digits and hyphens.
 
-    :param devices: a DataFrame, or a list of mappings.
-    :param others: what stays out: a DataFrame, a list of mappings, of tuples with one value each (as a SQL hook gives
-        them), or a plain collection of uids or names. Where it has no rows, all devices are returned: look first
-        whether it is really meant to be empty.
-    :param on: compare ``uid`` or ``name``.
-    :raises NexthinkInputError: if the column is not there, ``others`` is no such list or holds something that is no
-        uid (or no name), or the two lists hold different kinds of uid.
+    :param devices: a DataFrame, an Arrow table, or a list of mappings.
+    :param others: the devices to subtract: a DataFrame, an Arrow table, a list of mappings, of tuples with one value
+        each (as a SQL hook returns them), or a collection of uids or names. If it has no rows, all devices are
+        returned: check first whether it may be empty. An iterator without rows is an error, since it may have been
+        read before.
+    :param on: compare by ``uid`` or by ``name``.
+    :raises NexthinkInputError: if the column is missing, ``others`` is none of these or has something other than a uid
+        (or a name), or the two lists have different kinds of uid.
     """
     devices = _reread(devices)
     key, _ = _KEYS[on]
     mine, theirs = _find(devices, on), _find(others, on)
     if isinstance(others, Iterator) and not theirs.cells:
         raise NexthinkInputError(
-            "The other list is an iterator that gives no rows. One that was read before looks the same, and nothing "
-            "would be subtracted: Pass a list."
+            "The other list is an iterator that gives no rows. If it was read before, nothing would be "
+            "subtracted. Pass a list."
         )
     _check_one_kind(on, mine, theirs)
     there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
@@ -153,11 +154,12 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
 
 
 def still_stale(devices: Devices, look: object) -> Devices:
-    """Return the devices that a fresh look finds too: the same uid under the same name.
+    """Return the devices that a new result of the same query has too: the same uid with the same name.
 
-    :param devices: a DataFrame, or a list of mappings: what was chosen, or approved, some time ago.
-    :param look: the same query's result of now, a DataFrame or a list of mappings.
-    :raises NexthinkInputError: if a column is not there, ``look`` is no list, or the two hold different kinds of uid.
+    :param devices: a DataFrame, an Arrow table, or a list of mappings, selected or approved some time ago.
+    :param look: the current result of the query, in any of these forms.
+    :raises NexthinkInputError: if a column is missing, ``look`` is none of these, or the two lists have different kinds
+        of uid.
     """
     devices = _reread(devices)
     uids, names = _find(devices, "uid"), _find(devices, "name")
@@ -170,34 +172,34 @@ def still_stale(devices: Devices, look: object) -> Devices:
 
 
 def _reread(devices: Any) -> Any:
-    """Return devices that can be read more than once: what gives its rows only once becomes a list or a table."""
+    """Return devices in a form that can be read more than once: an iterator becomes a list, a reader a table."""
     devices = load_reader(devices)
     return list(devices) if isinstance(devices, Iterator) else devices
 
 
 def _find(devices: object, what: Literal["uid", "name"], column: str | None = None) -> Column:
-    """Find the column with the uid or the name, one value in each row."""
+    """Find the column with the uid or the name, which must have one value in each row."""
     found = find_column(devices, what, column, _KEYS[what][1])
     check_single_values(found.cells, what)
     return found
 
 
 def _check_one_kind(on: str, mine: Column, theirs: Column) -> None:
-    """Refuse to compare the uids of devices with those of their Collectors: no device would be found."""
+    """Refuse to compare uids of devices with uids of Collectors: none would match."""
     kinds = {uid_kind(column.label): column.label for column in (mine, theirs) if on == "uid"}
     kinds.pop(None, None)
     if len(kinds) > 1:
         raise NexthinkInputError(
             f"The uid is in {' and in '.join(repr(label) for label in kinds.values())}: these are different kinds of "
-            "uid, and comparing them would find nothing. Give both lists the same one."
+            "uid, and none would match. Use the same kind in both lists."
         )
 
 
 def _key_of(cell: object, what: str, key: Callable[[Any], str | None]) -> str:
     if (found := key(cell)) is None:
         raise NexthinkInputError(
-            f"The other list holds {cell!r:.60}, which is no {what}: nothing can be compared with that. Mend the list, "
-            "or leave that row out."
+            f"The other list has {cell!r:.60}, which is not a {what}, so it cannot be compared. Fix the list, or drop "
+            "that row."
         )
     return found
 
@@ -217,9 +219,9 @@ _KEYS: dict[str, tuple[Callable[[Any], str | None], Collection[str]]] = {
 
 
 def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | None]:
-    """Read how long ago, or when, each device was last seen; None where that is not known.
+    """Return how long ago, or when, each device was last seen; None if that is unknown.
 
-    :raises NexthinkInputError: also if a column holds both: which is newer could not be told.
+    :raises NexthinkInputError: also if a column has both, which could not be compared.
     """
     try:
         column, has_days = find_column(devices, "age", age_column, DAYS_COLUMNS), True
@@ -227,7 +229,7 @@ def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | N
         column, has_days = find_column(devices, "age", age_column, TIME_COLUMNS), False
     ages = [_read_age(cell, has_days) for cell in column.cells]
     if {type(age) for age in ages} >= {timedelta, datetime}:
-        raise NexthinkInputError(f"The column {column.label!r} has both days and times: give it one of the two.")
+        raise NexthinkInputError(f"The column {column.label!r} has both days and times: use only one of them.")
     return ages
 
 
@@ -239,12 +241,12 @@ def _read_age(cell: Any, may_be_days: bool) -> timedelta | datetime | None:
     if isinstance(cell, datetime):
         if cell.tzinfo is None:
             raise NexthinkInputError(
-                f"{cell} has no time zone: how long ago that was is not clear. Use device.days_since_last_seen, or "
-                "give the times their zone first."
+                f"{cell} has no time zone: how long ago that was is ambiguous. Use device.days_since_last_seen, or add "
+                "the time zone first."
             )
         return cell
     if isinstance(cell, date):
-        raise NexthinkInputError(f"{cell} is a day without a time and a zone: use device.days_since_last_seen.")
+        raise NexthinkInputError(f"{cell} is a date without a time and a time zone: use device.days_since_last_seen.")
     try:
         days = float(cell)
         return timedelta(days=days) if days >= 0 and may_be_days else None
@@ -261,24 +263,26 @@ def _number_or_time(text: str) -> float | datetime | None:
 
 
 def _count_back(ages: Iterable[timedelta | datetime | None], now: datetime | None) -> list[timedelta | None]:
-    """Turn times into ages, and what is too old to be true into what is not known."""
+    """Turn times into ages, and placeholders into unknown ages."""
     counted = []
     for age in ages:
         if isinstance(age, datetime):
             if now is None or now.tzinfo is None:
-                raise NexthinkInputError("Ages that are times need now=..., a time with its zone, to count back from.")
+                raise NexthinkInputError(
+                    "Ages that are times need now=..., a time with its time zone, to count back from."
+                )
             age = now - age
         counted.append(age if age is not None and age < PLACEHOLDER_AGE else None)
     return counted
 
 
 def _split(devices: Any, groups: list[str], names: Iterable[str]) -> list[Any]:
-    """Return the devices of each group."""
+    """Return the devices of each group, in the order of the names."""
     return [_where(devices, [group == name for group in groups]) for name in names]
 
 
 def _where(devices: Devices, mask: list[bool]) -> Devices:
-    """Return the rows that the mask names, in the form that the devices have."""
+    """Return the rows that the mask selects, in the form of the devices."""
     anything: Any = devices
     if is_table(devices) or is_arrow(devices):
         rows: Any = filter_table(devices, mask)

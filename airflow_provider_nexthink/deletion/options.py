@@ -1,7 +1,7 @@
-"""The options of a deletion run, checked.
+"""Check the options of a deletion run.
 
-Pure Python without heavy imports: the operators check what a Dag file says while it is parsed.
-Options may come as text, from a Jinja template or from the form of a run by hand.
+Pure Python without heavy imports, because the operators check options while the Dag file is parsed. Options may be
+text, from a Jinja template or from the form of a manual run, and numbers of any kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Status
 
 MAX_BATCH_SIZE = 100
-"""The API takes no more devices in one request (Data Management API 1.0.0)."""
+"""The most devices that the API accepts in one request (Data Management API 1.0.0)."""
 
 MAX_CONCURRENCY = 32
 
@@ -48,19 +48,19 @@ class DeletionOptionsDict(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class DeletionOptions:
-    """How a list of devices is to be deleted. Make it with ``checked``.
+    """How to delete a list of devices. Create it with ``checked``.
 
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
-    :param columns: the names of the columns, for rows that do not name them themselves.
-    :param exclude: globs on the name, whatever its case, and uids that are never sent.
-    :param max_devices: how many devices may be sent at the most; None for no limit.
-    :param max_share: which share of ``fleet_size`` may be sent at the most, above 0 to 1; None for no limit.
-    :param fleet_size: how many devices the fleet has; needed for ``max_share``, and for nothing else.
+    :param columns: the names of the columns, for rows that do not name them.
+    :param exclude: globs on the name, in any case, and uids; devices that match are never sent.
+    :param max_devices: how many devices may be sent at most; None for no limit.
+    :param max_share: the share of ``fleet_size`` that may be sent at most, above 0 up to 1; None for no limit.
+    :param fleet_size: how many devices the fleet has; needed only for ``max_share``.
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
-    :param max_concurrency: the most requests in flight at once.
-    :param requests_per_second: how many requests may start in a second at the most; None for no limit.
+    :param max_concurrency: how many requests are in flight at most.
+    :param requests_per_second: how many requests may start per second at most; None for no limit.
     """
 
     uid_column: str | None = None
@@ -89,7 +89,7 @@ class DeletionOptions:
 
 
 def check_column(option: str, value: object) -> str | None:
-    """Return the name of a column, or None for "find it"."""
+    """Return the name of a column, or None to find it."""
     if value is None or value == "None":
         return None
     if isinstance(value, str) and value.strip():
@@ -98,12 +98,12 @@ def check_column(option: str, value: object) -> str | None:
 
 
 def check_columns(value: object) -> tuple[str, ...] | None:
-    """Return the names of all columns, or None where the rows name them themselves."""
+    """Return the names of all columns, or None if the rows name them."""
     return None if value is None else _texts("columns", value, "the names of the columns")
 
 
 def check_exclude(value: object) -> tuple[str, ...]:
-    """Return the exclusions; an empty one could never match, and so is an error."""
+    """Return the exclusions; an empty one is an error, since it could never match."""
     return _texts("exclude", value, "globs on the name and uids")
 
 
@@ -117,7 +117,7 @@ def check_fail_on(value: object) -> frozenset[Status]:
 
 
 def check_max_devices(value: object) -> int | None:
-    """Return the limit; None for no limit. Text that says None is a template that gave nothing, and no limit."""
+    """Return the limit; None for no limit. The text "None" is an error: it is a template without a value."""
     if value is None:
         return None
     number = _whole_number(value)
@@ -137,7 +137,7 @@ def check_max_share(value: object) -> float | None:
 
 
 def check_fleet_size(value: object) -> int | None:
-    """Return the size of the fleet; None where there is none."""
+    """Return the size of the fleet, or None."""
     if value is None:
         return None
     number = _whole_number(value)
@@ -147,7 +147,7 @@ def check_fleet_size(value: object) -> int | None:
 
 
 def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
-    """Refuse one of the two without the other: it could not take effect."""
+    """Refuse either of the two without the other, since it could not take effect."""
     if max_share is not None and fleet_size is None:
         raise NexthinkInputError("max_share needs fleet_size: a share of how many devices?")
     if fleet_size is not None and max_share is None:
@@ -155,7 +155,7 @@ def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
 
 
 def check_requests_per_second(value: object) -> float | None:
-    """Return how many requests may start in a second; None for no limit."""
+    """Return how many requests may start per second; None for no limit."""
     if value is None:
         return None
     number = _number(value)
@@ -167,7 +167,7 @@ def check_requests_per_second(value: object) -> float | None:
 
 
 def check_results_path(value: object) -> str | None:
-    """Return where the outcome table is to be written; None for nowhere."""
+    """Return the path to write the outcome table to, or None."""
     if value is None:
         return None
     if isinstance(value, str) and PurePosixPath(value).suffix.lower() in RESULTS_SUFFIXES:
@@ -178,7 +178,7 @@ def check_results_path(value: object) -> str | None:
 
 
 def check_dry_run(value: object) -> bool:
-    """Return whether to plan only. Text is read strictly: what is neither yes nor no is an error."""
+    """Return whether to plan only. Text is read strictly: anything but yes or no is an error."""
     value = _unboxed(value)
     if isinstance(value, bool):
         return value
@@ -228,7 +228,7 @@ CHECKS: dict[str, Callable[[object], Any]] = {
 
 
 def _number(value: object) -> float:
-    """Read a number of any kind, also from text; NaN where it is none."""
+    """Read a number of any kind, also from text; NaN if it is not a number."""
     value = _unboxed(value)
     if isinstance(value, bool):
         return nan
@@ -239,7 +239,7 @@ def _number(value: object) -> float:
 
 
 def _whole_number(value: object) -> int | None:
-    """Read a whole number of any kind, also from text; None where it is none."""
+    """Read a whole number of any kind, also from text; None if it is not one."""
     value = _unboxed(value)
     if isinstance(value, bool):
         return None
@@ -254,7 +254,7 @@ def _whole_number(value: object) -> int | None:
 
 
 def _unboxed(value: Any) -> Any:
-    """Return a scalar of NumPy as the number, truth value or text that it is; anything else as it came."""
+    """Return a NumPy scalar as the Python value that it holds; anything else unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 

@@ -1,1 +1,1 @@
-"""A list of devices, in whatever form it comes. No Airflow, no HTTP."""
+"""Read a list of devices in any form. No Airflow, no HTTP."""

@@ -10,7 +10,7 @@ from airflow_provider_nexthink.devices.frames import is_table, load_reader, load
 from airflow_provider_nexthink.devices.rows import as_list, check_fields, fields_of, mapping_cells, mapping_columns
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
-# Compared without case and separators: `device.uid`, `Device UID` and `DEVICE_UID` are one name.
+# Compared without case and separators: `device.uid`, `Device UID` and `DEVICE_UID` are the same.
 UID_COLUMNS = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid"})
 NAME_COLUMNS = frozenset({"name", "devicename"})
 
@@ -34,7 +34,7 @@ def find_column(rows: Any, what: str, column: str | None, known: Collection[str]
     :param what: what the column holds, for the error.
     :param column: the name of the column; None to find it.
     :param known: the names it may have, in lower case and without separators.
-    :raises NexthinkInputError: if it is not there or not clear, or this is no such list.
+    :raises NexthinkInputError: if the column is missing or ambiguous, or ``rows`` is none of these.
     """
     rows = load_reader(rows)
     if is_table(rows):
@@ -96,7 +96,14 @@ def find_uid_and_name(labels: list[Any], uid_column: str | None, name_column: st
 
 
 def find_position(labels: list[Any], what: str, asked: str | None, known: Collection[str]) -> int:
-    """Return the position of the one column that holds the uid, or the name."""
+    """Return the position of the one column that holds the uid, or the name.
+
+    :param labels: the names of the columns.
+    :param what: what the column holds, for the error.
+    :param asked: the name of the column; None to find it.
+    :param known: the names it may have, normalized.
+    :raises NexthinkInputError: if there is no such column, or more than one.
+    """
     if asked is None:
         found = [position for position, label in enumerate(labels) if normalize_label(label) in known]
     else:
@@ -108,18 +115,18 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
     there = ", ".join(repr(str(label)) for label in labels[:20]) or "none"
     if not found and asked is None:
         raise NexthinkInputError(
-            f"devices has no column for the {what}. Its columns are {there}: name the right one with {what}_column."
+            f"devices has no column for the {what}. Its columns are {there}: set {what}_column to the right one."
         )
     if not found:
         raise NexthinkInputError(f"devices has no column {asked!r} ({what}_column). Its columns are {there}.")
     both = " and ".join(repr(str(labels[position])) for position in found)
     more = (
-        " The uid of a device and the uid of its Collector are not the same: the docs say how to find out which one "
+        " The uid of a device and the uid of its Collector differ: the docs say how to find out which one "
         "your tenant deletes by."
         if what == "uid"
         else ""
     )
-    raise NexthinkInputError(f"devices has {both}: say with {what}_column which one holds the {what}.{more}")
+    raise NexthinkInputError(f"devices has {both}: set {what}_column to the one that holds the {what}.{more}")
 
 
 def normalize_label(label: object) -> str:

@@ -1,6 +1,6 @@
-"""Tables in files: CSV, JSON Lines and Parquet, read and written. Every cell stays what it is.
+"""Read and write tables as CSV, JSON Lines and Parquet. Cells keep their values.
 
-Where a file lies is not known here: what is read and written is an open file.
+These functions take open files; where a file is stored is up to the caller.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
-STORAGE_HINT = (
-    "Object storage needs the Airflow provider that knows it, such as apache-airflow-providers-amazon[s3fs] for s3."
-)
+STORAGE_HINT = "Object storage needs its Airflow provider, such as apache-airflow-providers-amazon[s3fs] for s3."
 
 _DELIMITERS = (",", ";", "\t")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -29,36 +27,36 @@ _NUMBERS = ("batch", "attempts")
 
 
 def suffix_of(path: str) -> str | None:
-    """Return the suffix that says which of the formats a file has, or None if it has none of them.
+    """Return the suffix that names the format of a file, or None if it is not a known one.
 
-    :param path: a path, or an address of object storage.
+    :param path: a path, or a URL of object storage.
     """
     suffix = PurePosixPath(path).suffix.lower()
     return suffix if suffix in SUFFIXES else None
 
 
 def is_path(text: str) -> bool:
-    """Tell the path of a file from text that holds the devices itself.
+    """Tell whether text is the path of a file, and not the devices themselves.
 
-    :param text: what was given, without blanks around it.
+    :param text: the text, without surrounding blanks.
     """
     one_line = "\n" not in text and "\r" not in text
     return one_line and not text.startswith(("[", "{")) and suffix_of(text) is not None
 
 
 def redacted_path(path: str) -> str:
-    """Return a path for an error: without a password.
+    """Return a path without its password, for errors and logs.
 
-    :param path: a path, or an address of object storage.
+    :param path: a path, or a URL of object storage.
     """
     return re.sub(r"://[^/@]*:[^/@]*@", "://***@", path)
 
 
 def require_parquet(purpose: str) -> None:
-    """Check that pyarrow is there.
+    """Check that pyarrow is installed.
 
-    :param purpose: what it is needed for, as the begin of a sentence.
-    :raises NexthinkInputError: if it is not; says what to install.
+    :param purpose: what needs it, as the start of a sentence.
+    :raises NexthinkInputError: if it is not installed.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise NexthinkInputError(
@@ -67,35 +65,35 @@ def require_parquet(purpose: str) -> None:
 
 
 def read_csv(text: Iterable[str], what: str) -> tuple[list[str], Iterator[list[str]]]:
-    """Read CSV as Nexthink's Investigations and spreadsheets write it: commas, semicolons or TABs.
+    """Read CSV as Nexthink's Investigations and spreadsheets write it: separated by commas, semicolons or tabs.
 
-    :param text: its lines, with their ends.
-    :param what: which text it is, for errors.
-    :return: the header, and the rows as they are asked for.
-    :raises NexthinkInputError: if there is no header, or (while the rows are read) a row does not fit it.
+    :param text: its lines, with their line ends.
+    :param what: the name of the text, for errors.
+    :return: the header, and an iterator over the rows.
+    :raises NexthinkInputError: if there is no header, or (while the rows are read) a row has more or fewer cells.
     """
     lines = iter(text)
     first, before = next(((line, at) for at, line in enumerate(lines, 1) if line.strip()), ("", 0))
     first = first.removeprefix("\ufeff")
-    if told := re.fullmatch(r"sep=(.)\s*", first):  # spreadsheets write that for each other
+    if separator := re.fullmatch(r"sep=(.)\s*", first):  # a hint for spreadsheets, which write it too
         first, before = next(lines, ""), before + 1
     if not first.strip():
-        raise NexthinkInputError(f"{what} is empty: it has not even a header.")
-    delimiter = told[1] if told else max(_DELIMITERS, key=lambda each: len(_cells(first, each)))
-    # "uid, name": who writes a blank behind the separator in the header does so in the rows.
+        raise NexthinkInputError(f"{what} is empty: it does not even have a header.")
+    delimiter = separator[1] if separator else max(_DELIMITERS, key=lambda each: len(_cells(first, each)))
+    # "uid, name": if each separator in the header is followed by a blank, so it is in the rows.
     has_blanks = all(cell[:1] == " " for cell in _cells(first, delimiter)[1:])
     header = _cells(first, delimiter, has_blanks)
     rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=has_blanks, strict=True)
-    return header, _fitting(rows, len(header), before, what)
+    return header, _checked_rows(rows, len(header), before, what)
 
 
 def read_file(file: BinaryIO, path: str) -> Any:
-    """Read a table from an open file, in the format that the path's suffix says.
+    """Read a table from an open file, in the format that the suffix of its path names.
 
-    :param file: open for reading bytes.
-    :param path: where it lies.
+    :param file: a file open for reading bytes.
+    :param path: its path.
     :return: for CSV the header and the rows; for JSON Lines a list of mappings; for Parquet an Arrow table.
-    :raises NexthinkInputError: if it is no such file; for CSV also while the rows are read.
+    :raises NexthinkInputError: if it is not such a file, or is damaged; for CSV also while the rows are read.
     """
     suffix, what = suffix_of(path), f"The file {redacted_path(path)}"
     if suffix == ".parquet":
@@ -110,8 +108,8 @@ def read_json_lines(text: Iterable[str], what: str) -> list[dict[str, Any]]:
     """Read JSON Lines: one object for each line.
 
     :param text: its lines.
-    :param what: which text it is, for errors.
-    :raises NexthinkInputError: if a line is no JSON object, or one that names a key twice.
+    :param what: the name of the text, for errors.
+    :raises NexthinkInputError: if a line is not a JSON object, or repeats a key.
     """
     rows = []
     for number, line in enumerate(text, start=1):
@@ -120,17 +118,17 @@ def read_json_lines(text: Iterable[str], what: str) -> list[dict[str, Any]]:
         try:
             row = read_json(line)
         except RepeatedKeyError as error:
-            raise NexthinkInputError(f"Line {number} of {_small(what)} {repeated_key(error)}") from None
+            raise NexthinkInputError(f"Line {number} of {_lower_first(what)} {repeated_key(error)}") from None
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise NexthinkInputError(f"Line {number} of {_small(what)} is no JSON object.")
+            raise NexthinkInputError(f"Line {number} of {_lower_first(what)} is not a JSON object.")
         rows.append(row)
     return rows
 
 
 def repeated_key(error: RepeatedKeyError) -> str:
-    """Say what is wrong with JSON that names a key twice, as the end of a sentence.
+    """Return the end of a sentence about JSON that repeats a key.
 
     :param error: of ``read_json``.
     """
@@ -141,10 +139,10 @@ def repeated_key(error: RepeatedKeyError) -> str:
 
 
 def write_file(file: BinaryIO, path: str, columns: Mapping[str, list[Any]]) -> None:
-    """Write an outcome table to an open file, in the format that the path's suffix says.
+    """Write an outcome table to an open file, in the format that the suffix of its path names.
 
-    :param file: open for writing bytes.
-    :param path: where it lies.
+    :param file: a file open for writing bytes.
+    :param path: its path.
     :param columns: the table, column by column: text, whole numbers, None.
     """
     suffix = suffix_of(path)
@@ -170,10 +168,11 @@ def _cells(line: str, delimiter: str, skipinitialspace: bool = False) -> list[st
         return []
 
 
-def _fitting(rows: Any, width: int, before: int, what: str) -> Iterator[list[str]]:
-    """Give the rows of a CSV reader as long as they fit the header.
+def _checked_rows(rows: Any, width: int, before: int, what: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV reader that have as many cells as the header.
 
-    :param before: how many lines were read before it.
+    :param before: how many lines precede the rows.
+    :raises NexthinkInputError: at the first row that has not.
     """
     try:
         for cells in rows:
@@ -181,12 +180,14 @@ def _fitting(rows: Any, width: int, before: int, what: str) -> Iterator[list[str
                 continue
             if len(cells) != width:
                 raise NexthinkInputError(
-                    f"Line {before + rows.line_num} of {_small(what)} has {len(cells)} values for the {width} columns "
-                    "of its header. A name with a separator in it must stand in quotes."
+                    f"Line {before + rows.line_num} of {_lower_first(what)} has {len(cells)} values for the {width} "
+                    "columns of its header. A name that contains a separator must be quoted."
                 )
             yield cells
     except csv.Error as error:
-        raise NexthinkInputError(f"Line {before + rows.line_num} of {_small(what)} is no CSV: {error}.") from None
+        raise NexthinkInputError(
+            f"Line {before + rows.line_num} of {_lower_first(what)} is not valid CSV: {error}."
+        ) from None
 
 
 def _decoded(text: io.TextIOWrapper, what: str) -> Iterator[str]:
@@ -208,7 +209,7 @@ def _read_parquet(file: BinaryIO, what: str) -> Any:
         if "crypt" in str(error):
             raise NexthinkInputError(f"{what} is encrypted: write it again without encryption.") from None
         raise NexthinkInputError(
-            f"{what} is no Parquet file, or is damaged: write or copy it again. pyarrow says: {str(error)[:200]}"
+            f"{what} is not a Parquet file, or is damaged: write or copy it again. pyarrow says: {str(error)[:200]}"
         ) from None
 
 
@@ -222,5 +223,5 @@ def _write_parquet(file: BinaryIO, columns: Mapping[str, list[Any]]) -> None:
     parquet.write_table(pa.table(arrays), file, write_page_checksum=True)
 
 
-def _small(what: str) -> str:
+def _lower_first(what: str) -> str:
     return what[0].lower() + what[1:]

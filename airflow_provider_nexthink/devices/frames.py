@@ -1,21 +1,21 @@
-"""DataFrames, Arrow data and arrays, recognised and read without importing their libraries.
+"""Recognise and read DataFrames, Arrow data and arrays without importing their libraries.
 
-What is read is named here. Iterating over a frame of another library gives its column labels, and iterating over a
-lazy one runs its query, so these are refused, with the call that loads their rows.
+Only the libraries named here are read. Iterating over a frame of any other library would give its column labels, so
+those are refused; the error names the call that loads their rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 _LIKE_PANDAS = ("pandas", "modin")
 _LIBRARIES = (*_LIKE_PANDAS, "polars", "pyarrow")
 
-# Methods that give the rows of a frame, the usual first: DuckDB's `to_table` writes one.
+# Methods that load the rows of a frame, most common first. `df` precedes `to_table`, which in DuckDB creates a table.
 _LOADERS = (
     "to_pandas",
     "toPandas",
@@ -100,7 +100,7 @@ def array_values(values: Any) -> list[Any] | None:
     if hasattr(values, "to_pylist"):
         return _arrow_cells(values, "The array")
     read: Any = values.tolist() if hasattr(values, "tolist") else values.to_list()
-    return read if isinstance(read, list) else None  # a scalar of NumPy has that method too
+    return read if isinstance(read, list) else None  # NumPy scalars have that method too
 
 
 def is_array(values: object) -> bool:
@@ -114,11 +114,11 @@ def is_array(values: object) -> bool:
 
 
 def loader_hint(value: Any) -> str:
-    """Say how to load the rows of an object of another library, as a sentence; empty if it has no such method.
+    """Return a sentence that says how to load the rows of an object of another library; empty if it has no such method.
 
     :param value: anything.
     """
-    loader = _loader(type(value))
+    loader = _loader(cast("Hashable", type(value)))
     return f" It may be a frame that has not loaded its rows yet: pass its .{loader}() instead." if loader else ""
 
 
@@ -135,7 +135,7 @@ def type_name(value: object) -> str:
 
 
 @cache
-def _loader(kind: type) -> str | None:
+def _loader(kind: Hashable) -> str | None:
     return next((each for each in _LOADERS if callable(getattr(kind, each, None))), None)
 
 
@@ -145,7 +145,7 @@ def _arrow_cells(array: Any, what: str) -> list[Any]:
     try:
         return list(array.to_pylist())
     except UnicodeDecodeError:
-        raise NexthinkInputError(f"{what} has text that is not UTF-8: write it again as UTF-8.") from None
+        raise NexthinkInputError(f"{what} has text that is not UTF-8: save it as UTF-8.") from None
     except (pa.ArrowException, ValueError, OverflowError) as error:  # such as a time before the year 1
         raise NexthinkInputError(f"{what} has values that Python cannot hold: {error}.") from None
 

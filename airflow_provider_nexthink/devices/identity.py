@@ -1,4 +1,4 @@
-"""What tells one device from another: its uid and its name, in one form each."""
+"""The identity of a device: the canonical form of its uid, and names in a form that can be compared."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BARE_UID = re.compile(r"[0-9a-f]{32}")
 
 
 def canonical_uid(cell: object) -> str | None:
-    """Return the uid in lower case with hyphens, or None if it is none.
+    """Return the uid in lower case with hyphens, or None if it is not a UUID.
 
-    :param cell: text (hyphenated or not, in any case, blanks around it are cut off) or a ``uuid.UUID``.
+    :param cell: text (with or without hyphens, in any case, surrounding blanks ignored) or a ``uuid.UUID``.
     """
     if isinstance(cell, UUID):
         return str(cell)
@@ -29,23 +29,23 @@ def canonical_uid(cell: object) -> str | None:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name without what a person does not see, or takes for the same, so that names can be compared.
+    """Return the form of a name in which names are compared: names that look the same to a person are equal.
 
-    That is case, blanks around it, invisible characters, full-width and composed letters (Unicode's NFKC), the many
-    hyphens and dashes, the many blanks, and the dots of Turkish i. Letters of different alphabets differ, however alike
-    they look.
+    It ignores case, surrounding blanks, invisible characters, full-width and composed letters (Unicode NFKC), and the
+    dot of the Turkish i; all hyphens and dashes are equal, and so are all blanks. Letters of different alphabets stay
+    different, however alike they look.
 
     :param name: the name as it came.
     """
     text = fold_case(name)
     if text.isascii() and text.isprintable():
         return text
-    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKS)
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKALIKES)
     return unicodedata.normalize("NFKC", text.replace("i\u0307", "i")).strip()
 
 
 def fold_case(name: str) -> str:
-    """Return a name in one case, its letters composed, without blanks around it.
+    """Return a name case-folded, with composed letters (NFC), without surrounding blanks.
 
     :param name: the name as it came.
     """
@@ -55,12 +55,15 @@ def fold_case(name: str) -> str:
 
 
 def as_str(text: str) -> str:
-    """Return the characters of text of any subclass, such as numpy's, to the letter."""
+    """Return text as a plain ``str``, also if it is of a subclass, such as NumPy's.
+
+    :param text: the text.
+    """
     return str.__str__(text)
 
 
 def is_missing(cell: Any) -> bool:
-    """Tell None, NaN and what pandas has in their place, without importing pandas.
+    """Tell whether a cell is None, NaN, or the NA or NaT of pandas, without importing pandas.
 
     :param cell: a cell of a table.
     """
@@ -69,8 +72,8 @@ def is_missing(cell: Any) -> bool:
     return isinstance(cell, float) and cell != cell
 
 
-class _Looks(dict[int, str | None]):
-    """What a character looks like to a person; None for one that cannot be seen. For ``str.translate``."""
+class _Lookalikes(dict[int, str | None]):
+    """The character that each character looks like; None if it is invisible. For ``str.translate``."""
 
     _HYPHENS = "\u02d7\u06d4\u2043\u207b\u208b\u2212\u23af\u2500\u2796\u2cba\u30fc"
     _BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2800"
@@ -104,4 +107,4 @@ class _Looks(dict[int, str | None]):
         return looks
 
 
-_LOOKS = _Looks()
+_LOOKALIKES = _Lookalikes()

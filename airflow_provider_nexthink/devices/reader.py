@@ -1,6 +1,6 @@
-"""Device rows: whatever a Dag has becomes two lists of the same length, the uids and the names.
+"""Read a list of devices in any form into device rows: one uid and one name for each row.
 
-Nothing is judged here: cells stay as they came. What can be sent is decided in the plan.
+Cells are kept as they came; the plan decides which rows can be sent.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _UID = re.compile(r"[0-9a-f-]{32,36}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class DeviceRows:
-    """The devices of a list, cell by cell as they came.
+    """The devices of a list, with their cells as they came.
 
     :param uids: one cell for each row.
     :param names: one cell for each row.
-    :param uid_column: where the uids were found; None for a list without rows.
-    :param name_column: where the names were found; None for a list without rows.
-    :param statuses: of a list that is an outcome table, one for each row, None for a row without one; else None.
-    :param reasons: the same for the reasons, as they came.
+    :param uid_column: the name of the column with the uids; None for a list without rows.
+    :param name_column: the name of the column with the names; None for a list without rows.
+    :param statuses: if the list is an outcome table, the status of each row, None for a row without one; else None.
+    :param reasons: likewise for the reasons, as they came.
     """
 
     uids: list[Any]
@@ -76,16 +76,18 @@ def read_devices(
 ) -> DeviceRows:
     """Read the devices of a list, one row for each of its rows, in its order.
 
-    :param devices: a pandas or polars DataFrame or an Arrow table; a list of mappings, or of rows that name their
-        fields (named tuples, DB-API Rows); a list of tuples or lists with ``columns``; one such row (one device); a
-        mapping of columns to lists; JSON text of one of these, JSON Lines, or CSV text with a header; the path of a
-        .csv, .parquet or .jsonl file; or a list of such lists, as mapped tasks return them. Device rows are taken as
-        they are.
+    :param devices: a DataFrame (pandas, Modin, polars) or an Arrow table; a list of mappings, or of rows that name
+        their fields (named tuples, DB-API Rows); a list of tuples or lists with ``columns``; one such row (one device);
+        a mapping of columns to lists, or a frame as ``to_dict`` and ``to_json`` of pandas write it; JSON text of one of
+        these, JSON Lines, or CSV text with a header; the path of a .csv, .parquet or .jsonl file, as text, ``Path`` or
+        ``ObjectStoragePath``; or a list of such lists, as mapped tasks return them. Device rows are returned as they
+        are.
     :param columns: the names of the columns, for rows that do not name them themselves.
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
-    :param open_file: opens a path for reading bytes; by default fsspec does.
-    :raises NexthinkInputError: if this is no such list, or the columns are not there or not clear.
+    :param open_file: opens a path for reading bytes; None to use fsspec.
+    :return: the devices.
+    :raises NexthinkInputError: if it is none of these, or the columns are missing or ambiguous.
     """
     if isinstance(devices, DeviceRows):
         return devices
@@ -118,7 +120,7 @@ def read_devices(
         try:
             return _joined([read(part) for part in rows if part is not None])
         except RecursionError:
-            raise NexthinkInputError(f"devices is lists within lists, too deep to read. {HINT}") from None
+            raise NexthinkInputError(f"devices is lists within lists, nested too deeply. {HINT}") from None
     if columns is not None:
         _check_tuples(rows, columns)
         return pick_rows(columns, rows, uid_column, name_column)
@@ -132,13 +134,13 @@ def read_devices(
 def pick_rows(
     labels: Sequence[Any], rows: Iterable[Sequence[Any]], uid_column: str | None, name_column: str | None
 ) -> DeviceRows:
-    """Take the columns that matter from rows as they come.
+    """Read device rows from rows of cells, keeping only the columns that matter.
 
     :param labels: the names of the columns.
-    :param rows: their cells, by position.
+    :param rows: the rows, each with its cells in that order.
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
-    :raises NexthinkInputError: if the columns are not there or not clear.
+    :raises NexthinkInputError: if the columns are missing or ambiguous.
     """
     labels = list(labels)
     uid, name = find_uid_and_name(labels, uid_column, name_column)
@@ -175,7 +177,7 @@ def _unfold(
         return _unfold_nested(mapping, uid_column, name_column)
     columns = [as_column(cells, label) for label, cells in mapping.items()]
     if len({-1 if cells is None else len(cells) for cells in columns}) > 1:
-        raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of one length. {HINT}")
+        raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of the same length. {HINT}")
     return _Columns(list(mapping), [cells or [] for cells in columns])
 
 
@@ -194,11 +196,11 @@ def _unfold_nested(
         return list(mapping.values())
     if names_columns(first):
         raise NexthinkInputError(
-            "devices is a mapping of mappings in which the outer and the inner keys both name a uid or a name: which "
-            f"ones are the columns is ambiguous. Pass a list of mappings, such as to_dict('records') gives. {HINT}"
+            "devices is a mapping of mappings whose outer and inner keys both name a uid or a name: which "
+            f"keys are the columns is ambiguous. Pass a list of mappings, such as to_dict('records') gives. {HINT}"
         )
     if any(cells.keys() != first.keys() for cells in mapping.values()):
-        raise NexthinkInputError(f"devices is a mapping of columns that have not the same rows. {HINT}")
+        raise NexthinkInputError(f"devices is a mapping of columns whose rows differ. {HINT}")
     return _Columns(list(mapping), [[cells[row] for row in first] for cells in mapping.values()])
 
 
@@ -207,7 +209,7 @@ def _is_list(value: object) -> bool:
 
 
 def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
-    """Tell one row of cells from a list of rows."""
+    """Tell whether these are the cells of one row, and not a list of rows."""
     if len(rows) != len(columns) or not rows:
         return False
     if len(rows) > 1 and all(isinstance(cell, str) and _UID.fullmatch(cell) for cell in rows):
@@ -218,7 +220,7 @@ def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
 
 
 def _is_whole_list(value: Any) -> bool:
-    """Tell a list of rows, which one of several mapped tasks returned, from a row."""
+    """Tell whether this is a list of rows, such as one of several mapped tasks returned, and not a row."""
     if is_table(value) or isinstance(value, DeviceRows) or is_path_object(value):
         return True
     if isinstance(value, Mapping):
@@ -236,7 +238,7 @@ def _joined(parts: list[DeviceRows]) -> DeviceRows:
     if len(labels) > 1:
         raise NexthinkInputError(
             f"The lists in devices hold the uid in {' and '.join(repr(label) for label in labels.values())}: these may "
-            "be different kinds of uid. Say with uid_column which one is meant, and give every list that column."
+            "be different kinds of uid. Set uid_column to the right one, and give every list that column."
         )
     are_outcomes = any(part.statuses for part in parts)
     return DeviceRows(
@@ -270,7 +272,7 @@ def _pick(
     uid_column: str | None,
     name_column: str | None,
 ) -> DeviceRows:
-    """Take the columns that matter."""
+    """Read device rows from cells by column."""
     if not length:
         return DeviceRows([], [])
     uid, name = find_uid_and_name(labels, uid_column, name_column)

@@ -1,4 +1,4 @@
-"""Rows one by one: mappings, rows that name their fields, columns of lists."""
+"""Rows and collections of them: mappings, rows that name their fields, sequences, iterators, arrays."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def as_column(cells: Any, label: Any) -> list[Any] | None:
     """
     if isinstance(cells, Set) and not isinstance(cells, KeysView):
         raise NexthinkInputError(
-            f"devices is a mapping whose column {label!r} is {type_name(cells)}: it has no order, so which uid belongs "
-            f"to which name is not known. {HINT}"
+            f"devices is a mapping whose column {label!r} is {type_name(cells)}, which has no order: which uid belongs "
+            f"to which name is ambiguous. {HINT}"
         )
     if (read := as_list(cells)) is None and is_container(cells) and not isinstance(cells, Mapping):
         raise NexthinkInputError(
@@ -62,7 +62,7 @@ def is_container(cell: object) -> bool:
 
 
 def check_single_values(cells: list[Any], what: str) -> None:
-    """Check that a column has one value in each row: a list in the place of one would count as a single device.
+    """Check that a column has one value in each row: a list in one cell would count as a single device.
 
     :param cells: the cells of the column.
     :param what: what the column holds, for the error.
@@ -96,7 +96,7 @@ def fields_of(row: Any) -> tuple[Any, ...] | None:
     for attribute in ("_fields", "__fields__"):  # named tuples and SQLAlchemy; Spark and Databricks
         if isinstance(fields := getattr(row, attribute, None), tuple | list):
             return tuple(fields)
-    if _is_frame(row):  # these have keys as well; a delayed one has every attribute
+    if _is_frame(row):  # frames have keys too, and lazy objects may have any attribute
         return None
     if hasattr(row, "cursor_description"):  # pyodbc
         return tuple(column[0] for column in row.cursor_description)
@@ -128,7 +128,7 @@ def check_fields(rows: list[Any], fields: tuple[Any, ...]) -> None:
 
 
 def mapping_columns(rows: list[Any]) -> list[Any]:
-    """Return every key that occurs, in the order of its first row."""
+    """Return every key that occurs, in the order of first occurrence."""
     labels: dict[Any, None] = {}
     seen: Any = None
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""The statuses of an outcome table that comes in as the next list."""
+"""Recognise an outcome table that is passed as the next list, and read its statuses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from airflow_provider_nexthink.status import KEPT, Presence, Status
 
 STATUS_COLUMNS = frozenset({"status", "devicestatus"})
 _REQUEST_ID = "requestid"
-_ONLY_OF_AN_OUTCOME = frozenset({_REQUEST_ID, "traceid", "submittedat"})
+_OUTCOME_ONLY_COLUMNS = frozenset({_REQUEST_ID, "traceid", "submittedat"})
 # How a merge or a join names a column that both sides have: `status_x`, `status_right`, `status.1`.
 _SUFFIX = re.compile(r"(?:[\W_]+(?:x|y|l|r|left|right|old|new|\d+))+[\W_]*$", re.IGNORECASE)
-_REASONS_OF_KEPT = (
+_KEPT_REASONS = (
     "excluded by ",
     "the list has it as ",
     "another row of the list has this device as ",
@@ -30,69 +30,82 @@ _REASONS_OF_KEPT = (
 def find_statuses(
     labels: list[Any], uid: int, name: int, cells: Callable[[int], list[Any]]
 ) -> tuple[list[Status | Presence | None] | None, list[Any] | None]:
-    """Return the statuses and the reasons of an outcome table, or None for a list that is no such table.
+    """Return the statuses and the reasons of an outcome table; None and None for any other list.
 
-    A ``status`` may mean something else in a list of another origin. A list is an outcome table if it has a request id
-    too, if no other words are in its column than those of an outcome, or if one of them is a word that keeps a device
-    from being sent. In doubt it is one: what an outcome table excluded would be sent otherwise.
+    In other lists, ``status`` may mean something else. A list is an outcome table if it has request ids as well, if
+    all statuses in the column are those of an outcome, or if one of them keeps a device from being sent. If in doubt,
+    it is treated as one: otherwise, devices that were excluded would be sent.
+
+    :param labels: the names of the columns.
+    :param uid: the position of the column with the uid.
+    :param name: the position of the column with the name.
+    :param cells: returns the cells of the column at a position.
+    :raises NexthinkInputError: if it is an outcome table whose statuses are missing, ambiguous or unknown.
     """
     found = {_label_stem(label) for label in labels}
     has_request_id = _REQUEST_ID in found
     columns = {at: _Statuses(cells(at)) for at in status_columns(labels, uid, name)}
     named = [at for at in columns if _label_stem(labels[at]) in STATUS_COLUMNS]
-    telling = [at for at in named if columns[at].known or columns[at].kept is not None]
-    # Another column that ends in "status" (`deletion_status`, but also `certificate_status`) counts by its words only.
-    telling += [
+    candidates = [at for at in named if columns[at].known or columns[at].kept is not None]
+    # Other columns that end in "status" (`deletion_status`, but also `certificate_status`) count only by their cells.
+    candidates += [
         at
         for at, column in columns.items()
         if at not in named
-        and (column.is_whole or (not telling and (column.kept is not None or (column.known and has_request_id))))
+        and (
+            column.only_statuses or (not candidates and (column.kept is not None or (column.known and has_request_id)))
+        )
     ]
     reason = reason_column(labels, uid, name)
     reasons = None if reason is None else cells(reason)
-    if not telling and (
-        (not named and found & _ONLY_OF_AN_OUTCOME)
-        or any(_text_of(cell).startswith(_REASONS_OF_KEPT) for cell in reasons or ())
+    if not candidates and (
+        (not named and found & _OUTCOME_ONLY_COLUMNS)
+        or any(_as_text(cell).startswith(_KEPT_REASONS) for cell in reasons or ())
     ):
         raise NexthinkInputError(
-            "devices looks like an outcome table, but has no column 'status' with the words of one: which of its "
-            f"devices are not to be sent is not known. Its columns are {', '.join(map(repr, labels[:20]))}. Give it "
-            "the status again; or, to plan all its rows afresh, pass their uid and name only."
+            "devices looks like an outcome table, but has no column 'status' that says which of its devices must not "
+            f"be sent. Its columns are {', '.join(map(repr, labels[:20]))}. Put the status back; or, to plan all its "
+            "rows afresh, pass only their uid and name."
         )
-    is_outcome = has_request_id or any(columns[at].is_whole or columns[at].kept is not None for at in telling)
+    is_outcome = has_request_id or any(columns[at].only_statuses or columns[at].kept is not None for at in candidates)
     if not is_outcome:
         return None, None
-    if len(telling) > 1:
+    if len(candidates) > 1:
         raise NexthinkInputError(
-            f"devices has {' and '.join(repr(labels[at]) for at in telling)}, which both hold words of an outcome "
-            "table: which one is the status is ambiguous. Leave the other one out."
+            f"devices has {' and '.join(repr(labels[at]) for at in candidates)}, which both hold statuses of an "
+            "outcome table: which one counts is ambiguous. Drop the other one."
         )
-    chosen = telling[0] if telling else next((at for at in named if columns[at].unknown is not None), None)
-    if chosen is None:  # nothing but blank cells
+    chosen = candidates[0] if candidates else next((at for at in named if columns[at].unknown is not None), None)
+    if chosen is None:  # only blank cells
         return None, None
     statuses = columns[chosen]
     if (row := statuses.unknown) is not None:
         kept = statuses.kept
-        why = "" if kept in (None, row) else f" Row {kept} has {_shorten(statuses.cells[kept])}, and is not to be sent."
+        why = "" if kept in (None, row) else f" Row {kept} has {_shorten(statuses.cells[kept])}, and must not be sent."
         raise NexthinkInputError(
             f"Row {row} of devices has {_shorten(statuses.cells[row])} in its column {labels[chosen]!r}: that "
-            f"is no status of an outcome table, which takes {', '.join((*Status, *Presence))}.{why} Mend row {row}; "
-            "or, if the column means something else, leave it out."
+            f"is not a status of an outcome table, which has {', '.join((*Status, *Presence))}.{why} Fix row {row}; "
+            "or, if the column means something else, drop it."
         )
     return statuses.words, reasons
 
 
 def status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
-    """Return the columns that may hold the status of an outcome table."""
+    """Return the positions of the columns that may hold the status of an outcome table.
+
+    :param labels: the names of the columns.
+    :param uid: the position of the column with the uid.
+    :param name: the position of the column with the name.
+    """
     return [at for at, label in enumerate(labels) if _label_stem(label).endswith("status") and at not in (uid, name)]
 
 
 def reason_column(labels: list[Any], uid: int, name: int) -> int | None:
-    """Return the column that holds the reasons of an outcome table, or None.
+    """Return the position of the column with the reasons of an outcome table, or None.
 
     :param labels: the names of the columns.
-    :param uid: the column with the uid.
-    :param name: the column with the name.
+    :param uid: the position of the column with the uid.
+    :param name: the position of the column with the name.
     """
     found = [at for at, label in enumerate(labels) if _label_stem(label) == "reason" and at not in (uid, name)]
     return min(found, key=lambda at: normalize_label(labels[at]) != "reason", default=None)
@@ -107,9 +120,9 @@ class _Statuses:
     def __init__(self, cells: list[Any]) -> None:
         self.cells = cells
         self.words: list[Status | Presence | None] = []
-        self.known = False  # whether any of them is a status
-        self.unknown: int | None = None  # the first row whose cell is none
-        self.kept: int | None = None  # the first row with a word that keeps a device from being sent
+        self.known = False  # whether any cell is a status
+        self.unknown: int | None = None  # the first row whose cell is not a status
+        self.kept: int | None = None  # the first row whose cell keeps a device from being sent
         read: dict[Any, Status | Presence | None] = {}
         for row, cell in enumerate(cells):
             try:
@@ -121,19 +134,19 @@ class _Statuses:
             self.words.append(word)
 
     def _read(self, row: int, cell: Any) -> Status | Presence | None:
-        """Return the word that a cell is, at its first row."""
+        """Return the status in a cell, which first occurs in this row; None if there is none."""
         word = _STATUSES.get(normalize_label(cell))
         if word is not None:
             self.known = True
         elif self.unknown is None and not _is_blank(cell):
             self.unknown = row
-        if self.kept is None and (word in KEPT or (word is None and _names_kept_status(_text_of(cell)))):
+        if self.kept is None and (word in KEPT or (word is None and _names_kept_status(_as_text(cell)))):
             self.kept = row
         return word
 
     @property
-    def is_whole(self) -> bool:
-        """Whether there are words of an outcome, and no others."""
+    def only_statuses(self) -> bool:
+        """Whether all cells that are not blank hold a status, and there are some."""
         return self.known and self.unknown is None
 
 
@@ -145,15 +158,15 @@ def _is_blank(cell: Any) -> bool:
     return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
 
 
-def _text_of(cell: Any) -> str:
-    """Return a cell as text, as far as it has any: databases give bytes, enums have their name in it."""
+def _as_text(cell: Any) -> str:
+    """Return a cell as text: databases return bytes, and the text of an enum member has its name."""
     if isinstance(cell, bytes | bytearray | memoryview):
         cell = bytes(cell).decode(errors="replace")
     return unicodedata.normalize("NFKC", str(cell))
 
 
 def _label_stem(label: object) -> str:
-    """Return a label as ``normalize_label`` does, without what a merge has put behind it."""
+    """Return the normalized label without the suffix that a merge has added."""
     return normalize_label(_SUFFIX.sub("", label)) if isinstance(label, str) else ""
 
 

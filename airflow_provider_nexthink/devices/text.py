@@ -1,4 +1,4 @@
-"""Devices as text, and as the path of a file."""
+"""Read devices from text (JSON, JSON Lines, CSV) and from the file that a path names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
 @dataclass(frozen=True)
 class Lines:
-    """Rows whose columns are named once for all of them."""
+    """Rows of cells in the order of their labels."""
 
     labels: Sequence[Any]
     rows: Iterable[Sequence[Any]]
@@ -38,7 +38,7 @@ def is_path_object(value: object) -> TypeGuard[os.PathLike[str]]:
 
     :param value: anything.
     """
-    # That of Airflow 3.3 is not an os.PathLike any more.
+    # On Airflow 3.3, ObjectStoragePath is no longer an os.PathLike.
     is_like_path = all(callable(getattr(type(value), name, None)) for name in ("open", "read_bytes"))
     return isinstance(value, os.PathLike) or is_like_path
 
@@ -48,22 +48,22 @@ def read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str]
 
     :param devices: JSON, JSON Lines, CSV, the path of a file as text, or a path object.
     :param open_file: opens a path for reading bytes; None for fsspec.
-    :return: Lines of a CSV, an Arrow table, or what the JSON holds.
+    :return: the lines of a CSV, an Arrow table, or what the JSON holds.
     :raises NexthinkInputError: if it is none of these, or the file cannot be read.
     """
     open_file = open_file or _open_with_fsspec
     if not isinstance(devices, str):
-        opened = getattr(devices, "open", None)  # a path that knows its own file system
+        opened = getattr(devices, "open", None)  # a path that opens itself
         return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
     devices = devices.removeprefix("\ufeff")
     text = devices.strip()
     if is_path(text):
         return _read_file(text, open_file)
-    lines = list(io.StringIO(text, newline=""))  # not splitlines(), which also cuts at what may stand in a name
+    lines = list(io.StringIO(text, newline=""))  # splitlines() would also split at characters that a name may have
     if len(lines) > 1 and text.startswith("{") and not _is_json(text):
         return read_json_lines(lines, "The text in devices")
     if not text.startswith(("[", "{")) and (len(lines) > 1 or _is_header(text)):
-        # Not the stripped text: a blank may belong to a name, a TAB may end an empty cell.
+        # Not the stripped text: a blank may belong to a name, and a tab may precede an empty cell.
         return Lines(*read_csv(io.StringIO(devices, newline=""), "The text in devices"))
     return _parse_json(text)
 
@@ -75,12 +75,12 @@ def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
     try:
         try:
             opened = open_file(path)
-        except (ImportError, ValueError) as error:  # of a protocol that is not known, or lacks its library
+        except (ImportError, ValueError) as error:  # an unknown protocol, or its library is not installed
             raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
         with opened as file:
             table = read_file(file, path)
     except (FileNotFoundError, NotADirectoryError):
-        raise NexthinkInputError(f"The file {shown} is not there.") from None
+        raise NexthinkInputError(f"The file {shown} does not exist.") from None
     except (PermissionError, IsADirectoryError) as error:
         raise NexthinkInputError(f"The file {shown} cannot be read: {error.strerror}.") from None
     return Lines(*table) if isinstance(table, tuple) else table
@@ -94,7 +94,7 @@ def _open_with_fsspec(path: str) -> BinaryIO:
 
 
 def _is_header(line: str) -> bool:
-    """Tell the header of a CSV without rows from other text of one line."""
+    """Tell whether a single line of text is the header of a CSV without rows."""
     try:
         find_uid_and_name(read_csv([line], "the text in devices")[0], None, None)
     except NexthinkInputError:
@@ -123,5 +123,5 @@ def _parse_json(text: str) -> object:
         )
         raise NexthinkInputError(f"devices is text that is not JSON ({text[:60]!r}...).{hint} {HINT}") from None
     if isinstance(value, str):
-        raise NexthinkInputError(f"devices is JSON text of a text. {HINT}")
+        raise NexthinkInputError(f"devices is JSON that is only a string. {HINT}")
     return value

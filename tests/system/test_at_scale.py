@@ -106,7 +106,7 @@ def test_what_a_chunk_without_a_table_had_is_not_known(
     run = run_dag(dag, **options)
     assert run.state == "failed"
     assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "UNKNOWN": 30, "EXCLUDED": 10, "DUPLICATE": 20}
-    assert "left no table, so what was sent is not known here" in str(run.xcom("join")["reason"])
+    assert "left no outcome table, so what was sent is unknown" in str(run.xcom("join")["reason"])
 
 
 def test_without_the_one_table_the_run_is_red(

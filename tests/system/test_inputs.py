@@ -316,7 +316,7 @@ def test_a_file_that_is_not_there_fails_without_retry(sandbox: Sandbox, run_dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=f"{tmp_path}/lost.csv")
     run = run_dag(dag)
     assert (run.state, run.tries("delete")) == ("failed", 1)
-    assert f"The file {tmp_path}/lost.csv is not there" in run.error
+    assert f"The file {tmp_path}/lost.csv does not exist" in run.error
     assert sandbox.requests == []
 
 

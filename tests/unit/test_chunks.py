@@ -1,4 +1,4 @@
-"""A plan in chunks and back again: every row once, in its order, whatever the list and what became of the chunks."""
+"""Split a plan into chunks and join their tables: every row once, in order, whatever the list and the outcomes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LISTS = st.lists(st.fixed_dictionaries({"uid": UIDS, "name": NAMES}), max_size=1
 
 
 def outcome(devices: object, decided: Status, exclude: tuple[str, ...] = ()) -> Table:
-    """Return the table of a run in which all that is to be sent comes to one end."""
+    """Return the outcome table of a run in which every device that is sent gets the same status."""
     plan = make_plan(read_devices(devices), exclude)
     outcomes = Outcomes(plan)
     for at in plan.to_send:
@@ -38,7 +38,7 @@ def column(table: Table, name: str, status: Status) -> list[Any]:
 
 
 @given(rows=LISTS, chunk_size=st.integers(1, 50), max_chunks=st.integers(1, 10))
-def test_each_planned_device_is_in_one_chunk_and_the_chunks_are_even(
+def test_split_plan_each_planned_device_is_in_one_chunk_of_even_size(
     rows: list[dict[str, Any]], chunk_size: int, max_chunks: int
 ) -> None:
     plan = outcome(rows, Status.PLANNED, ("SRV-*",))
@@ -49,12 +49,12 @@ def test_each_planned_device_is_in_one_chunk_and_the_chunks_are_even(
     assert len(chunks) <= max_chunks
     assert not sizes or max(sizes) - min(sizes) <= 1
     assert not sizes or max(sizes) <= chunk_size or len(chunks) == max_chunks
-    for chunk in chunks:  # what is decided stays decided: the task that sends a chunk finds nothing to hold back
+    for chunk in chunks:  # decided rows stay out: the task that sends a chunk sends all of it
         assert set(outcome(chunk, Status.SCHEDULED)["status"]) == {"SCHEDULED"}
 
 
 @given(rows=LISTS, chunk_size=st.integers(1, 50), seed=st.randoms(use_true_random=False))
-def test_the_joined_table_has_every_row_in_its_place(
+def test_join_tables_every_row_keeps_its_position(
     rows: list[dict[str, Any]], chunk_size: int, seed: random.Random
 ) -> None:
     plan = outcome(rows, Status.PLANNED, ("SRV-*",))
@@ -81,20 +81,20 @@ def test_the_joined_table_has_every_row_in_its_place(
 ROWS = [{"uid": f"0fbd5a5c-0000-4000-8000-{number:012}", "name": "PC"} for number in range(5)]
 
 
-def test_what_is_planned_stays_as_it_was() -> None:
+def test_join_tables_plan_is_not_modified() -> None:
     plan = outcome(ROWS, Status.PLANNED)
     join_tables(plan, [outcome(ROWS, Status.SCHEDULED)])
     assert plan == outcome(ROWS, Status.PLANNED)
 
 
-def test_no_more_chunks_than_airflow_maps_a_task_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_plan_max_map_length_limits_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = outcome(ROWS, Status.PLANNED)
     assert len(split_plan(plan, 1)) == 5
     monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
     assert [len(chunk["uid"]) for chunk in split_plan(plan, 1)] == [2, 3]
 
 
-def test_tables_that_do_not_belong_together_are_an_error() -> None:
+def test_join_tables_tables_of_other_runs_are_an_error() -> None:
     plan = outcome(ROWS, Status.PLANNED)
     table = outcome(ROWS, Status.SCHEDULED)
     with pytest.raises(NexthinkInputError, match="000000000000 more than once"):
@@ -104,7 +104,7 @@ def test_tables_that_do_not_belong_together_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("table", [None, [], [{"uid": "x"}], {"uid": [], "name": []}])
-def test_another_form_is_an_error_that_says_what_to_set(table: Any) -> None:
+def test_chunks_table_in_another_form_is_an_error_with_a_hint(table: Any) -> None:
     with pytest.raises(NexthinkInputError, match=r"The plan is a .*return_format='columns'"):
         split_plan(table, 10)
     with pytest.raises(NexthinkInputError, match=r"The table of a chunk is a .*return_format='columns'"):
@@ -112,12 +112,12 @@ def test_another_form_is_an_error_that_says_what_to_set(table: Any) -> None:
 
 
 @pytest.mark.parametrize(("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5)])
-def test_a_size_that_cannot_be_is_an_error(chunk_size: int, max_chunks: int) -> None:
+def test_split_plan_size_below_one_is_an_error(chunk_size: int, max_chunks: int) -> None:
     with pytest.raises(NexthinkInputError, match="each takes 1 or more"):
         split_plan(outcome(ROWS, Status.PLANNED), chunk_size, max_chunks=max_chunks)
 
 
-def test_split_by_plan_tells_planned_devices_from_others() -> None:
+def test_split_by_plan_separates_planned_devices_from_others() -> None:
     plan: dict[str, list[Any]] = {column: [None, None, None] for column in COLUMNS}
     plan |= {"uid": ["a", "b", "c"], "status": ["PLANNED", "EXCLUDED", "PLANNED"]}
     table: dict[str, list[Any]] = {column: [None, None, None] for column in COLUMNS}

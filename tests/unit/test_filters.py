@@ -1,4 +1,4 @@
-"""The filters: the same answer for DataFrames and records, and in doubt a device stays."""
+"""Filters: the same result for DataFrames and records; if in doubt, a device is kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ages_of(rows: list[dict[str, Any]], column: str = "days_since_last_seen") ->
     return [row[column] for row in rows]
 
 
-def test_the_age_decides_and_its_limit_is_stale() -> None:
+def test_not_seen_for_age_at_or_above_the_limit_is_stale() -> None:
     age = not_seen_for(aged("89", 90, "90.0", 91.5, 0, Decimal(400), np.int64(90)), 90)
     assert ages_of(age.stale) == [90, "90.0", 91.5, Decimal(400), np.int64(90)]
     assert ages_of(age.recent) == ["89", 0]
@@ -69,20 +69,20 @@ def test_the_age_decides_and_its_limit_is_stale() -> None:
         "1764000000",
     ],
 )
-def test_what_is_no_age_is_unknown_and_never_stale(unknown: Any) -> None:
+def test_not_seen_for_unreadable_age_is_unknown_and_never_stale(unknown: Any) -> None:
     age = not_seen_for(aged(unknown, 100), 90)
     assert age.unknown == aged(unknown)
     assert age.stale == aged(100)
     assert age.recent == []
 
 
-def test_times_count_back_from_now() -> None:
+def test_not_seen_for_times_count_back_from_now() -> None:
     column = "Last Seen"
     times = [
         (NOW - timedelta(days=90)).isoformat(),
         NOW - timedelta(days=90, seconds=-1),
         pd.Timestamp(NOW - timedelta(days=200)).tz_convert("Asia/Tokyo"),
-        "2026-06-02T12:00:00Z",  # the clock of the other side is ahead
+        "2026-06-02T12:00:00Z",  # the clock of the server is ahead
         "1970-01-01T00:00:00Z",
         "0001-01-01T00:00:00+00:00",
         None,
@@ -98,7 +98,7 @@ def test_times_count_back_from_now() -> None:
     [
         (aged("2026-01-01T00:00:00", column="last_seen"), {"now": NOW}, "has no time zone"),
         (aged("2026-01-01", column="last_seen"), {"now": NOW}, "has no time zone"),
-        (aged(NOW.date(), column="last_seen"), {"now": NOW}, "a day without a time"),
+        (aged(NOW.date(), column="last_seen"), {"now": NOW}, "a date without a time"),
         (aged(NOW, column="last_seen"), {}, "need now="),
         (aged(NOW, column="last_seen"), {"now": datetime(2026, 1, 1)}, "need now="),  # noqa: DTZ001
         (aged(1, column="age"), {}, "no column for the age.*'uid', 'name', 'age'.*age_column"),
@@ -109,18 +109,18 @@ def test_times_count_back_from_now() -> None:
         (aged(1), {"days": math.nan}, "days is nan"),
     ],
 )
-def test_what_is_not_clear_is_an_error(rows: list[dict[str, Any]], options: dict[str, Any], says: str) -> None:
+def test_not_seen_for_ambiguous_age_is_an_error(rows: list[dict[str, Any]], options: dict[str, Any], says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says):
         not_seen_for(rows, **{"days": 90, **options})
 
 
-def test_days_count_before_times_and_a_column_can_be_named() -> None:
+def test_not_seen_for_days_take_precedence_over_times_unless_a_column_is_named() -> None:
     rows = [{**row, "last_seen": "2020-01-01T00:00:00", "seen": 1} for row in aged(100)]
     assert not_seen_for(rows, 90).stale == rows
     assert not_seen_for(rows, 90, age_column="SEEN").recent == rows
 
 
-def test_the_newest_of_each_name() -> None:
+def test_newest_of_each_name_splits_newest_older_and_single() -> None:
     rows = fleet(("twin", "300"), ("twin", "100"), ("single", "500"), ("twin", "200"), ("Twin", "400"))
     names = newest_of_each_name(rows)
     assert names.newest == [rows[1]]
@@ -128,7 +128,7 @@ def test_the_newest_of_each_name() -> None:
     assert names.single == [rows[2], rows[4]]
 
 
-def test_who_is_newest_is_never_guessed() -> None:
+def test_newest_of_each_name_equal_or_unknown_ages_are_never_older() -> None:
     rows = fleet(("tie", 100), ("tie", 100), ("half", None), ("half", 200), ("", 1), ("", 2), (None, 3), (7, 4), (7, 5))  # type: ignore[arg-type]
     names = newest_of_each_name(rows)
     assert names.older == []
@@ -136,14 +136,14 @@ def test_who_is_newest_is_never_guessed() -> None:
     assert names.single == rows[4:]
 
 
-def test_times_tell_the_newest_too() -> None:
+def test_newest_of_each_name_times_are_compared_across_time_zones() -> None:
     times = ["2026-01-01T00:00:00Z", "2026-01-01T00:30:00+01:00", "0001-01-01T00:00:00Z"]
     rows = aged(*times, column="last_seen")
     assert newest_of_each_name(rows).older == [rows[1]]
     assert newest_of_each_name(rows).newest == [rows[0], rows[2]]
 
 
-def test_an_anti_join_by_uid_and_by_name() -> None:
+def test_anti_join_by_uid_and_by_name_subtracts_matches() -> None:
     rows = fleet(("PC-1", 1), ("pc-2", 1), ("Büro", 1), (None, 1))  # type: ignore[arg-type]
     assert anti_join(rows, [UIDS[0].upper().replace("-", ""), UUID(UIDS[2]), None, ""]) == [rows[1], rows[3]]
     assert anti_join(rows, [{"UID": UIDS[1]}, {"UID": None}]) == [rows[0], rows[2], rows[3]]
@@ -155,7 +155,7 @@ def test_an_anti_join_by_uid_and_by_name() -> None:
 
 
 @pytest.mark.parametrize("others", [None, 7, "PC-1", b"PC-1", {"uid": ["a"]}])
-def test_the_other_list_must_be_a_list(others: object) -> None:
+def test_filters_other_list_that_is_not_a_list_is_an_error(others: object) -> None:
     with pytest.raises(NexthinkInputError, match="where a list is needed"):
         anti_join(fleet(("PC", 1)), others)
     with pytest.raises(NexthinkInputError, match="where a list is needed"):
@@ -192,7 +192,7 @@ def sqlite_rows(uids: list[str]) -> Any:
         lambda uids: (uid for uid in uids),
     ],
 )
-def test_the_other_list_in_every_form_that_a_dag_has(shape: Any) -> None:
+def test_anti_join_other_list_in_every_form_is_subtracted(shape: Any) -> None:
     rows = fleet(("A", 1), ("B", 1), ("C", 1))
     assert anti_join(rows, shape([UIDS[0].upper(), UIDS[2]])) == [rows[1]]
 
@@ -200,31 +200,29 @@ def test_the_other_list_in_every_form_that_a_dag_has(shape: Any) -> None:
 @pytest.mark.parametrize(
     ("others", "on", "says"),
     [
-        (["no uid"], "uid", "which is no uid"),
-        ([f"{{{UIDS[0]}}}"], "uid", "which is no uid"),
-        ([UIDS[0].encode()], "uid", "which is no uid"),
-        ([123], "name", "which is no name"),
+        (["no uid"], "uid", "which is not a uid"),
+        ([f"{{{UIDS[0]}}}"], "uid", "which is not a uid"),
+        ([UIDS[0].encode()], "uid", "which is not a uid"),
+        ([123], "name", "which is not a name"),
         ([(UIDS[0], "PC-1")], "uid", "have several values and no names"),
         ([{"device.collector.uid": UIDS[0]}], "uid", "'device.uid' and in 'device.collector.uid'"),
         (pd.DataFrame({"serial": ["x"]}), "uid", "no column for the uid"),
     ],
 )
-def test_what_cannot_be_compared_is_an_error_and_subtracts_nothing_in_silence(
-    others: object, on: Any, says: str
-) -> None:
+def test_anti_join_values_that_cannot_be_compared_are_an_error(others: object, on: Any, says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says):
         anti_join(fleet(("PC-1", 1)), others, on=on)
 
 
-def test_two_kinds_of_uid_are_not_looked_for_in_each_other() -> None:
+def test_still_stale_two_kinds_of_uid_are_an_error() -> None:
     look = [{"device.collector.uid": UIDS[0], "name": "PC"}]
     with pytest.raises(NexthinkInputError, match="different kinds of uid"):
         still_stale(fleet(("PC", 1)), look)
-    # An outcome table does not say which kind it has: that is for the Dag to know.
+    # An outcome table does not say which kind it has; the Dag has to know.
     assert still_stale([{"uid": UIDS[0], "name": "PC"}], look) == [{"uid": UIDS[0], "name": "PC"}]
 
 
-def test_polars_frames_stay_polars_frames() -> None:
+def test_filters_polars_frame_stays_a_polars_frame() -> None:
     frame = pl.DataFrame(fleet(("A", 200), ("A", 100), ("C", 1)))
     assert not_seen_for(frame, 90).stale.equals(frame[:2])
     assert newest_of_each_name(frame).older.equals(frame[:1])
@@ -232,7 +230,7 @@ def test_polars_frames_stay_polars_frames() -> None:
     assert still_stale(frame, frame[2:]).equals(frame[2:])
 
 
-def test_an_empty_frame_keeps_its_columns() -> None:
+def test_not_seen_for_empty_frame_keeps_its_columns() -> None:
     frames: list[Any] = [pd.DataFrame(fleet(("A", 1)))[:0], pl.DataFrame(fleet(("A", 1)))[:0]]
     for frame in frames:
         stale = not_seen_for(frame, 90).stale
@@ -240,7 +238,7 @@ def test_an_empty_frame_keeps_its_columns() -> None:
     assert len(not_seen_for(pd.DataFrame(), 90).stale) == 0
 
 
-def test_a_number_is_no_time_and_days_and_times_do_not_mix() -> None:
+def test_filters_days_and_times_in_one_column_are_an_error() -> None:
     rows: list[dict[str, Any]] = [{"name": "A", "last_seen": "2026"}, {"name": "B", "last_seen": 1_700_000_000}]
     assert not_seen_for(rows, 90, now=NOW).unknown == rows
     mixed: list[dict[str, Any]] = [{"name": "A", "age": "2026-01-01T00:00:00+00:00"}, {"name": "A", "age": "5"}]
@@ -250,7 +248,7 @@ def test_a_number_is_no_time_and_days_and_times_do_not_mix() -> None:
         newest_of_each_name(mixed, age_column="age")
 
 
-def test_still_stale_is_who_is_found_again_under_the_same_name() -> None:
+def test_still_stale_keeps_devices_found_again_with_the_same_name() -> None:
     approved = fleet(("PC-1", 1), ("PC-2", 1), ("PC-3", 1), (None, 1))  # type: ignore[arg-type]
     look = [
         {"uid": UIDS[3], "name": None},
@@ -272,7 +270,7 @@ devices = st.lists(
 
 
 @given(devices, st.lists(st.fixed_dictionaries({"uid": st.sampled_from([*UIDS, "", None]), "name": names}), max_size=9))
-def test_records_and_dataframes_are_treated_alike_and_no_row_gets_lost(
+def test_filters_records_and_dataframes_give_the_same_rows_and_lose_none(
     rows: list[dict[str, Any]], others: list[dict[str, Any]]
 ) -> None:
     numbered = [{**row, "at": at} for at, row in enumerate(rows)]

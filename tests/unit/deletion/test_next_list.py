@@ -1,4 +1,4 @@
-"""An outcome table is a safe next list: what it holds back stays held back, in every form that a table can have."""
+"""An outcome table is a safe next list, in every form: its decided rows keep their statuses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def as_sqlite_rows(table: Table) -> Any:
 
 def as_named_tuples(table: Table) -> Any:
     row = collections.namedtuple("row", [f"c{at}" for at in range(len(table))])  # type: ignore[misc]
-    row._fields = tuple(table)  # type: ignore[assignment]  # of a driver, which does not care what Python takes for a name
+    row._fields = tuple(table)  # type: ignore[assignment]  # drivers allow names that are not Python identifiers
     return [row(*cells) for cells in zip(*table.values(), strict=True)]
 
 
@@ -134,7 +134,7 @@ AFRESH = st.sampled_from(["PLANNED", "PLANNED", "FAILED", "UNKNOWN", "NOT_SENT",
 
 
 def plan_and_table(rows: list[tuple[Any, Any]], word: Callable[[], str] = lambda: "PLANNED") -> tuple[Plan, Table]:
-    """Return a plan that excludes VIPs, and the table of its dry run."""
+    """Return a plan that excludes VIPs, and the outcome table of its dry run."""
     plan = make_plan(DeviceRows([row[0] for row in rows], [row[1] for row in rows], "uid", "name"), ["VIP-*", D])
     outcomes = Outcomes(plan)
     table = outcomes.columns()
@@ -152,7 +152,7 @@ def plan_and_table(rows: list[tuple[Any, Any]], word: Callable[[], str] = lambda
     columns=st.sampled_from(sorted(COLUMN_SETS)),
     case=st.sampled_from([str, str.lower, str.title, lambda word: f" {word} "]),
 )
-def test_an_outcome_table_as_the_next_list_keeps_what_it_holds_back(
+def test_next_list_outcome_table_keeps_its_decided_rows(
     tmp_path_factory: pytest.TempPathFactory,
     form: str,
     rows: list[tuple[Any, Any]],
@@ -181,7 +181,7 @@ def test_an_outcome_table_as_the_next_list_keeps_what_it_holds_back(
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @given(rows=PAIRS)
-def test_the_file_of_results_path_as_the_next_list(
+def test_next_list_results_file_keeps_its_decided_rows(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[tuple[Any, Any]]
 ) -> None:
     first, table = plan_and_table(rows)
@@ -197,19 +197,19 @@ def row(uid: str | None, name: str | None, status: Any, reason: str | None = Non
     return {"uid": uid, "name": name, "status": status, "reason": reason, "request_id": None}
 
 
-def test_guards_count_what_is_planned_afresh_and_not_what_is_kept() -> None:
+def test_check_guards_count_only_rows_planned_afresh() -> None:
     plan = make_plan(read_devices([row(A, "PC-1", "PLANNED"), row(B, "VIP-1", "EXCLUDED"), row(C, "PC-3", "FAILED")]))
     check_guards(plan, max_devices=2)
     with pytest.raises(NexthinkGuardError, match="2 devices"):
         check_guards(plan, max_devices=1)
 
 
-def test_rows_that_are_planned_afresh_meet_the_exclusions_of_now() -> None:
+def test_make_plan_rows_planned_afresh_meet_the_current_exclusions() -> None:
     plan = make_plan(read_devices([row(A, "PC-1", "PLANNED"), row(B, "VIP-1", "EXCLUDED")]), ["PC-*"])
     assert plan.statuses == [EXCLUDED, EXCLUDED]
 
 
-def test_a_duplicate_whose_first_row_is_gone_is_not_sent() -> None:
+def test_make_plan_duplicate_without_its_first_row_is_not_sent() -> None:
     plan = make_plan(read_devices([row(A, "PC-1", "DUPLICATE", "the same device"), row(B, "PC-2", "PLANNED")]))
     assert plan.statuses == [DUPLICATE, None]
     assert plan.reasons[0] == "the same device"
@@ -218,7 +218,7 @@ def test_a_duplicate_whose_first_row_is_gone_is_not_sent() -> None:
 @pytest.mark.parametrize("word", ["EXCLUDED", "REJECTED", "INVALID"])
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("other", [row(A, "VIP-1", "PLANNED"), row(A, "other", "FAILED"), row(A, "VIP-1", None)])
-def test_a_device_that_one_row_holds_back_is_not_sent_by_another(
+def test_make_plan_device_kept_back_by_one_row_is_not_sent_by_another(
     word: str, is_first: bool, other: dict[str, Any]
 ) -> None:
     kept = row(A.upper(), "VIP-1", word, "because")
@@ -231,19 +231,19 @@ def test_a_device_that_one_row_holds_back_is_not_sent_by_another(
     assert plan.reasons[rows.index(other)] == f"another row of the list has this device as {word}: because"
 
 
-def test_lists_of_which_one_holds_a_device_back_do_not_send_it() -> None:
+def test_make_plan_device_kept_back_by_one_list_is_not_sent_by_another() -> None:
     lists = [[row(A, "PC-1", "EXCLUDED", "VIP")], [{"uid": A, "name": "PC-1"}, {"uid": B, "name": "PC-2"}]]
     for joined in (lists, lists[::-1]):
         plan = make_plan(read_devices(joined))
         assert [plan.uids[at] for at in plan.to_send] == [B]
 
 
-def test_a_row_that_is_a_duplicate_under_another_name_makes_two_names() -> None:
+def test_make_plan_duplicate_with_another_name_is_rejected() -> None:
     plan = make_plan(read_devices([row(A, "PC-1", "PLANNED"), row(A, "PC-2", "DUPLICATE")]))
     assert plan.statuses == [REJECTED, DUPLICATE]
 
 
-def test_a_row_whose_name_was_refused_holds_no_other_back() -> None:
+def test_make_plan_row_with_a_refused_name_keeps_no_other_row_back() -> None:
     first, table = plan_and_table([(A, None), (A, "PC-1"), (B, "PC\0"), (B, "PC-2")])
     assert first.to_send == [1, 3]
     assert make_plan(read_devices(table)).to_send == [1, 3]
@@ -254,21 +254,21 @@ WORDS = ["DELETED", "active", "EXCLUDED?no", "EXCLUDE", "EXCLUDED, REJECTED", "-
 
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_an_unknown_status_in_an_outcome_table_is_an_error(word: Any, spelling: str) -> None:
+def test_read_devices_unknown_status_in_an_outcome_table_is_an_error(word: Any, spelling: str) -> None:
     rows = [row(A, "PC-1", "PLANNED"), row(B, "PC-2", word)]
     rows = [{spelling if key == "status" else key: value for key, value in each.items()} for each in rows]
     with pytest.raises(
-        NexthinkInputError, match=r"Row 1 of devices has .*no status of an outcome table.*EXCLUDED"
+        NexthinkInputError, match=r"Row 1 of devices has .*not a status of an outcome table.*EXCLUDED"
     ) as it:
         read_devices(rows)
     assert repr(spelling) in str(it.value)
     if isinstance(word, str):
-        with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+        with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
             read_devices(as_csv({key: [each[key] for each in rows] for key in rows[0]}))
 
 
 @pytest.mark.parametrize("blank", [None, "", "  ", float("nan"), pd.NA, pd.NaT])
-def test_a_row_without_a_status_is_planned_afresh(blank: Any) -> None:
+def test_make_plan_row_without_a_status_is_planned_afresh(blank: Any) -> None:
     plan = make_plan(read_devices([row(A, "PC-1", blank), row(B, "VIP-1", "EXCLUDED")]))
     assert plan.statuses == [None, EXCLUDED]
     assert make_plan(read_devices([row(A, "PC-1", blank)])).to_send == [0]
@@ -279,7 +279,7 @@ def test_a_row_without_a_status_is_planned_afresh(blank: Any) -> None:
     [["active", "retired"], ["UNKNOWN", ["x"]], [1, 2], ["Planned for 2027", "PLANNED"], ["invalidated", "excludes"]],
 )
 @pytest.mark.parametrize("spelling", ["status", "Status", "Device Status", "hr_status"])
-def test_a_status_that_means_something_else_changes_nothing(words: list[Any], spelling: str) -> None:
+def test_read_devices_status_with_another_meaning_is_ignored(words: list[Any], spelling: str) -> None:
     rows = [{"uid": uid, "name": uid, spelling: word} for uid, word in zip([A, B], words, strict=True)]
     read = read_devices(rows)
     assert read.statuses is read.reasons is None
@@ -287,12 +287,12 @@ def test_a_status_that_means_something_else_changes_nothing(words: list[Any], sp
 
 
 class Lifecycle(enum.Enum):
-    """Of another program."""
+    """A status of an unrelated program."""
 
     EXCLUDED = 1
 
 
-HELD_BACK = [
+KEPT_BACK = [
     *(write(word) for word in sorted(KEPT) for write in (str, str.lower, " {} ".format, "{} (VIP)".format, str.encode)),
     "Status.EXCLUDED",
     "<Status.EXCLUDED: 'EXCLUDED'>",
@@ -308,24 +308,24 @@ HELD_BACK = [
 ]
 
 
-@pytest.mark.parametrize("held_back", HELD_BACK, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("kept_back", KEPT_BACK, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("spelling", [*SPELLINGS, "deletion_status", "status_x", "Status.right"])
 @pytest.mark.parametrize("others", [["PLANNED", "PLANED"], ["in use", None]])
-def test_a_table_without_request_ids_in_which_one_row_is_held_back_and_another_is_no_status_is_an_error(
-    held_back: Any, spelling: str, others: list[Any]
+def test_read_devices_kept_status_beside_an_unknown_one_is_an_error(
+    kept_back: Any, spelling: str, others: list[Any]
 ) -> None:
-    table: Table = {"uid": [A, B, C], "name": ["a", "b", "c"], spelling: [held_back, *others]}
-    with pytest.raises(NexthinkInputError, match=r"Row [012] of devices .*no status of an outcome table.*leave it out"):
+    table: Table = {"uid": [A, B, C], "name": ["a", "b", "c"], spelling: [kept_back, *others]}
+    with pytest.raises(NexthinkInputError, match=r"Row [012] of devices .*not a status of an outcome table.*drop it"):
         read_devices(table)
-    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
         pick_rows([*table, "reason"], zip(*table.values(), [None] * 3, strict=True), None, None)
-    if isinstance(held_back, str):
-        with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+    if isinstance(kept_back, str):
+        with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
             read_devices(as_csv(table))
 
 
-def test_the_error_of_a_wrong_status_tells_which_row_is_held_back() -> None:
-    with pytest.raises(NexthinkInputError, match=r"Row 0 of devices has 'active'.* Row 1 has 'EXCLUDED'.*Mend row 0"):
+def test_read_devices_unknown_status_error_names_the_row_kept_back() -> None:
+    with pytest.raises(NexthinkInputError, match=r"Row 0 of devices has 'active'.* Row 1 has 'EXCLUDED'.*Fix row 0"):
         read_devices({"uid": [A, B], "name": ["a", "b"], "status": ["active", "EXCLUDED"]})
 
 
@@ -335,9 +335,9 @@ def test_the_error_of_a_wrong_status_tells_which_row_is_held_back() -> None:
     after=st.text(st.characters(exclude_categories=["L", "M", "Cs"]), max_size=5),
 )
 @example(word="DUPLICATE", before="", after="\N{CUNEIFORM NUMERIC SIGN TWO ASH}")
-def test_no_device_is_sent_of_which_a_cell_has_a_word_that_holds_it_back(word: str, before: str, after: str) -> None:
+def test_read_devices_kept_status_within_other_text_is_an_error(word: str, before: str, after: str) -> None:
     rows = {"uid": [A, B], "name": ["a", "b"], "status": [before + word + after, "PLANED"]}
-    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
         read_devices(rows)
 
 
@@ -349,7 +349,7 @@ def test_no_device_is_sent_of_which_a_cell_has_a_word_that_holds_it_back(word: s
         (["EXCLUDED", "x"], ["PLANNED", "active"], True),
     ],
 )
-def test_two_columns_that_may_be_the_status_are_an_error(one: list[str], other: list[str], request_id: bool) -> None:
+def test_read_devices_two_status_columns_are_an_error(one: list[str], other: list[str], request_id: bool) -> None:
     table: Table = {"uid": [A, B], "name": ["PC-1", "PC-2"], "status": one, "Device Status": other}
     if request_id:
         table["Request ID"] = ["a", "b"]
@@ -359,7 +359,7 @@ def test_two_columns_that_may_be_the_status_are_an_error(one: list[str], other: 
         read_devices(as_csv(table).replace("Device Status", "status"))
 
 
-def test_the_status_of_another_origin_beside_that_of_an_outcome_table_is_left_alone() -> None:
+def test_read_devices_unrelated_status_beside_an_outcome_status_is_ignored() -> None:
     table: Table = {
         "uid": [A, B],
         "name": ["a", "b"],
@@ -395,7 +395,7 @@ LOST_STATUS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 
 
 @pytest.mark.parametrize("lost", LOST_STATUS)
-def test_an_outcome_table_that_lost_its_status_is_an_error(lost: str) -> None:
+def test_read_devices_outcome_table_without_its_status_is_an_error(lost: str) -> None:
     _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
     frame = LOST_STATUS[lost](pd.DataFrame(table))
     for form in (frame, frame.to_dict("records"), frame.to_csv(index=False)):
@@ -416,12 +416,12 @@ def test_an_outcome_table_that_lost_its_status_is_an_error(lost: str) -> None:
         "the list gives this uid two names: which device is meant is not clear",
     ],
 )
-def test_a_list_with_the_reasons_of_an_outcome_table_and_no_status_is_an_error(reason: str) -> None:
+def test_read_devices_reasons_of_an_outcome_table_without_status_are_an_error(reason: str) -> None:
     with pytest.raises(NexthinkInputError, match="looks like an outcome table, but has no column 'status'"):
         read_devices({"uid": [A, B], "name": ["a", "b"], "Reason": [None, reason]})
 
 
-def test_a_reason_of_another_origin_changes_nothing() -> None:
+def test_read_devices_unrelated_reason_is_ignored() -> None:
     read = read_devices({"uid": [A, B], "name": ["a", "b"], "reason": ["lease is over", "not excluded by anyone"]})
     assert make_plan(read).to_send == [0, 1]
 
@@ -439,9 +439,9 @@ def test_a_reason_of_another_origin_changes_nothing() -> None:
         lambda frame: frame.assign(deletion_status=frame["status"]),
     ],
 )
-def test_two_outcome_tables_side_by_side_are_an_error(join: Callable[[pd.DataFrame], Any]) -> None:
+def test_read_devices_two_merged_outcome_tables_are_an_error(join: Callable[[pd.DataFrame], Any]) -> None:
     _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
-    with pytest.raises(NexthinkInputError, match="which both hold words of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="which both hold statuses of an outcome table"):
         read_devices(join(pd.DataFrame({key: list(map(str, cells)) for key, cells in table.items()})))
 
 
@@ -449,7 +449,7 @@ def test_two_outcome_tables_side_by_side_are_an_error(join: Callable[[pd.DataFra
     "label", ["status_x", "status_right", "Status.1", "status_y_x", "deletion_status", "planStatus"]
 )
 @pytest.mark.parametrize("columns", sorted(COLUMN_SETS))
-def test_a_status_under_another_name_is_kept(label: str, columns: str) -> None:
+def test_read_devices_status_column_with_a_suffix_is_kept(label: str, columns: str) -> None:
     first, table = plan_and_table([(A, "PC-1"), (B, "VIP-1"), (A, "PC-1"), (C, ""), ("x", "PC-2")])
     frame = pd.DataFrame({column: table[column] for column in COLUMN_SETS[columns]})
     again = make_plan(read_devices(frame.rename(columns={"status": label, "reason": "reason_x"})))
@@ -458,7 +458,7 @@ def test_a_status_under_another_name_is_kept(label: str, columns: str) -> None:
         assert again.reasons == first.reasons
 
 
-def test_another_column_that_ends_in_status_beside_the_status_is_left_alone() -> None:
+def test_read_devices_other_column_ending_in_status_is_ignored() -> None:
     table: Table = {
         "uid": [A, B],
         "name": ["a", "b"],
@@ -469,7 +469,7 @@ def test_another_column_that_ends_in_status_beside_the_status_is_left_alone() ->
     assert make_plan(read_devices({**table, "request_id": [None, None]})).to_send == [1]
 
 
-def test_a_long_or_odd_reason_is_kept_as_far_as_a_database_takes_it() -> None:
+def test_make_plan_long_or_odd_reason_is_kept_as_far_as_a_database_takes_it() -> None:
     reasons: list[Any] = ["Ünïcode: " + "x" * 500, "y" * 5000, "a\0b\ud800", 7, None, "", float("nan")]
     rows = [row(f"{at:032x}", f"VIP-{at}", "EXCLUDED", reason) for at, reason in enumerate(reasons)]
     kept = make_plan(read_devices(rows)).reasons
@@ -482,7 +482,7 @@ def test_a_long_or_odd_reason_is_kept_as_far_as_a_database_takes_it() -> None:
     ]
 
 
-def test_all_that_is_kept_has_its_status_in_the_table_of_the_next_run() -> None:
+def test_outcomes_kept_rows_have_their_status_in_the_next_table() -> None:
     assert {EXCLUDED, REJECTED, INVALID, DUPLICATE} == KEPT
     rows = [row(A, "a", word, "why") for word in sorted(KEPT)]
     table = Outcomes(make_plan(read_devices(rows))).rows()

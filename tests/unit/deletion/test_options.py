@@ -23,7 +23,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Status
 
 
-def test_the_defaults_are_safe() -> None:
+def test_options_defaults_are_safe() -> None:
     options = DeletionOptions.checked()
     assert options == DeletionOptions()
     assert (options.max_devices, options.dry_run, options.batch_size, options.max_concurrency) == (1000, False, 100, 4)
@@ -71,7 +71,7 @@ def test_the_defaults_are_safe() -> None:
         ("requests_per_second", Decimal(2), 2.0),
     ],
 )
-def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) -> None:
+def test_options_text_and_numbers_of_every_kind_are_read(option: str, value: Any, meaning: object) -> None:
     assert getattr(DeletionOptions.checked(**{option: value}), option) == meaning
 
 
@@ -151,17 +151,17 @@ def test_text_from_a_template_is_read(option: str, value: Any, meaning: object) 
         ("uid_column", 3),
     ],
 )
-def test_what_cannot_take_effect_is_refused_by_name(option: str, value: Any) -> None:
+def test_options_value_that_cannot_take_effect_is_refused_by_name(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match=option):
         DeletionOptions.checked(**{option: value})
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, None), (2, 2.0), (0.5, 0.5), ("0.5", 0.5), (" 10 ", 10.0)])
-def test_requests_per_second_as_a_number_or_as_text(value: Any, expected: float | None) -> None:
+def test_options_requests_per_second_is_a_number_or_text(value: Any, expected: float | None) -> None:
     assert DeletionOptions.checked(requests_per_second=value).requests_per_second == expected
 
 
-def test_a_share_and_a_fleet_size_go_together() -> None:
+def test_options_max_share_and_fleet_size_need_each_other() -> None:
     options = DeletionOptions.checked(max_share="0.05", fleet_size="5000")
     assert (options.max_share, options.fleet_size) == (0.05, 5000)
     with pytest.raises(NexthinkInputError, match="max_share needs fleet_size"):
@@ -190,7 +190,7 @@ def test_options_batch_size_is_a_whole_number_in_its_range_or_refused(value: Any
         assert 1 <= read <= 100
 
 
-def test_fail_on_takes_statuses_only() -> None:
+def test_check_fail_on_anything_but_statuses_is_refused() -> None:
     assert check_fail_on(["FAILED", Status.INVALID]) == {Status.FAILED, Status.INVALID}
     assert check_fail_on(()) == frozenset()
     for wrong in ("FAILED", ["DELETED"], ["failed"], None, [1]):
@@ -199,7 +199,7 @@ def test_fail_on_takes_statuses_only() -> None:
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.lists(st.text())))
-def test_dry_run_is_never_guessed(value: object) -> None:
+def test_check_dry_run_ambiguous_value_is_refused(value: object) -> None:
     try:
         meaning = check_dry_run(value)
     except NexthinkInputError:

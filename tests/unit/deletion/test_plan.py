@@ -1,4 +1,4 @@
-"""Deciding about each row: sent, or why not."""
+"""The plan decides on each row: to send, or why not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plan_of(*rows: tuple[Any, Any], exclude: list[str] | None = None) -> Plan:
 @pytest.mark.parametrize(
     "uid", [A, A.upper(), A.replace("-", ""), f"  {A}\n", uuid.UUID(A), np.str_(A)], ids=lambda uid: repr(uid)[:20]
 )
-def test_the_canonical_form_of_a_uid_is_sent(uid: object) -> None:
+def test_make_plan_uid_in_any_form_is_sent_in_canonical_form(uid: object) -> None:
     plan = plan_of((uid, "PC-1"))
     assert plan.uids == [A]
     assert type(plan.uids[0]) is str
@@ -38,14 +38,14 @@ def test_the_canonical_form_of_a_uid_is_sent(uid: object) -> None:
 
 
 @pytest.mark.parametrize("uid", ["x", "1234", f"{{{A}}}", f"urn:uuid:{A}", A[:-1], f"{A}0", A[:-1] + "g", 7, 1.5, True])
-def test_a_malformed_uid_is_invalid_and_not_sent(uid: object) -> None:
+def test_make_plan_malformed_uid_is_invalid_and_not_sent(uid: object) -> None:
     plan = plan_of((uid, "PC-1"), (B, "PC-2"))
     assert plan.statuses == [Status.INVALID, None]
     assert plan.to_send == [1]
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA, pd.NaT, "", "  ", "\t\n"])
-def test_a_blank_or_missing_uid_or_name_never_sinks_the_other_rows(missing: object) -> None:
+def test_make_plan_blank_or_missing_uid_or_name_rejects_only_its_row(missing: object) -> None:
     plan = plan_of((missing, "PC-1"), (A, missing), (B, "PC-2"))
     assert plan.statuses == [Status.REJECTED, Status.REJECTED, None]
     assert "uid is" in (plan.reasons[0] or "")
@@ -54,7 +54,7 @@ def test_a_blank_or_missing_uid_or_name_never_sinks_the_other_rows(missing: obje
 
 
 @pytest.mark.parametrize("name", [123, 1e10, True, ["PC-1"], {"a": 1}, b"PC-1"])
-def test_a_name_that_is_no_text_is_refused_and_not_turned_into_text(name: object) -> None:
+def test_make_plan_name_that_is_not_text_is_rejected_and_not_converted(name: object) -> None:
     plan = plan_of((A, name))
     assert plan.statuses == [Status.REJECTED]
     assert f"not text but of type {type(name).__name__}" in (plan.reasons[0] or "")
@@ -63,32 +63,32 @@ def test_a_name_that_is_no_text_is_refused_and_not_turned_into_text(name: object
 @pytest.mark.parametrize(
     "name", ["NA", "None", "null", "nan", "00123", "1E10", " PC ", "Büro-ä", "{{ 1 }}", "株式会社"]
 )
-def test_a_name_is_sent_to_the_letter(name: str) -> None:
+def test_make_plan_name_is_sent_unchanged(name: str) -> None:
     plan = plan_of((A, name))
     assert plan.names == [name]
     assert plan.to_send == [0]
 
 
 @pytest.mark.parametrize("name", ["PC\ud800", "PC\0"])
-def test_a_name_that_cannot_travel_is_refused(name: str) -> None:
+def test_make_plan_name_that_cannot_be_encoded_is_rejected(name: str) -> None:
     plan = plan_of((A, name))
     assert plan.statuses == [Status.REJECTED]
     (plan.names[0] or "").encode()
     assert "\0" not in (plan.names[0] or "")
 
 
-def test_one_uid_with_two_names_is_refused_wherever_it_stands() -> None:
+def test_make_plan_uid_with_two_names_is_rejected_in_every_row() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"), (A.upper(), "PC-3"), (A, "PC-1"))
     assert plan.statuses == [Status.REJECTED, None, Status.REJECTED, Status.REJECTED]
 
 
-def test_a_device_that_stands_earlier_in_the_list_is_a_duplicate() -> None:
+def test_make_plan_repeated_device_is_a_duplicate() -> None:
     plan = plan_of((A, "PC-1"), (A.upper(), "PC-1"), (A, None), (B, "PC-1"))
     assert plan.statuses == [None, Status.DUPLICATE, Status.REJECTED, None]
     assert plan.to_send == [0, 3]
 
 
-def test_exclusions_match_names_whatever_their_case_and_uids_in_any_form() -> None:
+def test_make_plan_exclusion_matches_names_in_any_case_and_uids_in_any_form() -> None:
     rows = [(A, "vip-1"), (B, "PC-1"), (uuid.uuid4().hex, "PC-VIP-1"), (uuid.uuid4().hex, "SRV[1]")]
     plan = plan_of(*rows, exclude=["VIP-*", B.upper().replace("-", ""), "srv[[]1]"])
     assert plan.statuses == [Status.EXCLUDED, Status.EXCLUDED, None, Status.EXCLUDED]
@@ -107,7 +107,7 @@ def test_exclusions_match_names_whatever_their_case_and_uids_in_any_form() -> No
         ("SRV-?", "srv-1"),
     ],
 )
-def test_in_doubt_an_exclusion_matches(entry: str, name: str) -> None:
+def test_make_plan_ambiguous_exclusion_matches(entry: str, name: str) -> None:
     assert plan_of((A, name), exclude=[entry]).statuses == [Status.EXCLUDED]
 
 
@@ -156,12 +156,12 @@ BLANKS = " \u00a0\u2002\u2003\u2009\u202f\u3000\t\u2028"
         *(("MY SRV", f"{blank}my{blank}srv{blank}") for blank in BLANKS),
     ],
 )
-def test_an_exclusion_matches_what_looks_the_same(entry: str, name: str) -> None:
+def test_make_plan_exclusion_matches_names_that_look_the_same(entry: str, name: str) -> None:
     assert plan_of((A, name), (B, "PC-1"), exclude=[entry]).statuses == [Status.EXCLUDED, None]
 
 
 @pytest.mark.parametrize("name", ["\u0421RV-1", "SRV1", "S-RV-1", "SRV_1", "SŔV-1", "PC\u2011SRV-1"])
-def test_an_exclusion_does_not_match_other_letters(name: str) -> None:
+def test_make_plan_exclusion_does_not_match_other_letters(name: str) -> None:
     assert plan_of((A, name), exclude=["SRV-*"]).statuses == [None]
 
 
@@ -178,7 +178,7 @@ def test_an_exclusion_does_not_match_other_letters(name: str) -> None:
         ("SRV[\u00ad_]1", "SRV-1"),
     ],
 )
-def test_exclusion_matches_soft_hyphen_as_a_hyphen_and_as_nothing(entry: str, name: str) -> None:
+def test_make_plan_exclusion_matches_soft_hyphen_as_hyphen_and_as_nothing(entry: str, name: str) -> None:
     assert plan_of((A, name), exclude=[entry]).statuses == [Status.EXCLUDED]
 
 
@@ -189,7 +189,7 @@ LOOKS = st.text(st.sampled_from("sSrRvViIıİ\u0307\u0308üÜßﬁ-*?[]!_. " + H
 @example("[_\u2013.]", ".")
 @example("\uff3b3\uff3d", "\uff3b3\uff3d")
 @example("?", "\x1b")
-def test_an_exclusion_matches_at_least_what_differs_in_case_and_composition_only(entry: str, name: str) -> None:
+def test_make_plan_exclusion_matches_names_that_differ_only_in_case_or_composition(entry: str, name: str) -> None:
     assume(entry.strip() and name.strip() and "\0" not in name)
     old = [unicodedata.normalize("NFC", text).casefold().strip() for text in (entry, name)]
     if fnmatchcase(old[1], old[0]) or old[0] == old[1]:
@@ -198,7 +198,7 @@ def test_an_exclusion_matches_at_least_what_differs_in_case_and_composition_only
 
 
 @given(st.text())
-def test_normalize_name_is_the_same_for_every_way_to_write_a_name(name: str) -> None:
+def test_normalize_name_every_unicode_form_gives_the_same_name(name: str) -> None:
     normal = normalize_name(name)
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         assert normalize_name(unicodedata.normalize(form, name)) == normal
@@ -206,11 +206,11 @@ def test_normalize_name_is_the_same_for_every_way_to_write_a_name(name: str) -> 
     assert normalize_name(normal) == normal
 
 
-def test_a_second_row_of_an_excluded_device_is_not_sent_either() -> None:
+def test_make_plan_second_row_of_an_excluded_device_is_not_sent() -> None:
     assert plan_of((A, "VIP-1"), (A, "VIP-1"), exclude=["VIP-*"]).to_send == []
 
 
-def test_the_guard_counts_what_would_be_sent() -> None:
+def test_check_guards_max_devices_counts_devices_to_send() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"), (A, "PC-1"), ("x", "PC-3"))
     check_guards(plan, max_devices=2)
     check_guards(plan, max_devices=None)
@@ -219,10 +219,10 @@ def test_the_guard_counts_what_would_be_sent() -> None:
     assert (error.value.planned, error.value.limit) == (2, 1)
 
 
-def test_the_guard_counts_the_share_of_the_fleet() -> None:
+def test_check_guards_max_share_counts_the_share_of_the_fleet() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"))
     check_guards(plan, max_devices=None, max_share=0.5, fleet_size=4)
-    for planned in range(1, 101):  # 29 of 100 is 0.29, whatever a computer makes of 0.29 x 100
+    for planned in range(1, 101):  # 29 of 100 is 0.29, although 0.29 * 100 is 28.999...
         rows = plan_of(*((f"{number:032x}", "PC") for number in range(planned)))
         check_guards(rows, max_devices=None, max_share=planned / 100, fleet_size=100)
         with pytest.raises(NexthinkGuardError):
@@ -233,7 +233,7 @@ def test_the_guard_counts_the_share_of_the_fleet() -> None:
 
 
 @pytest.mark.parametrize("guard", ["max_devices", "max_share"])
-def test_guard_counts_what_earlier_tries_of_the_task_have_sent(guard: str) -> None:
+def test_check_guards_earlier_tries_of_the_task_count(guard: str) -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"))
 
     def check(sent_before: int) -> None:
@@ -256,7 +256,9 @@ UIDS = st.one_of(
 
 
 @given(st.lists(st.tuples(UIDS, NAMES), max_size=30), st.lists(st.text(min_size=1), max_size=3))
-def test_every_row_is_decided_once_and_no_device_is_sent_twice(rows: list[tuple[Any, Any]], exclude: list[str]) -> None:
+def test_make_plan_every_row_is_decided_once_and_no_device_is_sent_twice(
+    rows: list[tuple[Any, Any]], exclude: list[str]
+) -> None:
     plan = plan_of(*rows, exclude=exclude)
     assert [position for position, status in enumerate(plan.statuses) if status is None] == plan.to_send
     sent = [plan.uids[position] for position in plan.to_send]
@@ -273,7 +275,7 @@ def test_every_row_is_decided_once_and_no_device_is_sent_twice(rows: list[tuple[
         assert (status is None) == (plan.reasons[position] is None)
 
 
-def test_exclusion_matches_a_soft_hyphen_in_either_reading() -> None:
+def test_make_plan_exclusion_matches_a_soft_hyphen_in_either_reading() -> None:
     for name, pattern in (("SRV\u00ad1", "SRV-*"), ("SR\u00adV-1", "SRV-*"), ("S\u00adRV\u00ad1", "S-RV-*")):
         plan = make_plan(DeviceRows(["0fbd5a5c-0000-4000-8000-000000000001"], [name], "uid", "name"), [pattern])
         assert plan.to_send == []

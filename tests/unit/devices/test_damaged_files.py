@@ -1,4 +1,4 @@
-"""Files that were damaged on the way: rows, or one clear error. Never an error of the library that reads them."""
+"""Damaged files: rows or an input error, never an error of the library that reads them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FILES: dict[str, tuple[str, bytes]] = {
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Return a file with bytes changed, cut off, repeated or put in."""
+    """Return the content with bytes changed, truncated, dropped or inserted."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -77,7 +77,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", FILES)
 @given(data=st.data())
-def test_read_devices_damaged_file_is_rows_or_one_clear_error(
+def test_read_devices_damaged_file_is_rows_or_an_input_error(
     kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     suffix, content = FILES[kind]
@@ -92,13 +92,13 @@ def test_read_devices_damaged_file_is_rows_or_one_clear_error(
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_read_devices_file_cut_off_at_any_byte_is_rows_or_one_clear_error(kind: str, tmp_path: Path) -> None:
+def test_read_devices_file_truncated_at_any_byte_is_rows_or_an_input_error(kind: str, tmp_path: Path) -> None:
     suffix, content = FILES[kind]
     path = tmp_path / f"cut{suffix}"
     for end in range(0, len(content), 1 if suffix == ".parquet" else 13):
         path.write_bytes(content[:end])
         if suffix == ".parquet":
-            with pytest.raises(NexthinkInputError, match="no Parquet file, or is damaged"):
+            with pytest.raises(NexthinkInputError, match="not a Parquet file, or is damaged"):
                 read_devices(path)
         else:
             try:
@@ -145,7 +145,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a schema that is none": (
         lambda: parquet_bytes(TABLE).replace(b"/////", b"AAAAA"),
-        "no Parquet file, or is damaged",
+        "not a Parquet file, or is damaged",
     ),
     "metadata of pandas that is no JSON": (
         lambda: parquet_bytes(TABLE.replace_schema_metadata({"pandas": "{no JSON"})),
@@ -157,8 +157,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "'name' of devices has values that Python cannot hold",
     ),
-    "text": (lambda: b"<html>not found</html>", "no Parquet file, or is damaged"),
-    "nothing": (lambda: b"", "no Parquet file, or is damaged"),
+    "text": (lambda: b"<html>not found</html>", "not a Parquet file, or is damaged"),
+    "nothing": (lambda: b"", "not a Parquet file, or is damaged"),
 }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def test_read_devices_hostile_parquet_is_rows_or_an_error_that_says_why(kind: st
         read_devices(path)
 
 
-def test_arrow_data_that_is_not_utf8_is_an_error_in_memory_too() -> None:
+def test_read_devices_arrow_table_that_is_not_utf8_is_an_error() -> None:
     for column in ("uid", "name"):
         with pytest.raises(NexthinkInputError, match="not UTF-8"):
             read_devices(without_utf8(column))
@@ -184,7 +184,7 @@ def test_arrow_data_that_is_not_utf8_is_an_error_in_memory_too() -> None:
             read_devices({"uid": UIDS, "name": without_utf8("name")["name"]})
 
 
-def test_read_devices_result_file_with_one_bit_flipped_is_found_by_its_checksum(tmp_path: Path) -> None:
+def test_read_devices_results_file_with_a_flipped_bit_fails_its_checksum(tmp_path: Path) -> None:
     made = io.BytesIO()
     columns: dict[str, list[Any]] = {column: [None] * len(UIDS) for column in COLUMNS}
     write_file(made, "a.parquet", {**columns, "uid": UIDS, "name": ["PC"] * len(UIDS)})
@@ -201,10 +201,10 @@ class BrokenStorage(io.BytesIO):
     """A file whose storage fails while it is read."""
 
     def read(self, size: int | None = -1) -> bytes:
-        raise ConnectionResetError("the storage has gone away")
+        raise ConnectionResetError("connection to the storage lost")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_read_devices_storage_that_fails_is_no_fault_of_the_file(suffix: str) -> None:
+def test_read_devices_storage_failure_is_not_an_input_error(suffix: str) -> None:
     with pytest.raises(ConnectionResetError):
         read_devices(f"a{suffix}", open_file=lambda _: BrokenStorage())

@@ -1,4 +1,4 @@
-"""Frames of every library: read, or refused with the call that loads them. Never a list of column labels."""
+"""Frames of every library are read, or refused with the call that loads them; never read as a list of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever comes in ends in a table or in one clear error, never in a half-sent run."""
+"""Any input ends in an outcome table or in an input error, never in a half-sent run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UID = "0fbd5a5c-0000-4000-8000-000000000001"
 
 
 class Rude:
-    """An object that does not even say what it is."""
+    """An object whose repr fails."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no")
@@ -78,7 +78,9 @@ def delete(devices: Any, batch_size: int = 5, **options: Any) -> tuple[DeletionR
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(rows=PAIRS)
-def test_any_cell_in_any_shape_gets_a_row_that_every_database_takes(shape: str, rows: list[tuple[Any, Any]]) -> None:
+def test_run_any_cell_in_any_shape_gets_a_row_that_every_database_takes(
+    shape: str, rows: list[tuple[Any, Any]]
+) -> None:
     devices, options = SHAPES[shape](rows)
     result, tenant = delete(devices, **options)
     assert result.error is None
@@ -108,7 +110,7 @@ ANYTHING = st.recursive(
 
 
 @given(devices=ANYTHING, columns=st.one_of(st.none(), st.just(["uid", "name"]), st.just(["name"])))
-def test_anything_at_all_ends_in_a_table_or_in_one_clear_error(devices: Any, columns: list[str] | None) -> None:
+def test_run_any_object_ends_in_a_table_or_an_input_error(devices: Any, columns: list[str] | None) -> None:
     try:
         result, tenant = delete(devices, columns=columns)
     except NexthinkInputError as error:
@@ -119,7 +121,7 @@ def test_anything_at_all_ends_in_a_table_or_in_one_clear_error(devices: Any, col
 
 
 @given(text=st.one_of(st.text(), ANYTHING.map(lambda value: json.dumps(value, default=lambda _: "x", skipkeys=True))))
-def test_any_text_ends_in_a_table_or_in_one_clear_error(text: str) -> None:
+def test_run_any_text_ends_in_a_table_or_an_input_error(text: str) -> None:
     try:
         result, _ = delete(text)
     except NexthinkInputError as error:
@@ -128,13 +130,13 @@ def test_any_text_ends_in_a_table_or_in_one_clear_error(text: str) -> None:
         assert result.error is None
 
 
-def test_deeply_nested_json_is_one_clear_error() -> None:
+def test_read_devices_deeply_nested_json_is_an_error() -> None:
     with pytest.raises(NexthinkInputError, match="not JSON"):
         read_devices("[" * 100_000)
 
 
 @pytest.mark.slow
-def test_a_million_rows() -> None:
+def test_run_a_million_rows_gets_a_status_for_each() -> None:
     rows = [(str(uuid.UUID(int=number, version=4)), f"PC-{number}") for number in range(1_000_000)]
     rows[17] = ("no-uid", "PC-17")
     result, tenant = delete(rows, batch_size=100, columns=["uid", "name"])
@@ -143,6 +145,6 @@ def test_a_million_rows() -> None:
     assert len(tenant.queued) == 999_999
 
 
-def test_decimals_and_numbers_in_the_name_column_name_the_cure() -> None:
+def test_run_number_as_name_is_rejected_with_a_hint() -> None:
     result, _ = delete([{"uid": UID, "name": Decimal(5)}])
     assert "read that column as text" in result.table[0]["reason"]

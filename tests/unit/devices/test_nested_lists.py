@@ -1,4 +1,4 @@
-"""``to_dict()``, ``to_json()`` and columns of every collection: all their devices, or an error. Never one row."""
+"""``to_dict()``, ``to_json()`` and columns of any collection give all their devices or an error, never one row."""
 
 from __future__ import annotations
 
@@ -100,16 +100,16 @@ def test_read_devices_nested_mapping_with_named_columns_is_read_in_both_orientat
     ("nested", "says"),
     [
         ({"uid": {"uid": "a", "name": "b"}, "name": {"uid": "c", "name": "d"}}, "ambiguous"),
-        ({"uid": {0: "a", 1: "b"}, "name": {0: "x"}}, "not the same rows"),
-        ({"uid": {0: "a"}, "name": {1: "x"}}, "not the same rows"),
-        ({"uid": {0: "a"}, "name": ["x"]}, "one length"),
+        ({"uid": {0: "a", 1: "b"}, "name": {0: "x"}}, "whose rows differ"),
+        ({"uid": {0: "a"}, "name": {1: "x"}}, "whose rows differ"),
+        ({"uid": {0: "a"}, "name": ["x"]}, "the same length"),
         ({"columns": ["uid", "name"], "data": [["a", "b"], ["c"]]}, "Row 1 of devices has 1 values"),
-        ({"uid": {"a", "b"}, "name": {"x", "y"}}, "set.*no order"),
-        ({"uid": frozenset(UIDS), "name": NAMES}, "set.*no order"),
-        ({"uid": ["a"], "name": {"x"}}, "set.*no order"),
-        ({"uid": iter(UIDS), "name": iter(NAMES[:1])}, "one length"),
-        ({"uid": "a", "name": ["x"]}, "one length"),
-        ({"uid": (uid for uid in UIDS), "name": "x"}, "one length"),
+        ({"uid": {"a", "b"}, "name": {"x", "y"}}, "set, which has no order"),
+        ({"uid": frozenset(UIDS), "name": NAMES}, "set, which has no order"),
+        ({"uid": ["a"], "name": {"x"}}, "set, which has no order"),
+        ({"uid": iter(UIDS), "name": iter(NAMES[:1])}, "the same length"),
+        ({"uid": "a", "name": ["x"]}, "the same length"),
+        ({"uid": (uid for uid in UIDS), "name": "x"}, "the same length"),
         ([{"uid": "a", "name": "x"}, {"uid": ["b"], "name": ["y"]}], "Row 1 of devices has a list as its uid"),
         ([{"uid": ["b", "c"], "name": "x"}], "Row 0 of devices has a list as its uid"),
         ([{"uid": {0: "b"}, "name": "x"}], "Row 0 of devices has a dict as its uid"),

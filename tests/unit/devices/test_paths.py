@@ -1,4 +1,4 @@
-"""Paths as devices: of pathlib, of Airflow with any scheme, also as they come out of XCom."""
+"""Read devices from a ``Path`` and from an ``ObjectStoragePath`` of any scheme, also after a trip through XCom."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = [{"uid": uid, "name": name} for uid, name in zip(EXPECTED.uids, EXPECTED.
 
 @pytest.fixture
 def stores() -> Iterator[None]:
-    """Object stores in memory, one for each scheme: what a path knows of them is Airflow's own code."""
+    """Attach an in-memory file system to each scheme; the rest is Airflow's own code."""
     before = dict(_STORE_CACHE)
     for protocol, conn_id in (("memory", None), ("s3", None), ("s3", "aws_default"), ("gs", "gcp"), ("abfs", "wasb")):
         file_system = MemoryFileSystem(skip_instance_cache=True)
@@ -81,7 +81,7 @@ def test_read_devices_object_storage_path_with_any_scheme_is_read(address: str, 
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("memory://bucket/none.csv", "The file memory://bucket/none.csv is not there"),
+        ("memory://bucket/none.csv", "The file memory://bucket/none.csv does not exist"),
         ("memory://bucket/a.xlsx", "its name must end in .csv"),
         ("s3://bucket/", "its name must end in"),
     ],

@@ -1,4 +1,4 @@
-"""Reading devices from what a Dag has."""
+"""Read devices from every kind of list that a Dag has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INPUTS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("devices", INPUTS.values(), ids=INPUTS.keys())
-def test_every_shape_gives_the_same_rows(devices: tuple[Any, dict[str, Any]]) -> None:
+def test_read_devices_every_shape_gives_the_same_rows(devices: tuple[Any, dict[str, Any]]) -> None:
     value, options = devices
     assert read_devices(value, **options) == DeviceRows([UID], ["PC-1"], "uid", "name")
 
@@ -46,39 +46,39 @@ def test_every_shape_gives_the_same_rows(devices: tuple[Any, dict[str, Any]]) ->
         ("device.collector.uid", "Name"),
     ],
 )
-def test_columns_are_found_whatever_their_case_and_separators(uid: str, name: str) -> None:
+def test_read_devices_columns_in_any_case_and_with_any_separators_are_found(uid: str, name: str) -> None:
     rows = read_devices([{uid: UID, name: "PC-1", "device.entity": "x"}])
     assert rows == DeviceRows([UID], ["PC-1"], uid, name)
 
 
-def test_two_uid_columns_are_never_guessed_between() -> None:
+def test_read_devices_two_uid_columns_are_an_error() -> None:
     frame = pd.DataFrame({"device.uid": [UID], "device.collector.uid": ["x"], "device.name": ["PC-1"]})
     with pytest.raises(NexthinkInputError, match=r"'device.uid' and 'device.collector.uid'.*uid_column"):
         read_devices(frame)
     assert read_devices(frame, uid_column="device.collector.uid").uids == ["x"]
 
 
-def test_two_spellings_in_the_rows_of_one_list_are_an_error() -> None:
+def test_read_devices_two_spellings_of_a_key_are_an_error() -> None:
     with pytest.raises(NexthinkInputError, match="'uid' and 'UID'"):
         read_devices([{"uid": UID, "name": "a"}, {"UID": UID, "name": "b"}])
 
 
-def test_a_dataframe_with_one_label_twice_is_an_error_even_when_asked_for() -> None:
+def test_read_devices_dataframe_with_a_duplicate_label_is_an_error_even_if_it_is_asked_for() -> None:
     frame = pd.DataFrame([[UID, UID, "PC-1"]], columns=["uid", "uid", "name"])
     with pytest.raises(NexthinkInputError, match="'uid' and 'uid'"):
         read_devices(frame, uid_column="uid")
 
 
-def test_an_exact_column_wins_over_one_that_is_spelled_alike() -> None:
+def test_read_devices_exact_column_wins_over_another_spelling() -> None:
     rows = read_devices([{"uid": "1", "UID": "2", "name": "a"}], uid_column="UID")
     assert rows.uids == ["2"]
 
 
-def test_a_column_asked_for_may_be_spelled_otherwise() -> None:
+def test_read_devices_column_asked_for_in_another_spelling_is_found() -> None:
     assert read_devices([{"Serial No": UID, "name": "a"}], uid_column="serial_no").uid_column == "Serial No"
 
 
-def test_a_missing_column_is_named_with_those_that_are_there() -> None:
+def test_read_devices_missing_column_is_an_error_that_lists_the_columns() -> None:
     with pytest.raises(NexthinkInputError, match=r"no column for the uid.*'serial', 'name'.*uid_column"):
         read_devices([{"serial": UID, "name": "a"}])
     with pytest.raises(NexthinkInputError, match=r"no column '-'"):
@@ -87,12 +87,12 @@ def test_a_missing_column_is_named_with_those_that_are_there() -> None:
         read_devices([{"uid": UID, "name": "a"}], uid_column="guid")
 
 
-def test_one_column_cannot_be_both() -> None:
+def test_read_devices_same_column_for_uid_and_name_is_an_error() -> None:
     with pytest.raises(NexthinkInputError, match="both 'uid'"):
         read_devices([{"uid": UID, "name": "a"}], name_column="uid")
 
 
-def test_a_row_without_a_key_keeps_its_place() -> None:
+def test_read_devices_row_without_a_key_keeps_its_position() -> None:
     rows = read_devices([{"uid": UID}, {"name": "b", "uid": UID}, {"name": "c"}])
     assert rows.uids == [UID, UID, None]
     assert rows.names == [None, "b", "c"]
@@ -103,7 +103,7 @@ def test_a_row_without_a_key_keeps_its_place() -> None:
     [[], (), pd.DataFrame(), pd.DataFrame({"uid": [], "name": []}), "[]", iter([])],
     ids=lambda it: type(it).__name__,
 )
-def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
+def test_read_devices_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
     assert read_devices(devices) == DeviceRows([], [])
 
 
@@ -113,11 +113,11 @@ def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
         (None, "None: the task before returned nothing"),
         (5, "an int"),
         (b"[]", "a bytes"),
-        ({"uid": [UID], "name": []}, "not all lists of one length"),
-        ({"uid": [UID], "name": "a"}, "not all lists of one length"),
+        ({"uid": [UID], "name": []}, "not all lists of the same length"),
+        ({"uid": [UID], "name": "a"}, "not all lists of the same length"),
         ("not json", "text that is not JSON"),
         ("[{'uid': 'x'}]", "looks like Python, not JSON"),
-        ('"text"', "JSON text of a text"),
+        ('"text"', "JSON that is only a string"),
         ("null", "None"),
         ("12", "an int"),
         ([UID], "Row 0 of devices is a str, not a mapping"),
@@ -125,13 +125,13 @@ def test_an_empty_list_has_no_rows_and_no_columns(devices: object) -> None:
         ([(UID, "a")], r"columns=\['uid', 'name'\]"),
     ],
 )
-def test_what_is_no_list_of_devices_is_an_error_that_says_how_to_pass_one(devices: object, says: str) -> None:
+def test_read_devices_anything_but_a_list_is_an_error_that_says_how_to_pass_one(devices: object, says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says) as error:
         read_devices(devices)
     assert "Pass a DataFrame" in str(error.value)
 
 
-def test_tuples_must_fit_their_columns() -> None:
+def test_read_devices_tuples_that_do_not_match_columns_are_an_error() -> None:
     with pytest.raises(NexthinkInputError, match="Row 1 of devices has 3 values for the 2 columns uid, name"):
         read_devices([("a", "b"), ("a", "b", "c")], columns=["uid", "name"])
     with pytest.raises(NexthinkInputError, match="columns is for rows that are tuples or lists"):
@@ -140,7 +140,7 @@ def test_tuples_must_fit_their_columns() -> None:
         read_devices(pd.DataFrame({"uid": ["a"], "name": ["b"]}), columns=["uid", "name"])
 
 
-def test_cells_stay_as_they_came() -> None:
+def test_read_devices_cells_are_kept_as_they_came() -> None:
     frame = pd.DataFrame({"uid": [np.nan, 1.5], "name": ["00123", None]}, dtype=object)
     rows = read_devices(frame)
     assert rows.names == ["00123", None]
@@ -152,14 +152,14 @@ CELLS = st.one_of(SINGLE_CELLS, st.lists(st.integers(), max_size=2))
 
 
 @given(st.lists(st.fixed_dictionaries({"uid": SINGLE_CELLS, "name": CELLS})))
-def test_mappings_of_anything_give_one_row_for_each(devices: list[dict[str, Any]]) -> None:
+def test_read_devices_mappings_of_any_cells_give_one_row_each(devices: list[dict[str, Any]]) -> None:
     rows = read_devices(devices)
     assert len(rows) == len(rows.names) == len(devices)
     assert all(cell is row["uid"] for cell, row in zip(rows.uids, devices, strict=True))
 
 
 @given(st.recursive(CELLS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
-def test_anything_at_all_ends_in_rows_or_in_one_clear_error(devices: object) -> None:
+def test_read_devices_any_object_ends_in_rows_or_an_input_error(devices: object) -> None:
     try:
         rows = read_devices(devices)
     except NexthinkInputError as error:

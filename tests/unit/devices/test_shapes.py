@@ -1,4 +1,4 @@
-"""The same devices in every shape that a Dag has: the same rows, names to the letter."""
+"""The same devices in every shape give the same rows, with their names unchanged."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ TEXT_SHAPES: dict[str, Callable[[Pairs], str]] = {
     "JSON Lines": lambda rows: "\n".join(json.dumps(row) for row in mappings(rows)),
 }
 
-# Lines end in many ways, and text cannot hold half of a character.
+# Surrogates cannot be encoded, and NUL is rejected by the plan.
 NAMES = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), st.sampled_from(ODD_NAMES)
 )
@@ -169,13 +169,13 @@ PAIRS = st.lists(st.tuples(st.uuids().map(str), NAMES), max_size=6)
 @given(rows=PAIRS)
 @example(rows=[(UID, name) for name in ODD_NAMES])
 @example(rows=[(UID, "PC-1")])
-def test_the_same_devices_in_every_shape(shape: str, rows: Pairs) -> None:
+def test_read_devices_same_devices_in_every_shape_give_the_same_rows(shape: str, rows: Pairs) -> None:
     read = read_devices(SHAPES[shape](rows))
     assert list(zip(read.uids, read.names, strict=True)) == rows
 
 
 @pytest.mark.parametrize("shape", TEXT_SHAPES)
-def test_odd_names_pasted_as_text(shape: str) -> None:
+def test_read_devices_odd_names_in_text_are_kept(shape: str) -> None:
     rows = [(UID, name) for name in ODD_NAMES]
     read = read_devices(TEXT_SHAPES[shape](rows))
     assert read.names[: len(rows)] == ODD_NAMES
@@ -186,7 +186,7 @@ def test_odd_names_pasted_as_text(shape: str) -> None:
 @pytest.mark.parametrize("as_path", [str, Path])
 @given(rows=PAIRS)
 @example(rows=[(UID, name) for name in ODD_NAMES])
-def test_the_table_that_is_written_can_be_read_again(
+def test_read_devices_written_table_gives_the_same_rows(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, as_path: Callable[[str], Any], rows: Pairs
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"table{suffix}"
@@ -201,7 +201,7 @@ def test_the_table_that_is_written_can_be_read_again(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_csv_as_an_investigation_exports_it(tmp_path: Path, encoding: str) -> None:
+def test_read_devices_csv_of_an_investigation_is_read_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "Investigation 2026.csv"
     text = (
         '"Device name";"Entity";"Device UID"\r\n"Büro; 1";"Zurich, Sales";"' + UID.upper() + '"\r\n"00123";"";"x"\r\n'
@@ -212,7 +212,7 @@ def test_a_csv_as_an_investigation_exports_it(tmp_path: Path, encoding: str) -> 
     )
 
 
-def test_uuids_and_missing_cells_stay_what_they_are() -> None:
+def test_read_devices_uuids_and_missing_cells_are_kept() -> None:
     value = uuid.UUID(UID)
     table = pa.table({"uid": pa.array([value.bytes, None], pa.uuid()), "name": pa.array(["a", None], pa.string())})
     for devices in (
@@ -236,13 +236,13 @@ def test_uuids_and_missing_cells_stay_what_they_are() -> None:
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_one_row_is_one_device(one: Any) -> None:
+def test_read_devices_one_row_is_one_device(one: Any) -> None:
     assert read_devices(one) == DeviceRows([UID], ["PC"], "uid", "name")
     assert read_devices([one]) == DeviceRows([UID], ["PC"], "uid", "name")
 
 
 @pytest.mark.parametrize("one", [(UID, "PC"), [UID, "PC"], (uuid.UUID(UID), "PC"), (None, "PC")])
-def test_one_tuple_with_columns_is_one_device_and_not_two(one: Any) -> None:
+def test_read_devices_one_tuple_with_columns_is_one_device(one: Any) -> None:
     assert read_devices(one, columns=["uid", "name"]) == DeviceRows([one[0]], ["PC"], "uid", "name")
     assert read_devices([one], columns=["uid", "name"]) == DeviceRows([one[0]], ["PC"], "uid", "name")
     two = [(UID, "a"), (UID, "b")]
@@ -250,7 +250,7 @@ def test_one_tuple_with_columns_is_one_device_and_not_two(one: Any) -> None:
     assert read_devices([two, [], [(UID, "c")]], columns=["uid", "name"]).names == ["a", "b", "c"]
 
 
-def test_columns_rename_what_names_its_fields_itself() -> None:
+def test_read_devices_columns_override_the_fields_of_named_tuples() -> None:
     rows = [Row("PC", UID, 1)]
     assert read_devices(rows, columns=["name", "uid", "x"]) == DeviceRows([UID], ["PC"], "uid", "name")
 
@@ -268,21 +268,21 @@ def test_columns_rename_what_names_its_fields_itself() -> None:
         ([[{"uid": UID, "name": "a"}], [{"device.collector.uid": UID, "name": "b"}]], "different kinds of uid"),
         ([[{"uid": UID, "name": "a"}], UID], "text that is not JSON"),
         ("uid,name\nx", "Line 2 of the text in devices has 1 values for the 2 columns"),
-        ("uid,name\nx,a,b", "has 3 values for the 2 columns of its header. A name with a separator"),
-        ('uid,name\nx,"a', "is no CSV"),
+        ("uid,name\nx,a,b", "has 3 values for the 2 columns of its header. A name that contains a separator"),
+        ('uid,name\nx,"a', "is not valid CSV"),
         ("hostname,serial\nx,y", "no column for the uid. Its columns are 'hostname', 'serial'"),
         ("device.uid,device.collector.uid,name\na,b,c", "'device.uid' and 'device.collector.uid'"),
-        ('{"uid": 1}\n{"uid":', "Line 2 of the text in devices is no JSON object"),
-        ("{}\n7", "Line 2 of the text in devices is no JSON object"),
-        ("/no/such/file.csv", "The file /no/such/file.csv is not there"),
-        ("/no/such/file.parquet", "is not there"),
+        ('{"uid": 1}\n{"uid":', "Line 2 of the text in devices is not a JSON object"),
+        ("{}\n7", "Line 2 of the text in devices is not a JSON object"),
+        ("/no/such/file.csv", "The file /no/such/file.csv does not exist"),
+        ("/no/such/file.parquet", "does not exist"),
         (Path("/etc/hosts"), "the path /etc/hosts: its name must end in .csv or .parquet or .jsonl"),
-        ("nosuch://bucket/a.csv", "cannot be opened.*needs the Airflow provider"),
+        ("nosuch://bucket/a.csv", "cannot be opened.*needs its Airflow provider"),
         ("s3://user:secret@bucket/a.csv", r"s3://\*\*\*@bucket/a.csv cannot be opened"),
         ("list.xlsx", "text that is not JSON"),
     ],
 )
-def test_what_is_not_clear_is_an_error(devices: Any, says: str) -> None:
+def test_read_devices_ambiguous_or_malformed_list_is_an_error(devices: Any, says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says) as error:
         read_devices(devices)
     assert "secret" not in str(error.value)
@@ -311,7 +311,7 @@ TWICE = '{"uid": "a", "name": "PC1", "uid": "b"}'
         ("\ufeff" + TWICE, "uid"),
     ],
 )
-def test_json_that_names_a_key_twice_is_an_error(text: str, key: str, tmp_path: Path) -> None:
+def test_read_devices_json_with_a_repeated_key_is_an_error(text: str, key: str, tmp_path: Path) -> None:
     json.loads(text.removeprefix("\ufeff").splitlines()[-1] if "}\n{" in text else text.removeprefix("\ufeff"))
     with pytest.raises(NexthinkInputError, match=rf"names the key '{key}' twice: .*ambiguous"):
         read_devices(text)
@@ -332,14 +332,14 @@ def test_json_that_names_a_key_twice_is_an_error(text: str, key: str, tmp_path: 
         "uid,uid,name\na,b,PC1",
     ],
 )
-def test_one_column_in_two_spellings_is_an_error(devices: Any) -> None:
-    with pytest.raises(NexthinkInputError, match="say with uid_column which one"):
+def test_read_devices_column_in_two_spellings_is_an_error(devices: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="set uid_column to the one"):
         read_devices(devices)
 
 
 @pytest.mark.parametrize("depth", [5, 50, 200, 300, 400, 600, 900, 3000, 100_000])
 @pytest.mark.parametrize("inner", ["", '{"uid": "a", "name": "b"}', '["a", "b"]', "1"])
-def test_lists_within_lists_are_rows_or_one_clear_error(depth: int, inner: str) -> None:
+def test_read_devices_deeply_nested_lists_are_rows_or_an_input_error(depth: int, inner: str) -> None:
     for columns in (None, ["uid", "name"]):
         with suppress(NexthinkInputError):
             assert len(read_devices("[" * depth + inner + "]" * depth, columns=columns)) <= 1
@@ -348,24 +348,26 @@ def test_lists_within_lists_are_rows_or_one_clear_error(depth: int, inner: str) 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", b"", "is empty: it has not even a header"),
+        ("a.csv", b"", "is empty: it does not even have a header"),
         ("a.csv", b"\r\n \r\n", "is empty"),
         ("a.csv", b"uid,name\nx,\xe4\n", "not UTF-8: save it as 'CSV UTF-8'"),
         ("a.csv", b"uid,name\nx,a\n\nx,b,c\n", "Line 4 of the file .*a.csv has 3 values"),
         ("a.csv", b"uid,name\nx," + b"y" * 200_000, "field larger than field limit"),
-        ("a.parquet", b"PAR1 not really", "is no Parquet file, or is damaged"),
-        ("a.parquet", b"", "is no Parquet file"),
-        ("a.jsonl", b'{"uid": "x", "name": "y"}\n[1]\n', "Line 2 of the file .*a.jsonl is no JSON object"),
+        ("a.parquet", b"PAR1 not really", "is not a Parquet file, or is damaged"),
+        ("a.parquet", b"", "is not a Parquet file"),
+        ("a.jsonl", b'{"uid": "x", "name": "y"}\n[1]\n', "Line 2 of the file .*a.jsonl is not a JSON object"),
     ],
 )
-def test_a_damaged_file_is_an_error_with_its_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+def test_read_devices_malformed_file_is_an_error_with_its_line(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(NexthinkInputError, match=says):
         read_devices(str(path))
 
 
-def test_a_file_of_no_rows_is_an_empty_list(tmp_path: Path) -> None:
+def test_read_devices_file_without_rows_is_an_empty_list(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("uid,name\n")
     (tmp_path / "a.jsonl").write_text("")
     assert read_devices("Device UID;Name") == read_devices("uid,name\n\n") == DeviceRows([], [])
@@ -386,18 +388,18 @@ UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012}" for number in range(3)]
         (f'{{"uid": "{UIDS[0]}", "name": "PC\u2028A"}}\n{{"uid": "{UIDS[1]}", "name": "B"}}\n', ["PC\u2028A", "B"]),
     ],
 )
-def test_text_is_cut_where_its_lines_end_and_a_name_keeps_its_letters(text: str, names: list[str]) -> None:
+def test_read_devices_text_is_split_only_at_line_ends(text: str, names: list[str]) -> None:
     rows = read_devices(text)
     assert rows.names == names
     assert rows.uids == UIDS[: len(names)]
 
 
-def test_a_list_of_uids_is_no_device() -> None:
+def test_read_devices_list_of_uids_with_columns_is_an_error() -> None:
     with pytest.raises(NexthinkInputError, match="columns is for rows that are tuples"):
         read_devices(UIDS[:2], columns=["uid", "name"])
 
 
-def test_an_arrow_struct_array_and_a_pandas_group() -> None:
+def test_read_devices_struct_array_is_read_and_groupby_is_an_error() -> None:
     table = pa.table({"uid": UIDS, "name": ["a", "b", "c"]})
     assert read_devices(table.to_struct_array()).names == ["a", "b", "c"]
     with pytest.raises(NexthinkInputError, match="devices|Row"):
