@@ -25,6 +25,9 @@ PATIENCE = 240.0
 # Below those that the system gives to outgoing connections, which might take one before Airflow listens there.
 _PORTS = range(20_000, 32_000)
 
+# Sockets named after the ports that are taken, until this process ends.
+_RESERVATIONS: list[socket.socket] = []
+
 _Value = TypeVar("_Value")
 
 
@@ -135,12 +138,15 @@ def select_nothing(seconds: float) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on: several Airflows may run at once."""
+    """Return ports that nobody listens on, reserved among the test processes: several Airflows may start at once."""
     found: list[int] = []
     while len(found) < count:
         port = random.choice(_PORTS)
+        reservation = socket.socket(socket.AF_UNIX)
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
+            reservation.bind(f"\0nexthink-tests-port-{port}")
+            _RESERVATIONS.append(reservation)
             found.append(port)
     return found
 
@@ -213,6 +219,8 @@ def running_airflow(
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
         # As late a supervisor may notice that its task process has ended; 5 seconds where nothing is said.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # After so many seconds the triggers of a triggerer that is lost are given to another one; by default 30.
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "12",
     }
     env = {**os.environ, **settings, **environment}
     airflow = [sys.executable, "-m", "airflow"]
@@ -239,11 +247,6 @@ def running_airflow(
             with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
                 yield RunningAirflow(home, http, processes, start_component)
         finally:
-            for process in processes.values():
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-            for process in processes.values():
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=20)
+            for process in processes.values():  # asked to end by themselves, they take 10 seconds
                 kill_session(process.pid)
                 process.wait()

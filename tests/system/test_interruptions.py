@@ -21,7 +21,8 @@ from tests.support.running_airflow import RunningAirflow, is_running, parent_of,
 BATCH, CONCURRENCY, DEVICES = 10, 2, 600
 # In flight, handed over and not recorded yet, or recorded and not saved: see docs/reliability.md.
 TWICE_AT_MOST = (CONCURRENCY + 2 * max(CONCURRENCY, 4) + 4) * BATCH
-SENT_UNTIL_SAVED = 10  # requests until the checkpoint is saved again: two a second leave, and it is saved each second
+# Until the checkpoint is saved again; with a heartbeat only after 10 s it would be 20.
+SENT_UNTIL_SAVED = TWICE_AT_MOST // BATCH
 
 DAG_FILE = f"""
 import os
@@ -56,7 +57,7 @@ def make(dag_id, **options):
 
 
 killed = make("killed", retries=1)
-timed_out = make("timed_out", retries=0, execution_timeout=timedelta(seconds=8))
+timed_out = make("timed_out", retries=0, execution_timeout=timedelta(seconds=12))
 marked = make("marked", retries=0)
 orphaned = make("orphaned", retries=0)
 cleared = make("cleared", retries=0)

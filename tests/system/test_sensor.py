@@ -261,7 +261,7 @@ def test_deferred_last_check_fails_leaves_the_table_of_the_one_before(sandbox: S
     rows = devices_of(sandbox, 5)
     sandbox.tenant.never_removed |= {row["uid"] for row in rows}
     sandbox.faults.add(Fault(path="export", kind="status", status=503, skip=1, times=-1))
-    run = delete_and_wait(run_dag, rows, timeout=3.0, deferrable=True)
+    run = delete_and_wait(run_dag, rows, timeout=10, deferrable=True)
     assert run.states == {"delete": "success", "gone": "failed"}
     assert "The last check failed" in run.error
     assert "If an earlier check has succeeded" in run.error

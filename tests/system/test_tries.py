@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -29,6 +30,8 @@ RunDag = Callable[..., Run]
 Devices = list[dict[str, str]]
 
 ONE_RETRY = {"retries": 1, "retry_delay": timedelta(0)}
+# Each Dag has an id of its own: Airflow writes no other version of one within half a minute.
+NUMBERS = itertools.count()
 HALF_AN_HOUR = {"Retry-After": "1800"}
 
 needs_task_state = pytest.mark.skipif(not KEEPS_TASK_STATE, reason="Airflow before 3.3 keeps no state for a task")
@@ -42,7 +45,9 @@ def fleet(sandbox: Sandbox) -> Devices:
 def run_tries(run_dag: RunDag, *tries: Callable[[], Any], retries: int | None = None, **options: Any) -> Run:
     """Run one task, whose function does something else at each try."""
     each = iter(tries)
-    with DAG("tries", default_args={**ONE_RETRY, "retries": len(tries) - 1 if retries is None else retries}) as dag:
+    with DAG(
+        f"tries_{next(NUMBERS)}", default_args={**ONE_RETRY, "retries": len(tries) - 1 if retries is None else retries}
+    ) as dag:
 
         @task.nexthink_delete_devices(task_id="delete", **options)
         def devices() -> Any:
@@ -491,7 +496,7 @@ def test_clearing_a_task_that_succeeded_changes_its_max_tries(
     with create_session() as session:
         ti = session.merge(ti)
         clear_task_instances([ti], session)
-        assert ti.max_tries != before  # to what exactly depends on the Dag's version in the database
+        assert ti.max_tries > before
 
 
 def test_cleared_task_that_succeeded_sends_all_again_and_so_do_its_retries(sandbox: Sandbox, fleet: Devices) -> None:
