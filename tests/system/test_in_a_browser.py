@@ -153,7 +153,7 @@ def test_devices_are_deleted_by_a_form(
     form.get_by_text("Devices, pasted").scroll_into_view_if_needed()
     picture("on-demand-form")
     form.get_by_role("button", name="Trigger").click()
-    run = until(lambda: airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0], "the run")
+    run = until(lambda: next(iter(airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"]), None), "the run")
     page.goto(f"/dags/{ON_DEMAND}/runs/{run['dag_run_id']}")
     assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
     page.get_by_role("heading").get_by_text("Success").or_(page.get_by_text("Success")).nth(2).wait_for()
