@@ -96,7 +96,7 @@ def pasted(devices: list[Device]) -> str:
     return text.getvalue()
 
 
-def dataframe_library(page: Page) -> FrameLocator:
+def plugin_frame(page: Page) -> FrameLocator:
     return page.frame_locator("iframe[title='Nexthink deletions']")
 
 
@@ -153,7 +153,7 @@ def test_devices_are_deleted_by_a_form(
     form.get_by_text("Devices, pasted").scroll_into_view_if_needed()
     picture("on-demand-form")
     form.get_by_role("button", name="Trigger").click()
-    run = until(lambda: airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0], "the run")
+    run = until(lambda: next(iter(airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"]), None), "the run")
     page.goto(f"/dags/{ON_DEMAND}/runs/{run['dag_run_id']}")
     assert airflow.wait(ON_DEMAND, run["dag_run_id"]) == "success"
     page.get_by_role("heading").get_by_text("Success").or_(page.get_by_text("Success")).nth(2).wait_for()
@@ -168,8 +168,8 @@ def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tena
     assert links["Docs: Data Management API"] == "https://docs.nexthink.com/api/data-management"
     page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices/details")
     page.get_by_role("link", name="Outcome of each device").click()
-    dataframe_library(page).get_by_role("heading", name="delete_devices").wait_for()
-    dataframe_library(page).get_by_text("42 rows").wait_for()
+    plugin_frame(page).get_by_role("heading", name="delete_devices").wait_for()
+    plugin_frame(page).get_by_text("42 rows").wait_for()
     assert page.get_by_role("link", name="Nexthink tenant").count() == 0
 
 
@@ -177,7 +177,7 @@ def test_a_device_is_found_in_the_outcome(
     page: Page, tenant: Sandbox, tmp_path: Path, picture: Callable[[str], None]
 ) -> None:
     page.goto("/plugin/nexthink-deletions")
-    frame = dataframe_library(page)
+    frame = plugin_frame(page)
     frame.locator("tbody tr").first.get_by_role("link").click()
     frame.get_by_text("42 rows").wait_for()
     picture("outcome")
@@ -225,7 +225,7 @@ def test_the_runs_are_shown_in_a_chart(
     page.goto("/")
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Nexthink deletions").click()
-    frame = dataframe_library(page)
+    frame = plugin_frame(page)
     bars = frame.get_by_role("group", name="Devices of each run, by status").get_by_role("link")
     expect(bars).to_have_count(9)  # with the plan, and what was approved
     expect(frame.locator("tbody tr")).to_have_count(9)

@@ -298,7 +298,7 @@ CREDENTIAL, INACTIVE, SCOPE, POLICY = "client secret", "not active", "scope 'ser
 def test_get_token_refused_says_why_and_blames_the_secret_only_for_that(
     tenant: Tenant, transport: Transport, status: int, body: dict[str, str], said: str, hint: str
 ) -> None:
-    tenant.sign_ins = [httpx.Response(status, json=body, headers={"location": "https://other.example"})]
+    tenant.token_responses = [httpx.Response(status, json=body, headers={"location": "https://other.example"})]
     error = refusal(transport)
 
     assert type(error) is NexthinkAuthenticationError
@@ -310,7 +310,7 @@ def test_get_token_refused_says_why_and_blames_the_secret_only_for_that(
 
 @pytest.mark.parametrize("status", [403, 407])
 def test_get_token_refused_by_a_proxys_page_names_the_proxy(tenant: Tenant, transport: Transport, status: int) -> None:
-    tenant.sign_ins = [httpx.Response(status, html="<html>Blocked</html>")]
+    tenant.token_responses = [httpx.Response(status, html="<html>Blocked</html>")]
     error = refusal(transport)
 
     assert type(error) is NexthinkProxyError
@@ -333,7 +333,7 @@ def test_get_token_refused_by_a_proxys_page_names_the_proxy(tenant: Tenant, tran
 def test_get_token_refused_with_an_odd_body_is_still_an_error_of_ours(
     tenant: Tenant, transport: Transport, body: bytes
 ) -> None:
-    tenant.sign_ins = [httpx.Response(401, content=body)]
+    tenant.token_responses = [httpx.Response(401, content=body)]
     assert type(refusal(transport)) is NexthinkAuthenticationError
 
 
@@ -348,7 +348,7 @@ def test_get_token_refused_with_an_odd_body_is_still_an_error_of_ours(
     ],
 )
 def test_get_token_blanks_and_bom_around_it_are_stripped(tenant: Tenant, transport: Transport, body: str) -> None:
-    tenant.sign_ins = [httpx.Response(200, content=body.encode())]
+    tenant.token_responses = [httpx.Response(200, content=body.encode())]
     transport.send_once("GET", "/x")
     assert tenant.bearers == ["made-up-token"]
 

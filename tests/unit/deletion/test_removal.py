@@ -79,7 +79,7 @@ def test_removal_check_table_keeps_devices_that_are_not_awaited() -> None:
 
 @pytest.mark.parametrize("word", ["DELETED", 7, ["SCHEDULED"]])
 def test_removal_check_unknown_status_is_an_error(word: Any) -> None:
-    with pytest.raises(NexthinkInputError, match="no status of an outcome table"):
+    with pytest.raises(NexthinkInputError, match="not a status of an outcome table"):
         check([row(1, "SCHEDULED"), {**row(2, "SCHEDULED"), "status": word}])
 
 
