@@ -32,7 +32,7 @@ test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
 bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 20 minutes).
 	$(BIN)/python -m tests.benchmarks
 
-test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB and Redis.
+test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB, Redis and squid.
 	$(BIN)/python -m pytest $(SPREAD) -m service
 
 test-browser: $(READY) ## Run the tests that use Airflow's pages in Chromium.

@@ -329,13 +329,12 @@ class _InnerTls(httpcore.NetworkStream):
         """Do a step of TLS, with as much as it needs from the other side."""
         while True:
             try:
-                done = step()
+                return step()
             except ssl.SSLWantReadError:
-                done = None
-            if self._outgoing.pending:
-                self._outer.write(self._outgoing.read(), timeout)
-            if done is not None:
-                return done
+                pass
+            finally:
+                if self._outgoing.pending:
+                    self._outer.write(self._outgoing.read(), timeout)
             if not (data := self._outer.read(_WRITE_BYTES, timeout)):
                 raise httpcore.ReadError("the proxy closed the connection")
             self._incoming.write(data)

@@ -149,7 +149,7 @@ def no_response(
             whose = f"the proxy {proxy}" if tls_with_proxy else host
             code, reason = getattr(cause, "verify_code", 0), getattr(cause, "verify_message", str(cause))
             hint = next((hint for codes, hint in _CERTIFICATE_HINTS.items() if code in codes), _ANY_CERTIFICATE)
-            return NexthinkSettingsError(f"The certificate of {whose} is not accepted: {reason}. {hint}")
+            return NexthinkSettingsError(f"The certificate of {whose} is not accepted: {reason.rstrip('.')}. {hint}")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return NexthinkSettingsError(f"The request to {host} could not be made: {type(error).__name__}.")
     reason = _reason(error, scrub)

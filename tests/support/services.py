@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import URL
 
+from tests.support.squid import Squid, can_inspect, running_squid
+
 POSTGRES = os.environ.get("NEXTHINK_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 MARIADB = os.environ.get("NEXTHINK_TEST_MARIADB", "mysql://root@127.0.0.1:3306")
 REDIS = os.environ.get("NEXTHINK_TEST_REDIS", "redis://127.0.0.1:6379/0")
@@ -121,6 +123,15 @@ def redis_keys() -> Iterator[str]:
                 server.delete(key)
 
 
+@contextmanager
+def squid() -> Iterator[Squid]:
+    """Give a squid, a proxy, that runs for the test."""
+    if not can_inspect():
+        _fail_or_skip("there is no squid that inspects TLS (Debian package squid-openssl)")
+    with running_squid() as running:
+        yield running
+
+
 def _name() -> str:
     return f"nexthink_test_{uuid.uuid4().hex[:12]}"
 
@@ -128,6 +139,10 @@ def _name() -> str:
 def _missing(service: str, variable: str, address: str, error: Exception) -> None:
     where = urlsplit(address)
     reason = f"{service} is not there at {where.hostname}:{where.port} (set {variable}): {type(error).__name__}"
+    _fail_or_skip(reason)
+
+
+def _fail_or_skip(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
