@@ -16,6 +16,7 @@ from itertools import pairwise
 from math import ceil
 from typing import Any
 
+from airflow_provider_nexthink.deletion.options import read_whole_number
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import COLUMNS, Status
 from airflow_provider_nexthink.version_compat import max_map_length
@@ -24,7 +25,7 @@ NO_TABLE = "its task left no outcome table, so what was sent is unknown: see the
 
 
 def split_plan(
-    plan: Mapping[str, list[Any]], chunk_size: int, *, max_chunks: int | None = None
+    plan: Mapping[str, list[Any]], chunk_size: int | str, *, max_chunks: int | str | None = None
 ) -> list[dict[str, list[str]]]:
     """Split the planned devices into chunks of about the same size, in order.
 
@@ -39,10 +40,13 @@ def split_plan(
     """
     _check_table("The plan", plan)
     most = max_map_length() if max_chunks is None else max_chunks
-    if chunk_size < 1 or most < 1:
-        raise NexthinkInputError(f"chunk_size is {chunk_size} and max_chunks is {most}: each takes 1 or more.")
+    size, count = read_whole_number(chunk_size), read_whole_number(most)
+    if size is None or count is None or size < 1 or count < 1:
+        raise NexthinkInputError(
+            f"chunk_size is {chunk_size!r} and max_chunks is {most!r}: each takes a whole number, 1 or more."
+        )
     planned = [at for at, status in enumerate(plan["status"]) if status == Status.PLANNED]
-    count = min(ceil(len(planned) / chunk_size), most)
+    count = min(ceil(len(planned) / size), count)
     cuts = [len(planned) * number // count for number in range(count + 1)] if count else []
     return [
         {column: [plan[column][at] for at in planned[start:end]] for column in ("uid", "name")}
@@ -115,8 +119,11 @@ def split_by_plan(
 
 
 def _check_table(what: str, table: object) -> None:
-    if not isinstance(table, Mapping) or not table.keys() >= set(COLUMNS):
-        raise NexthinkInputError(
-            f"{what} is a {type(table).__name__}, and not an outcome table by columns. Set return_format='columns' on "
-            "the operator that made it."
-        )
+    if isinstance(table, Mapping) and table.keys() >= set(COLUMNS):
+        columns = [table[column] for column in COLUMNS]
+        if all(isinstance(cells, list) for cells in columns) and len(set(map(len, columns))) == 1:
+            return
+    raise NexthinkInputError(
+        f"{what} is a {type(table).__name__}, and not an outcome table by columns, lists of the same length. Set "
+        "return_format='columns' on the operator that made it."
+    )

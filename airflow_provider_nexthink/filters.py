@@ -16,9 +16,10 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import date, datetime, timedelta
-from numbers import Real
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
+from airflow_provider_nexthink.deletion.options import read_number
 from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, Column, find_column, uid_kind
 from airflow_provider_nexthink.devices.frames import filter_table, is_arrow, is_table, load_reader
 from airflow_provider_nexthink.devices.identity import canonical_uid, is_missing, normalize_name
@@ -65,7 +66,7 @@ class ByName(NamedTuple, Generic[Devices]):
 
 
 def not_seen_for(
-    devices: Devices, days: float, *, age_column: str | None = None, now: datetime | None = None
+    devices: Devices, days: float | Decimal, *, age_column: str | None = None, now: datetime | None = None
 ) -> ByAge[Devices]:
     """Split devices into those not seen for a number of days, those seen more recently, and those of unknown age.
 
@@ -78,11 +79,12 @@ def not_seen_for(
     :raises NexthinkInputError: if the column is missing, ``days`` is not a number of days, a time has no time zone, or
         there are times but no ``now``.
     """
-    if isinstance(days, bool) or not isinstance(days, Real) or not 0 <= float(days) < math.inf:
+    number = math.nan if isinstance(days, str) else read_number(days)
+    if not 0 <= number <= timedelta.max.days:
         raise NexthinkInputError(f"days is {days!r}: it takes a number of days, 0 or more.")
 
     devices = _reread(devices)
-    limit = timedelta(days=float(days))
+    limit = timedelta(days=number)
     groups = [
         "unknown" if age is None else "stale" if age >= limit else "recent"
         for age in _count_back(_ages(devices, age_column), now)
@@ -180,7 +182,7 @@ def _reread(devices: Any) -> Any:
 def _find(devices: object, what: Literal["uid", "name"], column: str | None = None) -> Column:
     """Find the column with the uid or the name, which must have one value in each row."""
     found = find_column(devices, what, column, _KEYS[what][1])
-    check_single_values(found.cells, what)
+    check_single_values(found.cells, what, "the list")
     return found
 
 

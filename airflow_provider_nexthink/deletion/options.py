@@ -89,7 +89,12 @@ class DeletionOptions:
 
 
 def check_column(option: str, value: object) -> str | None:
-    """Return the name of a column, or None to find it."""
+    """Return the name of a column, or None to find it.
+
+    :param option: its name, for the error.
+    :param value: what was given.
+    :raises NexthinkInputError: if it is neither text nor None.
+    """
     if value is None or value == "None":
         return None
     if isinstance(value, str) and value.strip():
@@ -98,17 +103,29 @@ def check_column(option: str, value: object) -> str | None:
 
 
 def check_columns(value: object) -> tuple[str, ...] | None:
-    """Return the names of all columns, or None if the rows name them."""
+    """Return the names of all columns, or None if the rows name them.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a list of names.
+    """
     return None if value is None else _texts("columns", value, "the names of the columns")
 
 
 def check_exclude(value: object) -> tuple[str, ...]:
-    """Return the exclusions; an empty one is an error, since it could never match."""
+    """Return the exclusions; an empty one is an error, since it could never match.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a list of text, or has a blank entry.
+    """
     return _texts("exclude", value, "globs on the name and uids")
 
 
 def check_fail_on(value: object) -> frozenset[Status]:
-    """Return the statuses that fail a run."""
+    """Return the statuses that fail a run.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a list of statuses.
+    """
     words = _texts("fail_on", value, "statuses")
     unknown = [word for word in words if word not in Status.__members__]
     if unknown:
@@ -117,37 +134,54 @@ def check_fail_on(value: object) -> frozenset[Status]:
 
 
 def check_max_devices(value: object) -> int | None:
-    """Return the limit; None for no limit. The text "None" is an error: it is a template without a value."""
+    """Return the limit; None for no limit. The text "None" is an error: it is a template without a value.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a whole number, 0 or more.
+    """
     if value is None:
         return None
-    number = _whole_number(value)
+    number = read_whole_number(value)
     if number is None or number < 0:
         raise NexthinkInputError(f"max_devices is {value!r}: it takes a whole number, or None for no limit.")
     return number
 
 
 def check_max_share(value: object) -> float | None:
-    """Return the share; None for no limit."""
+    """Return the share; None for no limit.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not above 0 and up to 1.
+    """
     if value is None:
         return None
-    share = _number(value)
+    share = read_number(value)
     if not 0 < share <= 1:
         raise NexthinkInputError(f"max_share is {value!r}: it takes a number above 0 up to 1, such as 0.05 for 5 %.")
     return share
 
 
 def check_fleet_size(value: object) -> int | None:
-    """Return the size of the fleet, or None."""
+    """Return the size of the fleet, or None.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a whole number, 1 or more.
+    """
     if value is None:
         return None
-    number = _whole_number(value)
+    number = read_whole_number(value)
     if number is None or number < 1:
         raise NexthinkInputError(f"fleet_size is {value!r}: it takes the number of devices in the fleet, 1 or more.")
     return number
 
 
 def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
-    """Refuse either of the two without the other, since it could not take effect."""
+    """Refuse either of the two without the other, since it could not take effect.
+
+    :param max_share: the share, or None.
+    :param fleet_size: the size of the fleet, or None.
+    :raises NexthinkInputError: if only one of them is given.
+    """
     if max_share is not None and fleet_size is None:
         raise NexthinkInputError("max_share needs fleet_size: a share of how many devices?")
     if fleet_size is not None and max_share is None:
@@ -155,10 +189,14 @@ def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
 
 
 def check_requests_per_second(value: object) -> float | None:
-    """Return how many requests may start per second; None for no limit."""
+    """Return how many requests may start per second; None for no limit.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a number above 0.
+    """
     if value is None:
         return None
-    number = _number(value)
+    number = read_number(value)
     if not 0 < number < inf:
         raise NexthinkInputError(
             f"requests_per_second is {value!r}: it takes a number above 0, such as 2 or 0.5, or None for no limit."
@@ -167,7 +205,11 @@ def check_requests_per_second(value: object) -> float | None:
 
 
 def check_results_path(value: object) -> str | None:
-    """Return the path to write the outcome table to, or None."""
+    """Return the path to write the outcome table to, or None.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not the path of a file of a known format.
+    """
     if value is None:
         return None
     if isinstance(value, str) and PurePosixPath(value).suffix.lower() in RESULTS_SUFFIXES:
@@ -178,7 +220,11 @@ def check_results_path(value: object) -> str | None:
 
 
 def check_dry_run(value: object) -> bool:
-    """Return whether to plan only. Text is read strictly: anything but yes or no is an error."""
+    """Return whether to plan only. Text is read strictly: anything but yes or no is an error.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is neither.
+    """
     value = _unboxed(value)
     if isinstance(value, bool):
         return value
@@ -190,22 +236,39 @@ def check_dry_run(value: object) -> bool:
 
 
 def check_number(option: str, value: object, maximum: int) -> int:
-    """Return a whole number from 1 to ``maximum``."""
-    number = _whole_number(value)
+    """Return a whole number from 1 to ``maximum``.
+
+    :param option: its name, for the error.
+    :param value: what was given.
+    :param maximum: the largest number allowed.
+    :raises NexthinkInputError: if it is not such a number.
+    """
+    number = read_whole_number(value)
     if number is None or not 1 <= number <= maximum:
         raise NexthinkInputError(f"{option} is {value!r}: it takes a whole number from 1 to {maximum}.")
     return number
 
 
 def check_text(option: str, value: object) -> str:
-    """Return text that is not blank."""
+    """Return text that is not blank.
+
+    :param option: its name, for the error.
+    :param value: what was given.
+    :raises NexthinkInputError: if it is blank, or not text.
+    """
     if not isinstance(value, str) or not value.strip():
         raise NexthinkInputError(f"{option} is {value!r}: it takes text.")
     return value
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> str:
-    """Return one of a few words."""
+    """Return one of a few words.
+
+    :param option: its name, for the error.
+    :param value: what was given.
+    :param choices: the allowed words.
+    :raises NexthinkInputError: if it is none of them.
+    """
     if value not in choices:
         raise NexthinkInputError(f"{option} is {value!r}: it takes one of {', '.join(map(repr, choices))}.")
     return str(value)
@@ -227,8 +290,11 @@ CHECKS: dict[str, Callable[[object], Any]] = {
 """What checks each option of ``DeletionOptions``."""
 
 
-def _number(value: object) -> float:
-    """Read a number of any kind, also from text; NaN if it is not a number."""
+def read_number(value: object) -> float:
+    """Return a number of any kind, also from text, as a float; NaN if it is not a number.
+
+    :param value: what was given.
+    """
     value = _unboxed(value)
     if isinstance(value, bool):
         return nan
@@ -238,8 +304,11 @@ def _number(value: object) -> float:
     return nan
 
 
-def _whole_number(value: object) -> int | None:
-    """Read a whole number of any kind, also from text; None if it is not one."""
+def read_whole_number(value: object) -> int | None:
+    """Return a whole number of any kind, also from text; None if it is not one.
+
+    :param value: what was given.
+    """
     value = _unboxed(value)
     if isinstance(value, bool):
         return None

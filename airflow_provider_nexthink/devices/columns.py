@@ -39,7 +39,7 @@ def find_column(rows: Any, what: str, column: str | None, known: Collection[str]
     rows = load_reader(rows)
     if is_table(rows):
         labels, cells = table_columns(rows)
-        return _column(labels, cells, what, column, known) if labels else Column(None, [])
+        return _column(labels, cells, what, column, known) if labels or len(rows) else Column(None, [])
     if (values := as_list(rows)) is None:
         raise NexthinkInputError(
             f"This is {type_name(rows)}, where a list is needed: a DataFrame, a list of mappings, or a list "

@@ -61,11 +61,12 @@ def is_container(cell: object) -> bool:
     return (isinstance(cell, Iterable) or bool(loader_hint(cell))) and not isinstance(cell, _TEXT)
 
 
-def check_single_values(cells: list[Any], what: str) -> None:
+def check_single_values(cells: list[Any], what: str, owner: str = "devices") -> None:
     """Check that a column has one value in each row: a list in one cell would count as a single device.
 
     :param cells: the cells of the column.
     :param what: what the column holds, for the error.
+    :param owner: the name of the list, for the error.
     :raises NexthinkInputError: if a row has a list, a mapping, an array, a frame or the like.
     """
     if set(map(type, cells)) <= _SINGLE:
@@ -73,7 +74,7 @@ def check_single_values(cells: list[Any], what: str) -> None:
     for number, cell in enumerate(cells):
         if is_container(cell):
             raise NexthinkInputError(
-                f"Row {number} of devices has {type_name(cell)} as its {what}, and not one value.{loader_hint(cell)} "
+                f"Row {number} of {owner} has {type_name(cell)} as its {what}, and not one value.{loader_hint(cell)} "
                 f"Give each device a row of its own. {HINT}"
             )
 

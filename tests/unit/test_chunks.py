@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,10 +113,43 @@ def test_chunks_table_in_another_form_is_an_error_with_a_hint(table: Any) -> Non
         join_tables(outcome(ROWS, Status.PLANNED), [table])
 
 
-@pytest.mark.parametrize(("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5)])
-def test_split_plan_size_below_one_is_an_error(chunk_size: int, max_chunks: int) -> None:
-    with pytest.raises(NexthinkInputError, match="each takes 1 or more"):
+@pytest.mark.parametrize(
+    ("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5), (1.5, 1), ("many", 1), (1, True), (None, 1)]
+)
+def test_split_plan_size_below_one_is_an_error(chunk_size: Any, max_chunks: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="each takes a whole number, 1 or more"):
         split_plan(outcome(ROWS, Status.PLANNED), chunk_size, max_chunks=max_chunks)
+
+
+@pytest.mark.parametrize("size", [2.0, Decimal(2), "2", "2.0", np.int64(2), np.float32(2)])
+def test_split_plan_size_of_every_kind_of_number_is_read(size: Any) -> None:
+    plan = outcome(ROWS, Status.PLANNED)
+    assert [len(chunk["uid"]) for chunk in split_plan(plan, size)] == [1, 2, 2]
+    assert [len(chunk["uid"]) for chunk in split_plan(plan, 1, max_chunks=size)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        lambda cells: dict(enumerate(cells)),
+        iter,
+        set,
+        lambda cells: cells[1:],
+        lambda cells: "".join(map(str, cells)),
+    ],
+)
+@pytest.mark.parametrize("column", ["uid", "status"])
+def test_chunks_columns_that_are_not_lists_of_one_length_are_an_error(columns: Any, column: str) -> None:
+    plan = outcome(ROWS, Status.PLANNED)
+    broken = {**plan, column: columns(plan[column])}
+    for call in (
+        lambda: split_plan(broken, 10),
+        lambda: join_tables(broken, []),
+        lambda: join_tables(plan, [broken]),
+        lambda: split_by_plan(plan, broken),
+    ):
+        with pytest.raises(NexthinkInputError, match=r"return_format='columns'"):
+            call()
 
 
 def test_split_by_plan_separates_planned_devices_from_others() -> None:

@@ -48,6 +48,11 @@ def test_not_seen_for_age_at_or_above_the_limit_is_stale() -> None:
     assert age.unknown == []
 
 
+@pytest.mark.parametrize("days", [90, 90.0, Decimal(90), np.int64(90), np.float32(90)])
+def test_not_seen_for_days_of_every_kind_of_number_are_read(days: Any) -> None:
+    assert ages_of(not_seen_for(aged(89, 90), days).stale) == [90]
+
+
 @pytest.mark.parametrize(
     "unknown",
     [
@@ -107,6 +112,9 @@ def test_not_seen_for_times_count_back_from_now() -> None:
         (aged(1), {"days": True}, "days is True"),
         (aged(1), {"days": "90"}, "days is '90'"),
         (aged(1), {"days": math.nan}, "days is nan"),
+        (aged(1), {"days": Decimal("sNaN")}, "days is Decimal"),
+        (aged(1), {"days": Decimal(-1)}, "days is Decimal"),
+        (aged(1), {"days": 1e12}, "days is 1000000000000.0"),
     ],
 )
 def test_not_seen_for_ambiguous_age_is_an_error(rows: list[dict[str, Any]], options: dict[str, Any], says: str) -> None:

@@ -218,6 +218,17 @@ def test_anti_join_iterator_without_rows_is_an_error(used_up: Any) -> None:
         anti_join(ROWS, used_up)
 
 
+def test_anti_join_frame_with_rows_but_no_columns_is_an_error() -> None:
+    for others in (pd.DataFrame(COLUMNS).set_index("uid")[[]], pa.table(COLUMNS).select([])):
+        with pytest.raises(NexthinkInputError, match="no column for the uid"):
+            anti_join(ROWS, others)
+
+
+def test_filters_list_in_a_cell_of_the_other_list_is_an_error_that_names_it() -> None:
+    with pytest.raises(NexthinkInputError, match="Row 1 of the list has a list as its uid"):
+        anti_join(ROWS, [{"uid": UIDS[0]}, {"uid": UIDS}])
+
+
 WHOLE_LISTS: dict[str, Any] = {
     "columns": [COLUMNS],
     "columns, twice": [COLUMNS, COLUMNS],

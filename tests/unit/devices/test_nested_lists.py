@@ -154,11 +154,11 @@ ORDERED: list[Callable[[list[str]], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("uids", ORDERED)
-@pytest.mark.parametrize("names", ORDERED)
-def test_read_devices_columns_of_every_ordered_collection_give_every_row(uids: Any, names: Any) -> None:
-    assert read_devices({"uid": uids(UIDS), "name": names(NAMES)}) == EXPECTED
-    assert read_devices([{"uid": uids(UIDS), "name": names(NAMES)}]) == EXPECTED
+@pytest.mark.parametrize("collection", ORDERED)
+def test_read_devices_columns_of_every_ordered_collection_give_every_row(collection: Any) -> None:
+    for other in (list, iter, pd.Series, collection):
+        assert read_devices({"uid": collection(UIDS), "name": other(NAMES)}) == EXPECTED
+        assert read_devices([{"uid": other(UIDS), "name": collection(NAMES)}]) == EXPECTED
 
 
 CONTAINERS = st.sampled_from(
