@@ -205,11 +205,12 @@ def _is_cell(value: object) -> bool:
     return isinstance(value, str | bytes | Number)
 
 
-def _as_list_of_devices(value: Any) -> list[Any]:
-    """Return the value of a task as a list of rows: it may be one row, a table, or None."""
+def _as_list_of_devices(value: Any) -> Any:
+    """Return the value of a task as a list of rows, or as the table that it is: it may be one row, or None."""
     if value is None:
         return []
-    return value if isinstance(value, list) and not any(map(_is_cell, value[:1])) else [value]
+    is_row = isinstance(value, Mapping | tuple) or (isinstance(value, list) and any(map(_is_cell, value[:1])))
+    return [value] if is_row else value
 
 
 class DevicesMixin(_Operator):

@@ -84,6 +84,8 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "a list, then rows": lambda found, rows, **_: [found("lists", 0), *rows[2:]],
     "a row, a list, a row": lambda found, rows, **_: [rows[0], found("middle"), rows[3]],
     "rows, then a frame": lambda found, rows, **_: [*rows[:2], found("frames", 1)],
+    "a frame, then rows": lambda found, rows, **_: [found("frames", 0), *rows[2:]],
+    "columns, then rows": lambda found, rows, **_: [found("columns", 0), *rows[2:]],
     "rows, then columns": lambda found, rows, **_: [*rows[:2], found("columns", 1)],
     "single rows": lambda found, rows, **_: [found("row", 0), rows[1], found("row", 2), found("row", 3)],
     "a list and mapped rows": lambda found, mapped, **_: [found("lists", 0), mapped("row", [2, 3])],
