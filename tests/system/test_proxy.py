@@ -18,7 +18,7 @@ from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import NexthinkProxyError, NexthinkSettingsError, NexthinkTokenError
-from tests.services import squid as running
+from tests.support.services import squid as running
 from tests.support.squid import Squid
 from tests.support.tls import make_authority, server_context
 
