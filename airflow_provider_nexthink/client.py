@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
 from airflow_provider_nexthink.api import data_management, nql
 from airflow_provider_nexthink.api.http import Transport, untraced
 from airflow_provider_nexthink.api.nql import Compression, NqlRows
+from airflow_provider_nexthink.api.result_file import ResultLimits
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
 from airflow_provider_nexthink.clock import Clock
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
 
-__all__ = ["DeletionObserver", "DeletionResult", "NexthinkClient", "NexthinkSettings", "NqlRows"]
+__all__ = ["DeletionObserver", "DeletionResult", "NexthinkClient", "NexthinkSettings", "NqlRows", "ResultLimits"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class NexthinkClient:
     :param on_secret: called by any thread with every value that must not show in a log, as soon as it is known.
     :param traced: what each request is sent within, once it is made; may add headers to it.
     :param open_file: opens the path of a device list for reading bytes; by default fsspec does.
+    :param result_limits: how large the result file of an export may be; by default larger than that of any fleet of a
+        million.
     :param max_attempts: how often one request is sent at most, but for those of ``delete_devices``, which has a rule of
         its own; 1 for a caller that retries by itself.
     :param clock: time and chance.
@@ -67,6 +70,7 @@ class NexthinkClient:
         on_secret: Callable[[str], None] = lambda _: None,
         traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
         open_file: Callable[[str], BinaryIO] | None = None,
+        result_limits: ResultLimits | None = None,
         max_attempts: int = MAX_ATTEMPTS,
         clock: Clock | None = None,
     ) -> None:
@@ -74,6 +78,7 @@ class NexthinkClient:
         self.deletion: Deletion | None = None
         """What ``delete_devices`` has planned last: after an interruption, its result is still there."""
         self._open_file = open_file
+        self._result_limits = result_limits
         self.clock = clock or Clock()
         self._is_stopped = False  # no Event: its lock could be held where a signal handler calls stop()
         self._transport = Transport(
@@ -267,7 +272,7 @@ class NexthinkClient:
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
-        rows = nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated)
+        rows = nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated, limits=self._result_limits)
         if rows.truncated:
             log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
         return rows

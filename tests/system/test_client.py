@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from airflow_provider_nexthink.api.settings import NexthinkSettings
-from airflow_provider_nexthink.client import DeletionObserver, DeletionResult, NexthinkClient
+from airflow_provider_nexthink.client import DeletionObserver, DeletionResult, NexthinkClient, ResultLimits
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
     NexthinkAuthenticationError,
+    NexthinkExportError,
     NexthinkGuardError,
     NexthinkNotFoundError,
     NexthinkStoppedError,
@@ -146,6 +147,16 @@ def test_check_permissions_with_a_wrong_secret_raises(sandbox: Sandbox) -> None:
     wrong = settings_of(sandbox, client_secret="wrong")
     with NexthinkClient(wrong) as client, pytest.raises(NexthinkAuthenticationError):
         client.check_permissions()
+
+
+def test_export_nql_larger_than_the_result_limits_is_an_error(sandbox: Sandbox) -> None:
+    narrow = ResultLimits(rows=100)
+    with (
+        NexthinkClient(settings_of(sandbox), result_limits=narrow) as client,
+        pytest.raises(NexthinkExportError) as caught,
+    ):
+        client.export_nql("#stale_devices", poll_interval=0.01)
+    assert "more than 100 rows" in str(caught.value)
 
 
 def test_request_calls_any_other_api(sandbox: Sandbox, client: NexthinkClient) -> None:
