@@ -147,7 +147,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: parquet_bytes(TABLE).replace(b"/////", b"AAAAA"),
         "not a Parquet file, or is damaged",
     ),
-    "metadata of pandas that is no JSON": (
+    "pandas metadata that is not JSON": (
         lambda: parquet_bytes(TABLE.replace_schema_metadata({"pandas": "{no JSON"})),
         "",
     ),
