@@ -25,6 +25,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInvalidRequestError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkProxyError,
     NexthinkRateLimitError,
     NexthinkRequestError,
     NexthinkRetryableError,
@@ -341,3 +342,42 @@ def test_a_request_that_cannot_be_made_does_not_show_its_headers(kind: type[http
     assert type(found) is NexthinkSettingsError
     assert kind.__name__ in str(found)
     assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["1", "5"], 5),
+        (["5", "1"], 5),
+        (["1, 5"], 5),
+        (["soon", "7"], 7),
+        ([format_datetime(NOW + timedelta(seconds=60), usegmt=True), "5"], 60),
+        (["5", (NOW + timedelta(seconds=60)).isoformat()], 60),
+        (["", "soon"], None),
+        (["5", format_datetime(NOW - timedelta(seconds=60), usegmt=True)], 5),
+    ],
+)
+def test_retry_after_given_twice_the_longer_holds(values: list[str], seconds: float | None) -> None:
+    found = error(429, headers=[("retry-after", value) for value in values])
+    assert found.retry_after == seconds
+
+
+@pytest.mark.parametrize(("status", "body"), [(403, b" \n<html>Blocked</html>"), (407, b""), (407, b"{}")])
+@pytest.mark.parametrize("proxy", [None, "http://proxy.example:3128"])
+def test_to_error_page_of_a_proxy_names_it_and_no_permission(status: int, body: bytes, proxy: str | None) -> None:
+    response = httpx.Response(status, content=body, request=httpx.Request("POST", URL))
+    found = to_error(response, now=NOW, hints={403: "Tick the permission"}, proxy=proxy)
+
+    assert type(found) is NexthinkProxyError
+    assert (proxy or "a proxy or gateway") in str(found)
+    assert "permission" not in str(found)
+
+
+@pytest.mark.parametrize("code", [2, 9, 10, 18, 19, 20, 21, 62, 64, 79, 92, 0])
+def test_no_response_certificate_refused_has_openssls_reason(code: int) -> None:
+    cause = ssl.SSLCertVerificationError(1, "x")
+    cause.verify_code, cause.verify_message = code, "in OpenSSL's words."
+    found = told(chained(httpx.ConnectError("x"), cause, by_cause=True))
+
+    assert type(found) is NexthinkSettingsError
+    assert "certificate of https://acme.api.eu.nexthink.cloud is not accepted: in OpenSSL's words. " in str(found)

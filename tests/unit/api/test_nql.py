@@ -31,6 +31,7 @@ from airflow_provider_nexthink.api.nql import (
     wait_for_export,
 )
 from airflow_provider_nexthink.api.query import check_query_id
+from airflow_provider_nexthink.api.result_file import ResultLimits
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
@@ -39,6 +40,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInputError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkResultLimitError,
     NexthinkRetryableError,
     NexthinkTruncatedError,
 )
@@ -527,3 +529,31 @@ def test_a_file_that_its_store_calls_gzip_loses_no_rows_in_silence(nexthink: Nex
     ]
     with pytest.raises(NexthinkExportError, match="it ends too early"):
         fetch_export(transport, "e-1")
+
+
+@pytest.mark.parametrize("body", [b'{"message": "Access denied"}', b"<html>\n<p>\n</html>\n", b"", b"Access Denied\n"])
+def test_fetch_export_of_an_error_page_is_an_error_and_never_zero_rows(
+    nexthink: Nexthink, transport: Transport, body: bytes
+) -> None:
+    nexthink.responses = [response for _ in range(3) for response in (completed(), stored(body))]
+    with pytest.raises(NexthinkExportError, match="not a CSV table"):
+        fetch_export(transport, "e-1")
+
+
+def test_fetch_export_shorter_than_its_length_is_retried(nexthink: Nexthink, transport: Transport) -> None:
+    cut, whole = b"uid,name\r\n1,PC", b"uid,name\r\n1,PC-1"
+    length = {"content-length": str(len(whole))}
+    nexthink.responses = [completed(), stored(cut, **length), completed(), stored(whole, **length)]
+    assert fetch_export(transport, "e-1") == [{"uid": "1", "name": "PC-1"}]
+
+
+def test_fetch_export_of_unknown_length_must_end_with_a_line(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.responses = [completed(), stored(b"uid,name\r\n1,PC"), completed(), stored(b"uid,name\r\n1,PC-1\r\n")]
+    assert fetch_export(transport, "e-1") == [{"uid": "1", "name": "PC-1"}]
+
+
+def test_fetch_export_beyond_a_limit_is_not_fetched_again(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.responses = [completed(), stored(b"a\r\n1\r\n2\r\n")]
+    with pytest.raises(NexthinkResultLimitError, match="more than 1 rows"):
+        fetch_export(transport, "e-1", limits=ResultLimits(rows=1))
+    assert nexthink.sleeps == []
