@@ -262,8 +262,8 @@ def run_with(sandbox: Sandbox, faults: tuple[Fault, ...], *, skip: int, concurre
         def send(devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]) -> Response:
             return data_management.delete_devices(transport, devices, request_id, depart=depart)
 
-        run = DeletionRun(scheduler, send, concurrency, prepare=transport.sign_in, clock=clock)
-        transport.sign_in()
+        run = DeletionRun(scheduler, send, concurrency, prepare=transport.get_token, clock=clock)
+        transport.get_token()
         started_at = clock.now()
         error = run.run()
     result = DeletionResult(

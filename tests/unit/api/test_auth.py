@@ -43,13 +43,13 @@ THREADS = 8
 
 @dataclass
 class Tenant:
-    """Signs in and answers; remembers what it was sent, and lets time pass at will.
+    """Gives tokens and responses, records the requests, and lets time pass at will.
 
-    :param sign_ins: answers to the token requests; then numbered tokens.
+    :param token_responses: responses to the token requests; then numbered tokens.
     :param accepts: whether the API accepts a bearer token.
     """
 
-    sign_ins: list[httpx.Response | Exception] = field(default_factory=list)
+    token_responses: list[httpx.Response | Exception] = field(default_factory=list)
     accepts: Callable[[str], bool] = lambda token: True
     lifetime: float = 900.0
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class Tenant:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url == TOKEN_URL:
             self.token_requests.append(request)
-            response = self.sign_ins.pop(0) if self.sign_ins else self.a_token()
+            response = self.token_responses.pop(0) if self.token_responses else self.a_token()
             if isinstance(response, Exception):
                 raise response
             return response
@@ -130,7 +130,7 @@ def refusal(transport: Transport) -> NexthinkError:
     return caught.value
 
 
-def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_request_is_as_documented(tenant: Tenant, transport: Transport) -> None:
     transport.send_once("GET", "/x")
 
     [request] = tenant.token_requests
@@ -145,22 +145,22 @@ def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport
     assert tenant.bearers == ["made-up-token-1"]
 
 
-def test_nothing_is_fetched_before_it_is_needed(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_is_lazy(tenant: Tenant, transport: Transport) -> None:
     assert tenant.token_requests == []
-    assert transport.sign_in().get_secret_value() == "made-up-token-1"
+    assert transport.get_token().get_secret_value() == "made-up-token-1"
     assert tenant.bearers == []
 
 
-def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(401)]
+def test_get_token_reports_secrets_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
+    tenant.token_responses = [httpx.Response(401)]
     refusal(transport)
     assert tenant.secrets == [SECRET, BASIC]
 
-    transport.sign_in()
+    transport.get_token()
     assert tenant.secrets == [SECRET, BASIC, BASIC, "made-up-token-2"]
 
 
-def test_many_requests_share_a_token(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_is_shared_by_many_requests(tenant: Tenant, transport: Transport) -> None:
     for _ in range(20):
         transport.send_once("GET", "/x")
 
@@ -168,7 +168,7 @@ def test_many_requests_share_a_token(tenant: Tenant, transport: Transport) -> No
     assert tenant.bearers == ["made-up-token-1"] * 20
 
 
-def test_threads_that_need_a_token_at_once_fetch_one() -> None:
+def test_get_token_threads_at_once_fetch_one() -> None:
     workers: list[threading.Thread] = []
     fetched: list[httpx.Request] = []
     tokens: list[SecretStr] = []
@@ -218,18 +218,18 @@ def test_token_is_renewed_early_in_the_background(
 
 
 def test_token_being_renewed_blocks_no_request(tenant: Tenant) -> None:
-    may_answer = threading.Event()
+    may_respond = threading.Event()
 
     def slow(request: httpx.Request) -> httpx.Response:
         if request.url == TOKEN_URL and tenant.token_requests:
-            assert may_answer.wait(30)
+            assert may_respond.wait(30)
         return tenant(request)
 
     with Transport(SETTINGS, clock=tenant.clock(), http_transport=httpx.MockTransport(slow)) as transport:
         for seconds in (0.0, 841.0, 880.0):
             tenant.seconds = seconds
             transport.send_once("GET", "/x")
-        may_answer.set()
+        may_respond.set()
         renewed()
         transport.send_once("GET", "/x")
     assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-2"]
@@ -237,7 +237,7 @@ def test_token_being_renewed_blocks_no_request(tenant: Tenant) -> None:
 
 def test_token_renewal_fails_old_one_is_used_until_its_end(tenant: Tenant, transport: Transport) -> None:
     transport.send_once("GET", "/x")
-    tenant.seconds, tenant.sign_ins = 850.0, [httpx.Response(401)]
+    tenant.seconds, tenant.token_responses = 850.0, [httpx.Response(401)]
     transport.send_once("GET", "/x")
     renewed()
     transport.send_once("GET", "/x")
@@ -247,7 +247,7 @@ def test_token_renewal_fails_old_one_is_used_until_its_end(tenant: Tenant, trans
     assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-3"]
 
 
-def test_the_life_of_a_token_counts_from_the_question() -> None:
+def test_get_token_lifetime_counts_from_the_request() -> None:
     seconds = 0.0
 
     def slow(request: httpx.Request) -> httpx.Response:
@@ -265,10 +265,10 @@ def test_the_life_of_a_token_counts_from_the_question() -> None:
 
 
 @pytest.mark.parametrize("lifetime", [{}, {"expires_in": None}])
-def test_a_token_without_a_lifetime_is_good_for_15_minutes(
+def test_get_token_without_lifetime_is_valid_for_15_minutes(
     tenant: Tenant, transport: Transport, lifetime: dict[str, None]
 ) -> None:
-    tenant.sign_ins = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
+    tenant.token_responses = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
     for seconds in (0.0, 839.0, 896.0):
         tenant.seconds = seconds
         transport.send_once("GET", "/x")
@@ -276,7 +276,7 @@ def test_a_token_without_a_lifetime_is_good_for_15_minutes(
     assert tenant.bearers == ["made-up-token-0", "made-up-token-0", "made-up-token-2"]
 
 
-def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) -> None:
+def test_send_once_401_fetches_one_new_token(tenant: Tenant, transport: Transport) -> None:
     tenant.accepts = lambda token: token != "made-up-token-1"
     response = transport.send_once("GET", "/x")
     transport.send_once("GET", "/x")
@@ -287,7 +287,7 @@ def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) 
     assert len(tenant.token_requests) == 2
 
 
-def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None:
+def test_send_once_second_401_is_final(tenant: Tenant, transport: Transport) -> None:
     tenant.accepts = lambda token: False
     with pytest.raises(NexthinkAuthenticationError) as caught:
         transport.send("GET", "/x", idempotent=True)
@@ -301,7 +301,7 @@ def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None
     assert tenant.sleeps == []
 
 
-def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_threads_with_401_fetch_one_new_token(tenant: Tenant, transport: Transport) -> None:
     all_refused = threading.Barrier(THREADS)
 
     def accepts(token: str) -> bool:
@@ -311,7 +311,7 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
         return True
 
     tenant.accepts = accepts
-    transport.sign_in()
+    transport.get_token()
     with ThreadPoolExecutor(THREADS) as pool:
         responses = list(pool.map(lambda _: transport.send_once("GET", "/x"), range(THREADS)))
 
@@ -321,8 +321,8 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_refused_sign_in_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
-    tenant.sign_ins = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
+def test_get_token_refused_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
+    tenant.token_responses = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
     error = refusal(transport)
 
     assert type(error) is NexthinkAuthenticationError
@@ -361,7 +361,7 @@ CREDENTIAL, INACTIVE, SCOPE, POLICY = "client secret", "not active", "scope 'ser
 def test_get_token_refused_says_why_and_blames_the_secret_only_for_that(
     tenant: Tenant, transport: Transport, status: int, body: dict[str, str], said: str, hint: str
 ) -> None:
-    tenant.sign_ins = [httpx.Response(status, json=body, headers={"location": "https://other.example"})]
+    tenant.token_responses = [httpx.Response(status, json=body, headers={"location": "https://other.example"})]
     error = refusal(transport)
 
     assert type(error) is NexthinkAuthenticationError
@@ -373,7 +373,7 @@ def test_get_token_refused_says_why_and_blames_the_secret_only_for_that(
 
 @pytest.mark.parametrize("status", [403, 407])
 def test_get_token_refused_by_a_proxys_page_names_the_proxy(tenant: Tenant, transport: Transport, status: int) -> None:
-    tenant.sign_ins = [httpx.Response(status, html="<html>Blocked</html>")]
+    tenant.token_responses = [httpx.Response(status, html="<html>Blocked</html>")]
     error = refusal(transport)
 
     assert type(error) is NexthinkProxyError
@@ -396,7 +396,7 @@ def test_get_token_refused_by_a_proxys_page_names_the_proxy(tenant: Tenant, tran
 def test_get_token_refused_with_an_odd_body_is_still_an_error_of_ours(
     tenant: Tenant, transport: Transport, body: bytes
 ) -> None:
-    tenant.sign_ins = [httpx.Response(401, content=body)]
+    tenant.token_responses = [httpx.Response(401, content=body)]
     assert type(refusal(transport)) is NexthinkAuthenticationError
 
 
@@ -411,26 +411,24 @@ def test_get_token_refused_with_an_odd_body_is_still_an_error_of_ours(
     ],
 )
 def test_get_token_blanks_and_bom_around_it_are_stripped(tenant: Tenant, transport: Transport, body: str) -> None:
-    tenant.sign_ins = [httpx.Response(200, content=body.encode())]
+    tenant.token_responses = [httpx.Response(200, content=body.encode())]
     transport.send_once("GET", "/x")
     assert tenant.bearers == ["made-up-token"]
 
 
 @pytest.mark.parametrize("failure", [500, 503, 408, 429, httpx.ReadTimeout("slow"), httpx.ConnectError("refused")])
-def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
-    tenant: Tenant, transport: Transport, failure: int | Exception
-) -> None:
+def test_get_token_ambiguous_failure_is_retried(tenant: Tenant, transport: Transport, failure: int | Exception) -> None:
     def failed() -> httpx.Response | Exception:
         return httpx.Response(failure) if isinstance(failure, int) else failure
 
-    tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS - 1)]
+    tenant.token_responses = [failed() for _ in range(MAX_ATTEMPTS - 1)]
     transport.send_once("GET", "/x")
     assert len(tenant.token_requests) == MAX_ATTEMPTS
     assert len(tenant.sleeps) == MAX_ATTEMPTS - 1
     assert all(2.0**attempt <= wait <= 2.0 ** (attempt + 1) for attempt, wait in enumerate(tenant.sleeps))
 
     tenant.seconds, tenant.sleeps = 10_000, []
-    tenant.sign_ins = [failed() for _ in range(MAX_ATTEMPTS)]
+    tenant.token_responses = [failed() for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
     assert type(error) is NexthinkTokenError
     assert isinstance(error, NexthinkRetryableError)
@@ -438,8 +436,8 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
     assert len(tenant.token_requests) == 2 * MAX_ATTEMPTS
 
 
-def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
+def test_send_token_failure_is_not_retried_by_the_request(tenant: Tenant, transport: Transport) -> None:
+    tenant.token_responses = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
     with pytest.raises(NexthinkTokenError):
         transport.send("GET", "/x", idempotent=True)
 
@@ -447,16 +445,16 @@ def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Te
     assert tenant.bearers == []
 
 
-def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(429, headers={"retry-after": "17"})]
-    transport.sign_in()
+def test_get_token_honours_retry_after(tenant: Tenant, transport: Transport) -> None:
+    tenant.token_responses = [httpx.Response(429, headers={"retry-after": "17"})]
+    transport.get_token()
 
     assert tenant.sleeps == [17.0]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transport: Transport, status: int) -> None:
-    tenant.sign_ins = [httpx.Response(status, headers={"retry-after": "900"})]
+def test_get_token_retry_after_beyond_the_cap_is_reported(tenant: Tenant, transport: Transport, status: int) -> None:
+    tenant.token_responses = [httpx.Response(status, headers={"retry-after": "900"})]
     error = refusal(transport)
 
     assert isinstance(error, NexthinkTokenError)
@@ -464,8 +462,8 @@ def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transp
     assert tenant.sleeps == []
 
 
-def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
+def test_get_token_without_response_has_no_status(tenant: Tenant, transport: Transport) -> None:
+    tenant.token_responses = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
 
     assert isinstance(error, NexthinkTokenError)
@@ -497,8 +495,8 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
         b'{"access_token": "made-up-token", "expires_in": 60, "expires_in": 900}',
     ],
 )
-def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transport, body: bytes) -> None:
-    tenant.sign_ins = [httpx.Response(200, content=body)]
+def test_get_token_response_without_token_is_final(tenant: Tenant, transport: Transport, body: bytes) -> None:
+    tenant.token_responses = [httpx.Response(200, content=body)]
     error = refusal(transport)
 
     assert type(error) is NexthinkAuthenticationError
@@ -511,7 +509,7 @@ def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transp
     "token", ["made-up-\ntoken", "made up", "made-up-t\u00f6ken", "made-up-\ufefftoken", "made-up\0", " ", "\ufeff"]
 )
 def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Transport, token: str) -> None:
-    tenant.sign_ins = [httpx.Response(200, json={"access_token": token})]
+    tenant.token_responses = [httpx.Response(200, json={"access_token": token})]
     error = refusal(transport)
     assert type(error) is NexthinkAuthenticationError
     assert "that no request can carry" in str(error)
@@ -519,17 +517,17 @@ def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Tra
 
 
 @pytest.mark.parametrize("told", ["null", '"soon"', "NaN", '"NaN"', "Infinity", "-Infinity", "1e999", "0", "-5", "[]"])
-def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
-    tenant: Tenant, transport: Transport, told: str
-) -> None:
-    tenant.sign_ins = [httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')]
-    transport.sign_in()
+def test_get_token_unreadable_lifetime_is_15_minutes(tenant: Tenant, transport: Transport, told: str) -> None:
+    tenant.token_responses = [
+        httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')
+    ]
+    transport.get_token()
     for seconds, same in ((839, True), (896, False)):
         tenant.seconds = seconds
-        assert (transport.sign_in().get_secret_value() == "made-up-token-0") == same
+        assert (transport.get_token().get_secret_value() == "made-up-token-0") == same
 
 
-def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
+def test_get_token_waiting_threads_share_the_failure() -> None:
     asked: list[str] = []
     refused = NexthinkAuthenticationError("no")
 
@@ -553,16 +551,16 @@ def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
     assert len(asked) == 2
 
 
-def test_a_failed_sign_in_leaves_the_door_open(tenant: Tenant, transport: Transport) -> None:
-    tenant.sign_ins = [httpx.Response(401)]
+def test_get_token_after_a_failure_tries_again(tenant: Tenant, transport: Transport) -> None:
+    tenant.token_responses = [httpx.Response(401)]
     refusal(transport)
 
     assert transport.send_once("GET", "/x").status_code == 200
 
 
-def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+def test_get_token_logs_no_secret(tenant: Tenant, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    tenant.sign_ins = [httpx.Response(500, json={"message": "busy"}), httpx.ReadTimeout("slow")]
+    tenant.token_responses = [httpx.Response(500, json={"message": "busy"}), httpx.ReadTimeout("slow")]
     tenant.accepts = lambda token: token != "made-up-token-3"
     transport.send_once("GET", "/x")
     logged = json.dumps([[record.getMessage(), repr(record.args)] for record in caplog.records], ensure_ascii=False)
@@ -573,7 +571,7 @@ def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest
         assert secret not in logged
 
 
-def test_the_provider_does_not_show_its_token(tenant: Tenant, transport: Transport) -> None:
-    token: Any = transport.sign_in()
+def test_auth_repr_shows_no_token(tenant: Tenant, transport: Transport) -> None:
+    token: Any = transport.get_token()
 
     assert "made-up" not in f"{token} {token!r}"
