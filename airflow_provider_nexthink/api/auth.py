@@ -37,7 +37,7 @@ LIFETIME_SECONDS = 900.0
 RENEW_SECONDS_BEFORE_END = 60.0
 
 END_SECONDS_BEFORE_END = 5.0
-"""A request needs its token to be good when it arrives."""
+"""The token must still be valid when the request arrives."""
 
 RENEW_PAUSE_SECONDS = 5.0
 """Between two attempts to renew a token early."""
@@ -57,7 +57,7 @@ _TOKEN_HINTS = (
     ),
     (
         "unsupported_grant_type|invalid_request",
-        "Check the login address, and what is in between: the request did not arrive as it was sent.",
+        "Check the login address, and the proxies in between: the request did not arrive as it was sent.",
     ),
 )
 """By the error that the login service names, what to do about it."""
@@ -109,7 +109,7 @@ class NexthinkAuth(httpx.Auth):
         self._fetch = fetch
         self._on_secret = on_secret
         self._clock = clock
-        self._lock = threading.Lock()  # of whoever fetches
+        self._lock = threading.Lock()  # held by the thread that fetches
         self._token: Token | None = None
         self._failures = 0
         self._failure: NexthinkError | None = None
@@ -192,7 +192,7 @@ def token_request(settings: NexthinkSettings) -> httpx.Request:
 
 
 def basic_value(request: httpx.Request) -> str:
-    """Return the id and secret that a token request carries, as they stand in its header: a secret too.
+    """Return the id and secret as the header of a token request encodes them: a secret too.
 
     :param request: what ``token_request`` returned.
     """
@@ -219,7 +219,7 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
     if not _IS_TOKEN.fullmatch(value.get_secret_value()):
         raise NexthinkAuthenticationError(
             f"{settings.login_url} answered {response.status_code} with a token that no request can carry: it holds "
-            "blanks or control characters. Check the login address, and what is in between.",
+            "blanks or control characters. Check the login address, and the proxies in between.",
             status=response.status_code,
         )
     lifetime = _lifetime(body.expires_in)

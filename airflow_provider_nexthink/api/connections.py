@@ -1,7 +1,7 @@
 """Connections to the tenant: directly or through a proxy, each exchange with one deadline for all of it.
 
-httpx limits every single read, not their sum: a server that drips would never be given up. So the sockets are wrapped
-in httpcore's network backend, where every wait of an exchange ends in time, whatever it is for, and ends at once when
+httpx limits each read, not their sum: a server that drips would hold a request forever. So the sockets are wrapped
+in httpcore's network backend, where every wait of an exchange ends in time, and ends at once when
 the exchange is cancelled.
 """
 

@@ -26,10 +26,10 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class BatchResponse:
-    """What Nexthink answered to one request.
+    """The response to one deletion request.
 
     :param statuses: SCHEDULED, INVALID or FAILED, in the order of the devices that were sent.
-    :param trace_id: the ``x-trace-id`` of the answer, where it had one.
+    :param trace_id: the ``x-trace-id`` of the response, where it had one.
     """
 
     statuses: Sequence[str]
@@ -46,18 +46,18 @@ def delete_devices(
 ) -> BatchResponse:
     """Ask for the deletion of these devices, once. There is no undo.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param devices: up to 100 of ``{"uid": ..., "name": ...}``.
     :param request_id: the ``x-request-id`` to send.
     :param depart: called at the moment at which the request leaves; it does not if this raises.
     :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends.
-    :raises NexthinkAmbiguousResponseError: if the answer does not say what became of each of the devices.
-    :raises NexthinkError: for any other answer than 202, and for none.
+    :raises NexthinkAmbiguousResponseError: if the response does not say what became of each device.
+    :raises NexthinkError: for any response other than 202, and for none.
     """
     response = transport.send_once(
         "POST",
         PATH,
-        content=to_json({"devices": devices}),  # the same as ``json``, at a quarter of the cost
+        content=to_json({"devices": devices}),  # as ``json`` would, at a quarter of the cost
         headers=_JSON,
         request_id=request_id,
         hints=_HINTS,

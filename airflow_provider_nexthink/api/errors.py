@@ -84,7 +84,7 @@ def to_error(
 
     :param response: the response, already read.
     :param now: the time, for a ``Retry-After`` that is a date.
-    :param hints: by status, what a person can do about it, where the caller knows better.
+    :param hints: by status, what to do about it, instead of the general hint.
     :param proxy: the address of the proxy that the request went through.
     :param scrub: takes secrets out of what the other side said.
     """
@@ -185,7 +185,7 @@ def ambiguous_response(problem: str, request: httpx.Request) -> NexthinkAmbiguou
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
     """Read a ``Retry-After`` header: seconds, an HTTP date, or an ISO date and time.
 
-    NQL documents it as "the date and time" to wait for; RFC 9110 knows seconds and the HTTP date.
+    NQL documents it as "the date and time" to wait for; RFC 9110 allows seconds and the HTTP date.
 
     :param value: the header, or None.
     :param now: the time, with its zone.

@@ -1,7 +1,7 @@
 """The one place that sends requests, shared by all threads of a task.
 
-Requests go to the connections directly. What ``httpx.Client`` would do besides (cookies, redirects, a log line with the
-address) is not wanted here, and costs as much again as building the request.
+Requests go to the connections directly. ``httpx.Client`` would add cookies, redirects and a log line
+with the address, none of which is wanted, at the cost of building the request once more.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Download:
 
 
 def untraced(_: httpx.Request) -> AbstractContextManager[None]:
-    """Let a request go out as it is, in no trace."""
+    """Send a request outside any trace."""
     return nullcontext()
 
 
@@ -101,10 +101,10 @@ class Transport:
 
     :param settings: the tenant and the credential.
     :param on_secret: called with every value that must not show in a log, as soon as it is known.
-    :param traced: what a request is sent within, once it is made; may add headers to it.
-    :param max_attempts: how often one request is sent at most; 1 for a caller that retries by itself, such as an event
-        loop, which must not sleep here.
-    :param is_stopped: asked during every wait; once it says yes, the wait ends with ``NexthinkStoppedError``.
+    :param traced: the context in which a request is sent; may add headers to it.
+    :param max_attempts: how often one request is sent at most; 1 for a caller that has its own retries, such as a
+        trigger, whose event loop must not sleep here.
+    :param is_stopped: called during every wait; once it returns true, the wait ends with ``NexthinkStoppedError``.
     :param clock: time and chance.
     :param http_transport: what carries the requests, for tests; by default the network.
     """
@@ -144,12 +144,12 @@ class Transport:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, and end what still waits in other threads."""
+        """Close the connections, and end the waits of other threads."""
         self._is_closed = True
         self._connections.close()
 
     def scrub(self, text: str) -> str:
-        """Take every known secret out of what the other side said: it may repeat what was sent."""
+        """Remove every known secret from a text of the other side, which may repeat what was sent."""
         for secret in self._secrets:
             if len(secret) >= _SECRET_CHARACTERS:  # shorter ones are part of any text
                 text = text.replace(secret.get_secret_value(), "***")
@@ -171,10 +171,10 @@ class Transport:
         :param method: the HTTP method.
         :param path: the path on the API host, from its first slash.
         :param request_id: the ``x-request-id`` to send; a new one where it is None.
-        :param hints: by status, what a person can do about it.
+        :param hints: by status, what to do about it.
         :param depart: called at the moment at which the request leaves; it does not if this raises.
-        :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends. By default it is
-            what ends every other wait.
+        :param is_cancelled: called while waiting for the response; once it returns true, the wait ends. By default
+            ``is_stopped``.
         :param request_options: ``json``, ``params``, ``headers`` and so on, as httpx names them.
         :return: the response, a success (2xx).
         :raises NexthinkError: for every other response, and for none.
@@ -187,12 +187,12 @@ class Transport:
             response = self._response(next(flow), exchange)
             with suppress(StopIteration):  # of a flow that is done
                 request = flow.send(response)
-                exchange.has_left = False  # what has left was answered: 401
+                exchange.has_left = False  # the first attempt got its response: 401
                 response = self._response(request, exchange)
             return self._checked(response, hints)
 
     def send(self, method: str, path: str, *, idempotent: bool, **request_options: Any) -> httpx.Response:
-        """Send a request, and again while that makes sense, with growing pauses.
+        """Send a request, with retries and exponential backoff.
 
         :param method: the HTTP method.
         :param path: the path on the API host.
@@ -265,9 +265,9 @@ class Transport:
         return httpx.Request(method, _address(self.settings.base_url, path), headers=headers, **request_options)
 
     def _response(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
-        """Send a request and read its response, whatever that is.
+        """Send a request and read its response, a success or not.
 
-        Every error that arises once the request has left is ambiguous, whatever has raised it: the request may have
+        Every error that arises once the request has left is ambiguous: the request may have
         been carried out.
         """
         try:
@@ -337,7 +337,7 @@ class Transport:
         self._report_secret(value)
 
     def _fetch_token(self, request: httpx.Request) -> httpx.Response:
-        """Send the token request, which is known to time out now and then, with a few retries."""
+        """Send the token request, with retries: it is known to time out now and then."""
         timeout = self.settings.timeout
 
         def attempt() -> httpx.Response:

@@ -1,6 +1,6 @@
 """The NQL API: run a saved query at once, or export its result and fetch the file.
 
-Facts of the NQL API 1.2.0. Every value is text, as it stands in Nexthink: a device may be named ``NA``,
+Facts of the NQL API 1.2.0. Every value is text, as it is in Nexthink: a device may be named ``NA``,
 ``00123`` or ``1E10``, and must keep that name.
 """
 
@@ -41,13 +41,13 @@ EXECUTE_ROWS = 1000
 """About so many rows are all that a query executed at once gives, as users report."""
 
 POLL_SECONDS = 5.0
-"""The first wait between two looks whether an export is ready."""
+"""The first wait between two polls of an export."""
 
 MAX_POLL_SECONDS = 60.0
-"""These waits grow to this: Nexthink pauses the API of tenants that ask too often."""
+"""The longest wait between two polls: Nexthink pauses the API of tenants that poll too often."""
 
 EXPORT_SECONDS = 3600.0
-"""After this an export that is not ready is given up."""
+"""The default timeout of an export."""
 
 _Read = TypeVar("_Read")
 
@@ -56,7 +56,7 @@ class NqlRows(list[dict[str, str]]):
     """The rows of a result, each ``{column: text}``.
 
     :param rows: the rows.
-    :param columns: the names of the columns, also where there is no row; empty where Nexthink told none.
+    :param columns: the names of the columns, also where there is no row; empty where Nexthink named none.
     :param truncated: whether the licence's maximum cut the result off.
     """
 
@@ -74,10 +74,10 @@ class NqlRows(list[dict[str, str]]):
 def execute(transport: Transport, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
     """Run a saved query at once; for small results (about 1,000 rows), with times in UTC.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param query_id: the id of the saved query.
     :param parameters: values for the query's ``where`` clause, as text.
-    :raises NexthinkError: if Nexthink refuses, or does not answer.
+    :raises NexthinkError: if Nexthink refuses, or does not respond.
     """
     response = transport.send(
         "POST",
@@ -101,12 +101,12 @@ def start_export(
 ) -> str:
     """Start the export of a saved query's result.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param query_id: the id of the saved query.
     :param parameters: values for the query's ``where`` clause, as text.
     :param compression: of the result file.
     :return: the id of the export.
-    :raises NexthinkError: if Nexthink refuses, or does not answer.
+    :raises NexthinkError: if Nexthink refuses, or does not respond.
     """
     response = transport.send(
         "POST",
@@ -121,11 +121,11 @@ def start_export(
 def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse, bool]:
     """Ask how far an export is.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
-    :return: the answer, and whether it says that the result was cut off (206).
+    :return: the status, and whether it says that the result was cut off (206).
     :raises NexthinkExportError: if the export ended in an error.
-    :raises NexthinkError: if Nexthink refuses, or does not answer.
+    :raises NexthinkError: if Nexthink refuses, or does not respond.
     """
     path = _status_path(export_id)
     try:
@@ -142,7 +142,7 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
 def is_ready(transport: Transport, export_id: str) -> bool:
     """Tell whether the file of an export is there.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
     :raises NexthinkExportError: if the export ended in an error.
     :raises NexthinkError: if Nexthink refuses, or does not respond.
@@ -153,7 +153,7 @@ def is_ready(transport: Transport, export_id: str) -> bool:
 def wait_for_export(transport: Transport, export_id: str, *, poll_interval: float, timeout: float) -> None:
     """Wait until the file of an export is there. Polls at least once.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
     :param poll_interval: seconds before the second poll; each further wait is half as long again, to a minute.
     :param timeout: seconds after which to give up.
@@ -187,9 +187,9 @@ def fetch_export(
 ) -> NqlRows:
     """Fetch the file of an export that is ready.
 
-    The address of the file is asked for anew at each try: it is good for 15 minutes only.
+    Each attempt asks for the address of the file again: it is valid for 15 minutes only.
 
-    :param transport: signed in to the tenant.
+    :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
     :param allow_truncated: whether to take a result that the licence's maximum cut off.
     :param limits: how large the file may be; by default as ``ResultLimits`` says.
@@ -210,16 +210,16 @@ def fetch_export(
 
 
 def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool, limits: ResultLimits | None) -> NqlRows:
-    answer, truncated = export_status(transport, export_id)
+    status, truncated = export_status(transport, export_id)
     if truncated and not allow_truncated:
         raise NexthinkTruncatedError(
             f"The result of export {export_id} was cut off at the maximum of the tenant's licence: devices are "
             "missing from it. Narrow the query, or set allow_truncated=True where a part will do.",
             status=httpx.codes.PARTIAL_CONTENT,
         )
-    if answer.resultsFileUrl is None:
+    if status.resultsFileUrl is None:
         raise NexthinkExportError(f"The export {export_id} names no file.")
-    with transport.download(answer.resultsFileUrl) as file:
+    with transport.download(status.resultsFileUrl) as file:
         columns, rows = read_csv(file, limits, ends_with_line=not file.has_length)
     return NqlRows(rows, columns, truncated)
 
@@ -245,14 +245,14 @@ def _status_path(export_id: str) -> str:
 
 
 def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, bool]:
-    answer = _read(lambda: StatusResponse.read(response.content), response)
-    if answer.status == "ERROR":
+    status = _read(lambda: StatusResponse.read(response.content), response)
+    if status.status == "ERROR":
         raise NexthinkExportError(
             f"Nexthink could not export the result (export {export_id}): "
-            f"{answer.errorDescription or 'no reason given'}.",
+            f"{status.errorDescription or 'no reason given'}.",
             request_id=response.request.headers.get("x-request-id"),
         )
-    return answer, response.status_code == httpx.codes.PARTIAL_CONTENT
+    return status, response.status_code == httpx.codes.PARTIAL_CONTENT
 
 
 def _read(read: Callable[[], _Read], response: httpx.Response) -> _Read:
@@ -269,8 +269,8 @@ def _read(read: Callable[[], _Read], response: httpx.Response) -> _Read:
 
 def _executed_rows(content: bytes) -> list[dict[str, str]]:
     # Numbers are kept as the text they came as: no float in between rounds or reformats them.
-    answer = ExecuteResponse.model_validate(read_json(content, parse_float=str, parse_int=str, parse_constant=str))
-    return [{column: _text(value) for column, value in row.items()} for row in answer.data]
+    executed = ExecuteResponse.model_validate(read_json(content, parse_float=str, parse_int=str, parse_constant=str))
+    return [{column: _text(value) for column, value in row.items()} for row in executed.data]
 
 
 def _text(value: object) -> str:

@@ -22,7 +22,7 @@ _HTTPS_PORT = 443
 class ProxyRules:
     """Says whether a request goes through a proxy, and through which.
 
-    Only the variables that concern https are read: whatever HTTP_PROXY says changes nothing.
+    Only the variables that concern https are read: HTTP_PROXY has no effect.
 
     :param address: the proxy of the connection, which every request then goes through; None for the environment's.
     """

@@ -40,7 +40,7 @@ class ResultLimits:
     :param unpacked_bytes: how large it may be once decompressed.
     """
 
-    rows: int = 5_000_000
+    rows: int = 3_000_000
     row_characters: int = 1024 * 1024
     cells: int = 100_000_000
     unpacked_bytes: int = 4 * 1024**3

@@ -1,4 +1,4 @@
-"""Where a tenant is, and how to sign in to it."""
+"""The addresses of a tenant and the credential for it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ REGIONS = ("us", "eu", "pac", "meta")
 
 TOKEN_PATH = "/oauth2/default/v1/token"  # noqa: S105 - a path, not a password
 
-# With "-login" behind it, it is one label of a host name: 63 characters at the most.
+# With "-login" behind it, it is one label of a host name: 63 characters at most.
 _INSTANCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?", re.IGNORECASE)
-# The addresses that people copy: of the browser, of the API, of the sign-in page.
+# The addresses that people copy: of the browser, of the API, of the login page.
 _TENANT_HOST = re.compile(
     r"(?P<instance>[a-z0-9-]+?)(-login)?(\.api)?\.(?P<region>[a-z]+)\.nexthink\.cloud", re.IGNORECASE
 )
@@ -31,12 +31,12 @@ _MAX_TIMEOUT_SECONDS = 86_400.0
 class NexthinkSettings:
     """One tenant and one API credential of it. Make it with ``resolve``.
 
-    :param instance: the tenant's name, for people: in logs and in the summary.
+    :param instance: the tenant's name, for logs and the summary.
     :param base_url: the API host, no slash at the end.
     :param login_url: where the token is fetched.
     :param client_id: the API credential's client id.
     :param client_secret: its secret.
-    :param timeout: seconds to wait for a connection, and between two bytes of an answer.
+    :param timeout: seconds to wait for a connection, and between two bytes of a response.
     :param verify: True for the usual certificate authorities, the path of a CA bundle, or False.
     :param proxy: address of a proxy, or None for what the environment says. May hold a password.
     """
@@ -52,7 +52,7 @@ class NexthinkSettings:
 
     @property
     def browser_url(self) -> str | None:
-        """Where a person sees this tenant: ``https://acme.eu.nexthink.cloud``; None for another API host than its own.
+        """The tenant's web address: ``https://acme.eu.nexthink.cloud``; None for another API host than its own.
 
         The form of the address is that of Nexthink's documentation ("API host" without ``api``).
         """
@@ -73,7 +73,7 @@ class NexthinkSettings:
         verify: bool | str | None = None,
         proxy: str | None = None,
     ) -> NexthinkSettings:
-        """Turn what a person filled in into settings, or say what is wrong with it.
+        """Turn the fields of a connection into settings, or say what is wrong with them.
 
         :param instance: the tenant's name, or an address of it as copied from a browser.
         :param client_id: the API credential's client id.
@@ -116,7 +116,7 @@ def checked_url(url: str, option: str) -> str:
     """Return the address without a slash at its end, if secrets may be sent there.
 
     :param url: the address.
-    :param option: what the address is called where a person set it.
+    :param option: the name of the option that holds the address.
     :raises NexthinkSettingsError: if it is no http(s) address, holds a password or a query, or is plain
         http to another machine.
     """

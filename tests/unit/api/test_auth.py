@@ -66,7 +66,7 @@ def refusal(transport: Transport) -> NexthinkError:
     return caught.value
 
 
-def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_request_is_as_documented(tenant: Tenant, transport: Transport) -> None:
     transport.send_once("GET", "/x")
 
     [request] = tenant.token_requests
@@ -81,13 +81,13 @@ def test_the_token_request_is_as_documented(tenant: Tenant, transport: Transport
     assert tenant.bearers == ["made-up-token-1"]
 
 
-def test_nothing_is_fetched_before_it_is_needed(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_is_lazy(tenant: Tenant, transport: Transport) -> None:
     assert tenant.token_requests == []
     assert transport.get_token().get_secret_value() == "made-up-token-1"
     assert tenant.bearers == []
 
 
-def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_reports_secrets_as_soon_as_they_are_known(tenant: Tenant, transport: Transport) -> None:
     tenant.token_responses = [httpx.Response(401)]
     refusal(transport)
     assert tenant.secrets == [SECRET, BASIC]
@@ -96,7 +96,7 @@ def test_the_secrets_are_told_as_soon_as_they_are_known(tenant: Tenant, transpor
     assert tenant.secrets == [SECRET, BASIC, BASIC, "made-up-token-2"]
 
 
-def test_many_requests_share_a_token(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_is_shared_by_many_requests(tenant: Tenant, transport: Transport) -> None:
     for _ in range(20):
         transport.send_once("GET", "/x")
 
@@ -104,7 +104,7 @@ def test_many_requests_share_a_token(tenant: Tenant, transport: Transport) -> No
     assert tenant.bearers == ["made-up-token-1"] * 20
 
 
-def test_threads_that_need_a_token_at_once_fetch_one() -> None:
+def test_get_token_threads_at_once_fetch_one() -> None:
     workers: list[threading.Thread] = []
     fetched: list[httpx.Request] = []
     tokens: list[SecretStr] = []
@@ -154,18 +154,18 @@ def test_token_is_renewed_early_in_the_background(
 
 
 def test_token_being_renewed_blocks_no_request(tenant: Tenant) -> None:
-    may_answer = threading.Event()
+    may_respond = threading.Event()
 
     def slow(request: httpx.Request) -> httpx.Response:
         if request.url == TOKEN_URL and tenant.token_requests:
-            assert may_answer.wait(30)
+            assert may_respond.wait(30)
         return tenant(request)
 
     with Transport(SETTINGS, clock=tenant.clock(), http_transport=httpx.MockTransport(slow)) as transport:
         for seconds in (0.0, 841.0, 880.0):
             tenant.time.seconds = seconds
             transport.send_once("GET", "/x")
-        may_answer.set()
+        may_respond.set()
         renewed()
         transport.send_once("GET", "/x")
     assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-2"]
@@ -183,7 +183,7 @@ def test_token_renewal_fails_old_one_is_used_until_its_end(tenant: Tenant, trans
     assert tenant.bearers == ["made-up-token-1"] * 3 + ["made-up-token-3"]
 
 
-def test_the_life_of_a_token_counts_from_the_question() -> None:
+def test_get_token_lifetime_counts_from_the_request() -> None:
     seconds = 0.0
 
     def slow(request: httpx.Request) -> httpx.Response:
@@ -201,7 +201,7 @@ def test_the_life_of_a_token_counts_from_the_question() -> None:
 
 
 @pytest.mark.parametrize("lifetime", [{}, {"expires_in": None}])
-def test_a_token_without_a_lifetime_is_good_for_15_minutes(
+def test_get_token_without_lifetime_is_valid_for_15_minutes(
     tenant: Tenant, transport: Transport, lifetime: dict[str, None]
 ) -> None:
     tenant.token_responses = [httpx.Response(200, json={"access_token": "made-up-token-0", **lifetime})]
@@ -212,7 +212,7 @@ def test_a_token_without_a_lifetime_is_good_for_15_minutes(
     assert tenant.bearers == ["made-up-token-0", "made-up-token-0", "made-up-token-2"]
 
 
-def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) -> None:
+def test_send_once_401_fetches_one_new_token(tenant: Tenant, transport: Transport) -> None:
     tenant.accepts = lambda token: token != "made-up-token-1"
     response = transport.send_once("GET", "/x")
     transport.send_once("GET", "/x")
@@ -224,7 +224,7 @@ def test_a_refused_token_is_replaced_once(tenant: Tenant, transport: Transport) 
     assert len(tenant.token_requests) == 2
 
 
-def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None:
+def test_send_once_second_401_is_final(tenant: Tenant, transport: Transport) -> None:
     tenant.accepts = lambda token: False
     with pytest.raises(NexthinkAuthenticationError) as caught:
         transport.send("GET", "/x", idempotent=True)
@@ -238,7 +238,7 @@ def test_a_second_refusal_is_final(tenant: Tenant, transport: Transport) -> None
     assert tenant.sleeps == []
 
 
-def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_threads_with_401_fetch_one_new_token(tenant: Tenant, transport: Transport) -> None:
     all_refused = threading.Barrier(THREADS)
 
     def accepts(token: str) -> bool:
@@ -258,7 +258,7 @@ def test_threads_refused_at_once_fetch_one_new_token(tenant: Tenant, transport: 
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_refused_sign_in_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
+def test_get_token_refused_is_final_and_names_the_address(tenant: Tenant, transport: Transport, status: int) -> None:
     tenant.token_responses = [httpx.Response(status, json={"error": "invalid_client", "message": f"{SECRET} {BASIC}"})]
     error = refusal(transport)
 
@@ -354,9 +354,7 @@ def test_get_token_blanks_and_bom_around_it_are_stripped(tenant: Tenant, transpo
 
 
 @pytest.mark.parametrize("failure", [500, 503, 408, 429, httpx.ReadTimeout("slow"), httpx.ConnectError("refused")])
-def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
-    tenant: Tenant, transport: Transport, failure: int | Exception
-) -> None:
+def test_get_token_ambiguous_failure_is_retried(tenant: Tenant, transport: Transport, failure: int | Exception) -> None:
     def failed() -> httpx.Response | Exception:
         return httpx.Response(failure) if isinstance(failure, int) else failure
 
@@ -375,7 +373,7 @@ def test_a_sign_in_that_fails_unclearly_is_tried_a_few_times(
     assert len(tenant.token_requests) == 2 * MAX_ATTEMPTS
 
 
-def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Tenant, transport: Transport) -> None:
+def test_send_token_failure_is_not_retried_by_the_request(tenant: Tenant, transport: Transport) -> None:
     tenant.token_responses = [httpx.Response(500) for _ in range(MAX_ATTEMPTS)]
     with pytest.raises(NexthinkTokenError):
         transport.send("GET", "/x", idempotent=True)
@@ -384,7 +382,7 @@ def test_a_failed_sign_in_is_not_tried_again_by_the_request_around_it(tenant: Te
     assert tenant.bearers == []
 
 
-def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_honours_retry_after(tenant: Tenant, transport: Transport) -> None:
     tenant.token_responses = [httpx.Response(429, headers={"retry-after": "17"})]
     transport.get_token()
 
@@ -392,7 +390,7 @@ def test_a_sign_in_waits_as_it_is_asked_to(tenant: Tenant, transport: Transport)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transport: Transport, status: int) -> None:
+def test_get_token_retry_after_beyond_the_cap_is_reported(tenant: Tenant, transport: Transport, status: int) -> None:
     tenant.token_responses = [httpx.Response(status, headers={"retry-after": "900"})]
     error = refusal(transport)
 
@@ -401,7 +399,7 @@ def test_a_sign_in_that_is_to_wait_too_long_says_how_long(tenant: Tenant, transp
     assert tenant.sleeps == []
 
 
-def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_without_response_has_no_status(tenant: Tenant, transport: Transport) -> None:
     tenant.token_responses = [httpx.ReadTimeout("slow") for _ in range(MAX_ATTEMPTS)]
     error = refusal(transport)
 
@@ -434,7 +432,7 @@ def test_a_sign_in_without_an_answer_has_no_status(tenant: Tenant, transport: Tr
         b'{"access_token": "made-up-token", "expires_in": 60, "expires_in": 900}',
     ],
 )
-def test_what_is_no_token_is_not_taken_for_one(tenant: Tenant, transport: Transport, body: bytes) -> None:
+def test_get_token_response_without_token_is_final(tenant: Tenant, transport: Transport, body: bytes) -> None:
     tenant.token_responses = [httpx.Response(200, content=body)]
     error = refusal(transport)
 
@@ -456,9 +454,7 @@ def test_token_that_no_header_can_hold_is_refused(tenant: Tenant, transport: Tra
 
 
 @pytest.mark.parametrize("told", ["null", '"soon"', "NaN", '"NaN"', "Infinity", "-Infinity", "1e999", "0", "-5", "[]"])
-def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
-    tenant: Tenant, transport: Transport, told: str
-) -> None:
+def test_get_token_unreadable_lifetime_is_15_minutes(tenant: Tenant, transport: Transport, told: str) -> None:
     tenant.token_responses = [
         httpx.Response(200, content=f'{{"access_token": "made-up-token-0", "expires_in": {told}}}')
     ]
@@ -468,7 +464,7 @@ def test_a_token_without_a_readable_life_is_good_for_a_quarter_of_an_hour(
         assert (transport.get_token().get_secret_value() == "made-up-token-0") == same
 
 
-def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
+def test_get_token_waiting_threads_share_the_failure() -> None:
     asked: list[str] = []
     refused = NexthinkAuthenticationError("no")
 
@@ -492,14 +488,14 @@ def test_who_waited_for_a_sign_in_that_failed_does_not_try_again() -> None:
     assert len(asked) == 2
 
 
-def test_a_failed_sign_in_leaves_the_door_open(tenant: Tenant, transport: Transport) -> None:
+def test_get_token_after_a_failure_tries_again(tenant: Tenant, transport: Transport) -> None:
     tenant.token_responses = [httpx.Response(401)]
     refusal(transport)
 
     assert transport.send_once("GET", "/x").status_code == 200
 
 
-def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+def test_get_token_logs_no_secret(tenant: Tenant, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     tenant.token_responses = [httpx.Response(500, json={"message": "busy"}), httpx.ReadTimeout("slow")]
     tenant.accepts = lambda token: token != "made-up-token-3"
@@ -512,7 +508,7 @@ def test_no_secret_in_a_log(tenant: Tenant, transport: Transport, caplog: pytest
         assert secret not in logged
 
 
-def test_the_provider_does_not_show_its_token(tenant: Tenant, transport: Transport) -> None:
+def test_auth_repr_shows_no_token(tenant: Tenant, transport: Transport) -> None:
     token: Any = transport.get_token()
 
     assert "made-up" not in f"{token} {token!r}"

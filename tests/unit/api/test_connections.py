@@ -36,9 +36,9 @@ def server(talk: Talk) -> Iterator[str]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+            threading.Thread(target=serve_one, args=(connection,), daemon=True).start()
 
-    def answer(connection: socket.socket) -> None:
+    def serve_one(connection: socket.socket) -> None:
         with connection:
             try:
                 talk(connection)
@@ -184,12 +184,12 @@ def test_exchange_cancelled_ends_the_wait_for_the_response(drop: bytes) -> None:
 def test_connection_is_kept_for_the_next_request() -> None:
     opened: list[Any] = []
 
-    def answer(connection: socket.socket) -> None:
+    def serve_one(connection: socket.socket) -> None:
         opened.append(connection)
         while connection.recv(65536):
             connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
 
-    with server(answer) as url:
+    with server(serve_one) as url:
         connections = Connections(settings(url))
         for _ in range(3):
             with connections.send(httpx.Request("GET", f"{url}/x"), Exchange(timeout=5.0)) as response:

@@ -1,4 +1,4 @@
-"""The deletion request, and the answers to it that cannot be trusted."""
+"""The deletion request, and ambiguous responses to it."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Deletions(HttpTenant):
                 assert self.sleeps == []
 
 
-def unclear(response: httpx.Response) -> NexthinkAmbiguousResponseError:
+def ambiguous(response: httpx.Response) -> NexthinkAmbiguousResponseError:
     with pytest.raises(NexthinkAmbiguousResponseError) as caught:
         Deletions(response).delete()
     return caught.value
 
 
-def test_the_request_is_as_documented() -> None:
+def test_delete_devices_request_is_as_documented() -> None:
     tenant = Deletions(httpx.Response(202, json=body("SCHEDULED", "INVALID", "FAILED")))
     tenant.delete()
 
@@ -73,13 +73,13 @@ def test_the_request_is_as_documented() -> None:
     assert json.loads(request.content) == {"devices": DEVICES}
 
 
-def test_each_device_takes_its_status() -> None:
+def test_delete_devices_returns_each_status() -> None:
     response = httpx.Response(202, json=body("SCHEDULED", "INVALID", "FAILED"), headers={"x-trace-id": "a-trace"})
 
     assert Deletions(response).delete() == BatchResponse(["SCHEDULED", "INVALID", "FAILED"], "a-trace")
 
 
-def test_the_counts_are_not_needed_nor_the_trace() -> None:
+def test_delete_devices_without_counts_and_trace_is_read() -> None:
     response = httpx.Response(202, json={"devices": body(*["SCHEDULED"] * 3)["devices"], "more": 1})
 
     assert Deletions(response).delete() == BatchResponse(["SCHEDULED"] * 3, None)
@@ -116,8 +116,8 @@ def changed(change: Callable[[list[Body]], object]) -> Body:
         (None, "it cannot be read (the body)"),
     ],
 )
-def test_an_answer_that_does_not_fit_is_not_trusted(response: object, problem: str) -> None:
-    error = unclear(httpx.Response(202, content=json.dumps(response), headers={"x-trace-id": "a-trace"}))
+def test_delete_devices_inconsistent_response_is_ambiguous(response: object, problem: str) -> None:
+    error = ambiguous(httpx.Response(202, content=json.dumps(response), headers={"x-trace-id": "a-trace"}))
 
     assert problem in str(error)
     assert (error.status, error.request_id, error.trace_id) == (202, "my-request-id", "a-trace")
@@ -136,8 +136,8 @@ def test_an_answer_that_does_not_fit_is_not_trusted(response: object, problem: s
         b"\xff\xfe\x00",
     ],
 )
-def test_what_is_no_json_is_not_trusted(content: bytes) -> None:
-    assert "it cannot be read (the body)" in str(unclear(httpx.Response(202, content=content)))
+def test_delete_devices_invalid_json_is_ambiguous(content: bytes) -> None:
+    assert "it cannot be read (the body)" in str(ambiguous(httpx.Response(202, content=content)))
 
 
 def naming_twice(content: str) -> dict[str, str]:
@@ -157,14 +157,14 @@ TWICE["another device list first"] = '{"devices": [], ' + json.dumps(body(*["SCH
 
 
 @pytest.mark.parametrize("content", TWICE.values(), ids=TWICE.keys())
-def test_an_answer_that_names_a_key_twice_is_not_trusted(content: str) -> None:
+def test_delete_devices_repeated_key_is_ambiguous(content: str) -> None:
     json.loads(content)  # it is JSON, and Python's own reader takes the last
-    assert re.search("names the key '.*' twice|it cannot be read", str(unclear(httpx.Response(202, content=content))))
+    assert re.search("names the key '.*' twice|it cannot be read", str(ambiguous(httpx.Response(202, content=content))))
 
 
 @pytest.mark.slow
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=4), st.booleans(), st.data())
-def test_any_names_are_read_and_any_key_twice_is_found(names: list[str], escaped: bool, data: st.DataObject) -> None:
+def test_deletion_response_repeated_key_is_found(names: list[str], escaped: bool, data: st.DataObject) -> None:
     devices = [{"uid": f'{at}"uid":', "name": name, "status": "SCHEDULED"} for at, name in enumerate(names)]
     text = json.dumps({"devices": devices}, ensure_ascii=escaped)
     assert [dict(device) for device in DeletionResponse.read(text.encode()).devices] == devices
@@ -174,8 +174,8 @@ def test_any_names_are_read_and_any_key_twice_is_found(names: list[str], escaped
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 206])
-def test_another_success_than_202_is_not_trusted(status: int) -> None:
-    error = unclear(httpx.Response(status, json=body(*["SCHEDULED"] * 3)))
+def test_delete_devices_success_other_than_202_is_ambiguous(status: int) -> None:
+    error = ambiguous(httpx.Response(status, json=body(*["SCHEDULED"] * 3)))
 
     assert f"it is a {status}, not a 202" in str(error)
     assert error.status == status
@@ -191,7 +191,7 @@ def test_another_success_than_202_is_not_trusted(status: int) -> None:
         (httpx.ReadTimeout("slow"), NexthinkUnavailableError),
     ],
 )
-def test_it_is_asked_once_and_the_run_decides(response: httpx.Response | Exception, kind: type[Exception]) -> None:
+def test_delete_devices_does_not_retry(response: httpx.Response | Exception, kind: type[Exception]) -> None:
     tenant = Deletions(response)
     with pytest.raises(kind) as caught:
         tenant.delete()
@@ -201,7 +201,7 @@ def test_it_is_asked_once_and_the_run_decides(response: httpx.Response | Excepti
     assert getattr(caught.value, "request_id", None) == "my-request-id"
 
 
-def test_a_missing_permission_names_the_box_to_tick() -> None:
+def test_delete_devices_403_names_the_permission() -> None:
     response = httpx.Response(403, json={"code": "FEATURE_NOT_ENABLED", "message": "no"})
     with pytest.raises(NexthinkPermissionError, match="Tick the permission 'Data management'") as caught:
         Deletions(response).delete()
@@ -209,7 +209,7 @@ def test_a_missing_permission_names_the_box_to_tick() -> None:
     assert caught.value.code == "FEATURE_NOT_ENABLED"
 
 
-def test_after_a_refused_token_the_same_devices_are_sent_again() -> None:
+def test_delete_devices_401_sends_the_same_devices_with_a_new_token() -> None:
     tenant = Deletions(httpx.Response(401), httpx.Response(202, json=body(*["SCHEDULED"] * 3)))
 
     assert tenant.delete().statuses == ["SCHEDULED"] * 3

@@ -1,4 +1,4 @@
-"""What an answer means."""
+"""What a response means."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkInvalidRequestError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkProxyError,
     NexthinkRateLimitError,
     NexthinkRequestError,
     NexthinkRetryableError,
@@ -48,7 +49,7 @@ def error(status: int, *, hints: dict[int, str] | None = None, **parts: Any) -> 
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 206])
-def test_a_success_is_no_error(status: int) -> None:
+def test_to_error_success_is_none(status: int) -> None:
     assert to_error(response(status, json={"code": "INVALID_REQUEST"}), now=NOW) is None
 
 
@@ -79,7 +80,7 @@ def test_a_success_is_no_error(status: int) -> None:
         (599, None, NexthinkUnavailableError),
     ],
 )
-def test_each_status_has_its_error(status: int, code: str | None, kind: type[NexthinkApiError]) -> None:
+def test_to_error_class_follows_from_the_status(status: int, code: str | None, kind: type[NexthinkApiError]) -> None:
     found = error(status, json={"code": code, "message": "made up"} if code else None)
 
     assert type(found) is kind
@@ -89,7 +90,7 @@ def test_each_status_has_its_error(status: int, code: str | None, kind: type[Nex
     assert isinstance(found, NexthinkFinalError) is not retryable
 
 
-def test_the_ids_and_the_wait_of_an_answer() -> None:
+def test_to_error_has_ids_and_retry_after() -> None:
     headers = {"x-request-id": "their-id", "x-trace-id": "a-trace", "retry-after": "12"}
     found = error(503, headers=headers)
 
@@ -97,7 +98,7 @@ def test_the_ids_and_the_wait_of_an_answer() -> None:
     assert str(found).endswith("[x-request-id sent-id]")
 
 
-def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:
+def test_to_error_request_id_is_the_one_sent() -> None:
     found = error(502)
 
     assert (found.request_id, found.trace_id, found.retry_after, found.code) == ("sent-id", None, None, None)
@@ -113,14 +114,14 @@ def test_the_id_that_was_sent_stands_where_none_comes_back() -> None:
         (429, "fewer requests"),
     ],
 )
-def test_the_message_says_what_happened_and_names_a_cure(status: int, hint: str) -> None:
+def test_to_error_message_has_the_response_and_a_hint(status: int, hint: str) -> None:
     message = str(error(status, json={"code": "A_CODE", "message": "their words"}))
 
     assert message.startswith(f"POST {URL} answered {status} A_CODE their words. ")
     assert hint in message
 
 
-def test_who_knows_better_names_the_cure() -> None:
+def test_to_error_hint_of_the_caller_wins() -> None:
     message = str(error(403, hints={403: "Ask Ada.", 404: "Ask Bob."}))
 
     assert "Ask Ada." in message
@@ -128,21 +129,21 @@ def test_who_knows_better_names_the_cure() -> None:
     assert "Bob" not in message
 
 
-def test_a_redirect_is_named() -> None:
+def test_to_error_redirect_is_named() -> None:
     message = str(error(302, headers={"location": "https://elsewhere.example/?key=hush"}))
 
     assert "answered 302. Redirects are not followed" in message
     assert "hush" not in message
 
 
-def test_the_query_of_the_address_is_not_shown() -> None:
+def test_to_error_query_of_the_address_is_not_shown() -> None:
     message = str(error(500, url=f"{URL}?signature=hush#hush"))
 
     assert f"POST {URL} answered 500." in message
     assert "hush" not in message
 
 
-def test_nql_has_codes_that_are_numbers() -> None:
+def test_to_error_numeric_code_of_nql_is_text() -> None:
     found = error(404, json={"message": "no such query", "code": 1404, "source": "nql"})
 
     assert found.code == "1404"
@@ -167,7 +168,7 @@ def test_nql_has_codes_that_are_numbers() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [400, 502])
-def test_a_body_of_a_gateway_has_no_code(body: bytes, status: int) -> None:
+def test_to_error_body_of_a_gateway_has_no_code(body: bytes, status: int) -> None:
     found = error(status, content=body)
 
     assert found.code is None
@@ -175,19 +176,19 @@ def test_a_body_of_a_gateway_has_no_code(body: bytes, status: int) -> None:
     assert f"answered {status}. " in f"{found} "
 
 
-def test_a_long_message_is_cut() -> None:
+def test_to_error_long_message_is_shortened() -> None:
     found = error(400, json={"message": "x" * 100_000})
 
     assert len(str(found)) < 1000
     assert len(found.detail or "") < 1000
 
 
-def test_their_own_words_are_kept_apart() -> None:
+def test_to_error_detail_is_the_servers_message() -> None:
     assert error(400, json={"code": "A_CODE", "message": "their words."}).detail == "their words."
     assert error(502, content=b"<html>").detail is None
 
 
-def test_nothing_is_said_twice() -> None:
+def test_to_error_repeats_nothing() -> None:
     message = str(error(404, json={"code": 404, "message": "no such thing."}))
 
     assert "answered 404 no such thing. Check" in message
@@ -220,7 +221,7 @@ def test_nothing_is_said_twice() -> None:
         ("9" * 400, None),
     ],
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_parse_retry_after_seconds_and_dates(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW) == seconds
 
 
@@ -235,12 +236,12 @@ def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("value", ["2026-03-01T12:02:00", "Sun, 01 Mar 2026 12:02:00 -0000"])
 @pytest.mark.usefixtures("far_from_utc")
-def test_a_date_without_a_zone_is_utc(value: str) -> None:
+def test_parse_retry_after_date_without_zone_is_utc(value: str) -> None:
     assert parse_retry_after(value, NOW) == 120.0
 
 
 @given(st.text() | st.text("0123456789-+:.TZ, JanSuGMT", max_size=40))
-def test_any_text_is_a_wait_or_none(text: str) -> None:
+def test_parse_retry_after_arbitrary_text_is_a_wait_or_none(text: str) -> None:
     seconds = parse_retry_after(text, NOW)
 
     assert seconds is None or seconds >= 0
@@ -250,7 +251,7 @@ def test_any_text_is_a_wait_or_none(text: str) -> None:
     moment=st.datetimes(min_value=datetime(1980, 1, 1), max_value=datetime(2200, 1, 1)),  # noqa: DTZ001 - the zone follows
     offset=st.integers(-14 * 60, 14 * 60),
 )
-def test_a_date_in_either_form_and_any_zone(moment: datetime, offset: int) -> None:
+def test_parse_retry_after_date_of_either_form_and_any_zone(moment: datetime, offset: int) -> None:
     date = moment.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=offset)))
     expected = max(0.0, (date - NOW).total_seconds())
 
@@ -281,7 +282,7 @@ def told(failure: httpx.RequestError, url: str = f"{URL}?signature=hush") -> Nex
         (httpx.PoolTimeout(""), "PoolTimeout"),
     ],
 )
-def test_no_answer_names_the_cause_and_may_be_retried(failure: httpx.RequestError, reason: str) -> None:
+def test_no_response_names_the_cause_and_is_retryable(failure: httpx.RequestError, reason: str) -> None:
     found = told(failure)
 
     assert type(found) is NexthinkUnavailableError
@@ -290,7 +291,7 @@ def test_no_answer_names_the_cause_and_may_be_retried(failure: httpx.RequestErro
     assert "hush" not in str(found)
 
 
-def test_no_answer_system_error_says_what_the_system_says() -> None:
+def test_no_response_system_error_has_the_systems_reason() -> None:
     failure = httpx.ConnectError("[Errno 111] ...")
     failure.__cause__ = ConnectionRefusedError(111, "Connection refused")
     found = told(failure)
@@ -301,25 +302,25 @@ def test_no_answer_system_error_says_what_the_system_says() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (httpx.ReadTimeout(""), NexthinkConnectError),  # of the answer to CONNECT
+        (httpx.ReadTimeout(""), NexthinkConnectError),  # of the response to CONNECT
         (httpx.ProxyError("502 Bad Gateway"), NexthinkConnectError),
         (httpx.ProxyError("403 Forbidden"), NexthinkSettingsError),
         (httpx.ProxyError("407 Proxy Authentication Required"), NexthinkSettingsError),
     ],
 )
-def test_no_answer_never_left_names_the_proxy(failure: httpx.RequestError, kind: type[NexthinkError]) -> None:
+def test_no_response_never_left_names_the_proxy(failure: httpx.RequestError, kind: type[NexthinkError]) -> None:
     found = no_response(failure, httpx.Request("POST", URL), has_left=False, proxy="http://proxy.example:3128")
     assert type(found) is kind
     assert "http://proxy.example:3128" in str(found)
     assert "secret" not in str(found).lower()
 
 
-def test_a_password_in_the_address_is_not_shown() -> None:
+def test_no_response_password_in_the_address_is_not_shown() -> None:
     assert "hush" not in str(told(httpx.ReadTimeout(""), "https://me:hush@nx.example/x"))
 
 
 @pytest.mark.parametrize("by_cause", [True, False])
-def test_an_unknown_certificate_names_the_ca_bundle(by_cause: bool) -> None:
+def test_no_response_unknown_authority_names_verify(by_cause: bool) -> None:
     cause = ssl.SSLCertVerificationError(1, "self-signed certificate in certificate chain")
     found = told(chained(httpx.ConnectError("x"), cause, by_cause=by_cause))
 
@@ -328,16 +329,55 @@ def test_an_unknown_certificate_names_the_ca_bundle(by_cause: bool) -> None:
     assert "'verify'" in str(found)
 
 
-def test_another_tls_failure_may_be_tried_again() -> None:
+def test_no_response_other_tls_failure_is_retryable() -> None:
     found = told(chained(httpx.ConnectError("x"), ssl.SSLEOFError(8, "cut off"), by_cause=True))
 
     assert type(found) is NexthinkConnectError
 
 
 @pytest.mark.parametrize("kind", [httpx.UnsupportedProtocol, httpx.LocalProtocolError])
-def test_a_request_that_cannot_be_made_does_not_show_its_headers(kind: type[httpx.RequestError]) -> None:
+def test_no_response_invalid_request_does_not_show_its_headers(kind: type[httpx.RequestError]) -> None:
     found = told(kind("Illegal header value b'Bearer hush'"))
 
     assert type(found) is NexthinkSettingsError
     assert kind.__name__ in str(found)
     assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["1", "5"], 5),
+        (["5", "1"], 5),
+        (["1, 5"], 5),
+        (["soon", "7"], 7),
+        ([format_datetime(NOW + timedelta(seconds=60), usegmt=True), "5"], 60),
+        (["5", (NOW + timedelta(seconds=60)).isoformat()], 60),
+        (["", "soon"], None),
+        (["5", format_datetime(NOW - timedelta(seconds=60), usegmt=True)], 5),
+    ],
+)
+def test_retry_after_given_twice_the_longer_holds(values: list[str], seconds: float | None) -> None:
+    found = error(429, headers=[("retry-after", value) for value in values])
+    assert found.retry_after == seconds
+
+
+@pytest.mark.parametrize(("status", "body"), [(403, b" \n<html>Blocked</html>"), (407, b""), (407, b"{}")])
+@pytest.mark.parametrize("proxy", [None, "http://proxy.example:3128"])
+def test_to_error_page_of_a_proxy_names_it_and_no_permission(status: int, body: bytes, proxy: str | None) -> None:
+    response = httpx.Response(status, content=body, request=httpx.Request("POST", URL))
+    found = to_error(response, now=NOW, hints={403: "Tick the permission"}, proxy=proxy)
+
+    assert type(found) is NexthinkProxyError
+    assert (proxy or "a proxy or gateway") in str(found)
+    assert "permission" not in str(found)
+
+
+@pytest.mark.parametrize("code", [2, 9, 10, 18, 19, 20, 21, 62, 64, 79, 92, 0])
+def test_no_response_certificate_refused_has_openssls_reason(code: int) -> None:
+    cause = ssl.SSLCertVerificationError(1, "x")
+    cause.verify_code, cause.verify_message = code, "in OpenSSL's words."
+    found = told(chained(httpx.ConnectError("x"), cause, by_cause=True))
+
+    assert type(found) is NexthinkSettingsError
+    assert "certificate of https://acme.api.eu.nexthink.cloud is not accepted: in OpenSSL's words. " in str(found)

@@ -1,4 +1,4 @@
-"""Requests, re-sends and downloads: what is sent where, and what is never shown."""
+"""Requests, retries and downloads: what is sent where, and what is never shown."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 API = "acme.api.eu.nexthink.cloud"
 SIGNED = "https://store.example/results/7.csv?X-Signature=made-up-signature"
 
-Answer = httpx.Response | Exception
+Scripted = httpx.Response | Exception
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def failed(transport: Transport, **parts: Any) -> NexthinkApiError:
 # --- requests
 
 
-def test_a_request_goes_signed_to_the_api_host(net: Net, transport: Transport) -> None:
+def test_send_once_request_has_the_token_and_goes_to_the_api_host(net: Net, transport: Transport) -> None:
     net.responses = [httpx.Response(200, json={"a": 1})]
     response = transport.send_once(
         "PUT", "/api/v1/x", json={"b": "ü"}, params={"c": "d", "e": 1}, headers={"x-more": "1"}
@@ -106,7 +106,7 @@ def test_a_request_goes_signed_to_the_api_host(net: Net, transport: Transport) -
 @pytest.mark.parametrize(
     "path", ["", "x", "https://evil.example/x", "//evil.example/x", "@evil.example/x", ".evil.example"]
 )
-def test_a_path_cannot_name_another_host(net: Net, transport: Transport, path: str) -> None:
+def test_send_once_path_with_another_host_is_refused(net: Net, transport: Transport, path: str) -> None:
     with pytest.raises(NexthinkInputError, match="no path on the API host"):
         transport.send_once("GET", path)
 
@@ -116,7 +116,7 @@ def test_a_path_cannot_name_another_host(net: Net, transport: Transport, path: s
 @pytest.mark.parametrize(
     "path", ["/a\0b", "/a\nHost: evil.example", "/x?a=\x7f", pytest.param("/" + "a" * 70_000, id="long")]
 )
-def test_a_path_that_no_address_can_hold_is_not_sent(net: Net, transport: Transport, path: str) -> None:
+def test_send_once_invalid_path_is_refused(net: Net, transport: Transport, path: str) -> None:
     with pytest.raises(NexthinkInputError, match="is no path"):
         transport.send_once("GET", path)
 
@@ -126,14 +126,14 @@ def test_a_path_that_no_address_can_hold_is_not_sent(net: Net, transport: Transp
 @pytest.mark.parametrize(
     "path", ["/@evil.example/x", "/:80/x", "/\\evil.example", "/..//evil.example/", "/x?u=https://e.example"]
 )
-def test_the_token_goes_to_the_api_host_only(net: Net, transport: Transport, path: str) -> None:
+def test_send_once_token_goes_to_the_api_host_only(net: Net, transport: Transport, path: str) -> None:
     net.responses = [httpx.Response(200)]
     transport.send_once("GET", path)
 
     assert [request.url.host for request in net.received] == [API]
 
 
-def test_every_request_has_an_id_of_its_own(net: Net, transport: Transport) -> None:
+def test_send_once_each_request_has_its_own_id(net: Net, transport: Transport) -> None:
     net.responses = [httpx.Response(200) for _ in range(3)]
     transport.send_once("GET", "/x")
     transport.send("GET", "/x", idempotent=True)
@@ -144,7 +144,7 @@ def test_every_request_has_an_id_of_its_own(net: Net, transport: Transport) -> N
     assert given == "my-id"
 
 
-def test_re_sends_keep_the_id_and_the_body(net: Net, transport: Transport) -> None:
+def test_send_retries_keep_the_id_and_the_body(net: Net, transport: Transport) -> None:
     net.responses = [
         httpx.Response(500),
         httpx.ConnectError("x"),
@@ -159,7 +159,7 @@ def test_re_sends_keep_the_id_and_the_body(net: Net, transport: Transport) -> No
     assert len(net.sleeps) == 3
 
 
-# --- answers that are no success
+# --- responses that are no success
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,9 @@ def test_re_sends_keep_the_id_and_the_body(net: Net, transport: Transport) -> No
         (409, NexthinkRequestError),
     ],
 )
-def test_a_refusal_is_raised_at_once(net: Net, transport: Transport, status: int, kind: type[NexthinkApiError]) -> None:
+def test_send_final_error_is_not_retried(
+    net: Net, transport: Transport, status: int, kind: type[NexthinkApiError]
+) -> None:
     body = {"code": "A_CODE", "message": "their words"}
     net.responses = [httpx.Response(status, json=body, headers={"x-request-id": "their-id", "x-trace-id": "a-trace"})]
     error = failed(transport, hints={status: "Do this."})
@@ -187,7 +189,7 @@ def test_a_refusal_is_raised_at_once(net: Net, transport: Transport, status: int
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_named_and_not_followed(net: Net, transport: Transport, status: int) -> None:
+def test_send_redirect_is_named_and_not_followed(net: Net, transport: Transport, status: int) -> None:
     net.responses = [httpx.Response(status, headers={"location": f"https://{API}/elsewhere?key=made-up-key"})]
     error = failed(transport)
 
@@ -199,7 +201,7 @@ def test_redirects_are_named_and_not_followed(net: Net, transport: Transport, st
     "failure",
     [408, 500, 502, 503, 504, httpx.ConnectError("x"), httpx.ReadTimeout("x"), httpx.RemoteProtocolError("x")],
 )
-def test_an_unclear_failure_is_sent_again_with_growing_pauses(
+def test_send_ambiguous_failure_is_retried_with_backoff(
     net: Net, transport: Transport, failure: int | Exception
 ) -> None:
     net.responses = [httpx.Response(failure) if isinstance(failure, int) else failure for _ in range(MAX_ATTEMPTS)]
@@ -215,7 +217,9 @@ def test_an_unclear_failure_is_sent_again_with_growing_pauses(
 
 
 @pytest.mark.parametrize("failure", [408, 500, 503, httpx.ReadTimeout("x"), httpx.WriteError("x")])
-def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure: int | Exception) -> None:
+def test_send_not_idempotent_is_not_retried_after_an_ambiguous_failure(
+    net: Net, transport: Transport, failure: int | Exception
+) -> None:
     headers = {"retry-after": "1"}
     net.responses = [httpx.Response(failure, headers=headers) if isinstance(failure, int) else failure]
     error = failed(transport, idempotent=False)
@@ -226,7 +230,7 @@ def test_what_may_not_be_replayed_is_not(net: Net, transport: Transport, failure
 
 
 @pytest.mark.parametrize("failure", [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.ProxyError("502 Bad")])
-def test_send_request_that_never_left_is_retried_whatever_it_is(
+def test_send_request_that_never_left_is_retried_if_not_idempotent(
     net: Net, transport: Transport, failure: Exception
 ) -> None:
     net.responses = [failure] * MAX_ATTEMPTS
@@ -247,7 +251,7 @@ def test_send_request_that_never_left_is_retried_whatever_it_is(
         (f"{RETRY_AFTER_CAP_SECONDS:.0f}", RETRY_AFTER_CAP_SECONDS),
     ],
 )
-def test_after_a_429_it_waits_as_long_as_it_is_asked_to(
+def test_send_429_honours_retry_after(
     net: Net, transport: Transport, retry_after: str, wait: float, idempotent: bool
 ) -> None:
     net.responses = [httpx.Response(429, headers={"retry-after": retry_after}), httpx.Response(200)]
@@ -257,7 +261,7 @@ def test_after_a_429_it_waits_as_long_as_it_is_asked_to(
 
 
 @pytest.mark.parametrize("retry_after", ["0", "0.001", "2026-03-01T11:00:00Z"])
-def test_asked_not_to_wait_it_waits_all_the_same(net: Net, transport: Transport, retry_after: str) -> None:
+def test_send_retry_after_of_0_still_backs_off(net: Net, transport: Transport, retry_after: str) -> None:
     net.responses = [
         *(httpx.Response(429, headers={"retry-after": retry_after}) for _ in range(3)),
         httpx.Response(200),
@@ -270,7 +274,9 @@ def test_asked_not_to_wait_it_waits_all_the_same(net: Net, transport: Transport,
 
 @pytest.mark.parametrize("retry_after", ["301", "86400", "Mon, 02 Mar 2026 00:00:00 GMT", "2026-03-02T00:00:00Z"])
 @pytest.mark.parametrize("status", [429, 503])
-def test_beyond_the_cap_it_does_not_wait(net: Net, transport: Transport, retry_after: str, status: int) -> None:
+def test_send_retry_after_beyond_the_cap_is_not_retried(
+    net: Net, transport: Transport, retry_after: str, status: int
+) -> None:
     net.responses = [httpx.Response(status, headers={"retry-after": retry_after})]
     error = failed(transport)
 
@@ -280,7 +286,7 @@ def test_beyond_the_cap_it_does_not_wait(net: Net, transport: Transport, retry_a
     assert net.sleeps == []
 
 
-def test_a_429_without_a_wait_is_sent_again_a_few_times_only(net: Net, transport: Transport) -> None:
+def test_send_429_without_retry_after_is_retried_a_few_times(net: Net, transport: Transport) -> None:
     net.responses = [httpx.Response(429) for _ in range(MAX_ATTEMPTS)]
 
     assert type(failed(transport, idempotent=False)) is NexthinkRateLimitError
@@ -297,7 +303,7 @@ def test_send_once_sends_once(net: Net, transport: Transport, failure: int | Exc
     assert net.sleeps == []
 
 
-def test_it_says_that_it_tries_again(net: Net, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
+def test_send_retry_is_logged(net: Net, transport: Transport, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="airflow_provider_nexthink")
     net.responses = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200)]
     transport.send("GET", "/x", idempotent=True)
@@ -309,7 +315,7 @@ def test_it_says_that_it_tries_again(net: Net, transport: Transport, caplog: pyt
 # --- the result file
 
 
-def test_a_file_is_fetched_without_the_token(net: Net, transport: Transport) -> None:
+def test_download_sends_no_token(net: Net, transport: Transport) -> None:
     net.responses = [httpx.Response(200), httpx.Response(200, stream=httpx.ByteStream(b"a,b\r\n"))]
     transport.send_once("GET", "/x")
     with transport.download(SecretStr(SIGNED)) as chunks:
@@ -322,7 +328,7 @@ def test_a_file_is_fetched_without_the_token(net: Net, transport: Transport) -> 
     assert net.secrets[-1] == SIGNED
 
 
-def test_a_file_comes_as_it_is_stored(net: Net, transport: Transport) -> None:
+def test_download_is_not_decoded(net: Net, transport: Transport) -> None:
     stream = httpx.ByteStream(b"\x1f\x8b as stored")
     net.responses = [httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)]
     with transport.download(SecretStr(SIGNED)) as chunks:
@@ -332,7 +338,7 @@ def test_a_file_comes_as_it_is_stored(net: Net, transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]"])
-def test_a_file_may_come_from_this_machine_in_the_clear(net: Net, transport: Transport, host: str) -> None:
+def test_download_plain_http_from_loopback_is_allowed(net: Net, transport: Transport, host: str) -> None:
     net.responses = [httpx.Response(200, stream=httpx.ByteStream(b"x"))]
     with transport.download(SecretStr(f"http://{host}/x?s=made-up-signature")) as chunks:
         assert list(chunks) == [b"x"]
@@ -354,7 +360,7 @@ def test_a_file_may_come_from_this_machine_in_the_clear(net: Net, transport: Tra
         "",
     ],
 )
-def test_another_address_of_a_file_is_refused(net: Net, transport: Transport, address: str) -> None:
+def test_download_unsafe_address_is_refused(net: Net, transport: Transport, address: str) -> None:
     with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(address)):
         pytest.fail("it was fetched")
 
@@ -371,7 +377,7 @@ def test_another_address_of_a_file_is_refused(net: Net, transport: Transport, ad
         httpx.Response(302, headers={"location": "https://store.example/other?s=made-up-signature"}),
     ],
 )
-def test_a_refused_file_shows_the_host_and_not_the_signature(
+def test_download_refused_shows_the_host_and_not_the_signature(
     net: Net, transport: Transport, response: httpx.Response
 ) -> None:
     net.responses = [response]
@@ -391,7 +397,7 @@ class Cut(httpx.SyncByteStream):
 
 
 @pytest.mark.parametrize("response", [httpx.ConnectError("made-up-signature"), httpx.Response(200, stream=Cut())])
-def test_a_file_that_does_not_come_through(net: Net, transport: Transport, response: Answer) -> None:
+def test_download_broken_connection_is_an_export_error(net: Net, transport: Transport, response: Scripted) -> None:
     net.responses = [response]
     with pytest.raises(NexthinkExportError) as caught, transport.download(SecretStr(SIGNED)) as chunks:
         list(chunks)
@@ -454,7 +460,7 @@ def local_tenant(url: str, **more: Any) -> Transport:
     return Transport(settings, clock=Net().clock())
 
 
-def test_no_secret_in_any_log(everything_logged: pytest.LogCaptureFixture) -> None:
+def test_transport_logs_no_secret(everything_logged: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[str, str | None]] = []
 
     def response(path: str, headers: Any) -> tuple[int, bytes]:
@@ -502,7 +508,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_verify_decides_which_certificates_are_good(certificate: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_transport_verify_decides_which_certificates_are_accepted(
+    certificate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     with served(lambda *_: (200, b'{"access_token": "made-up-token"}'), tls) as url:
@@ -519,14 +527,14 @@ def test_verify_decides_which_certificates_are_good(certificate: Path, caplog: p
         assert "Certificates are not checked" in caplog.text
 
 
-def test_a_ca_bundle_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_transport_unreadable_ca_bundle_is_named(tmp_path: Path) -> None:
     for bundle in (str(tmp_path / "missing.pem"), str(tmp_path), "\0", f"{tmp_path}/ca\0.pem"):
         with pytest.raises(NexthinkSettingsError, match=re.escape(f"CA bundle {bundle!r} (verify) cannot be read")):
             local_tenant("http://127.0.0.1", verify=bundle)
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example"])
-def test_a_host_that_no_name_server_can_know_is_an_error_of_ours(host: str) -> None:
+def test_send_once_invalid_host_name_is_an_error_of_ours(host: str) -> None:
     def send_once(url: str, **more: str) -> None:
         with local_tenant(url, **more) as transport:
             transport.send_once("GET", "/x")
@@ -538,7 +546,9 @@ def test_a_host_that_no_name_server_can_know_is_an_error_of_ours(host: str) -> N
 
 
 @pytest.mark.parametrize("proxy", ["ftp://me:hush@proxy.example", "http://me:hush@proxy.example:hush"])
-def test_what_is_no_proxy_of_the_environment_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+def test_transport_invalid_proxy_of_the_environment_is_a_settings_error(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(NexthinkSettingsError, match="proxy") as caught:
         Transport(SETTINGS)
@@ -546,7 +556,7 @@ def test_what_is_no_proxy_of_the_environment_is_an_error_of_ours(monkeypatch: py
     assert "hush" not in str(caught.value)
 
 
-def test_plain_http_to_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transport_plain_http_to_loopback_is_direct(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def response(path: str, headers: Any) -> tuple[int, bytes]:
@@ -562,7 +572,7 @@ def test_plain_http_to_this_machine_goes_through_no_proxy(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("exceptions", "asked"), [("", True), ("other.example", True), ("example,10.0.0.1", False)])
-def test_the_proxy_of_the_environment_and_its_exceptions(
+def test_transport_proxy_of_the_environment_and_no_proxy(
     monkeypatch: pytest.MonkeyPatch, exceptions: str, asked: bool
 ) -> None:
     monkeypatch.setenv("NO_PROXY", exceptions)
@@ -580,7 +590,7 @@ def test_the_proxy_of_the_environment_and_its_exceptions(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 32])
-def test_each_thread_keeps_its_connection(threads: int) -> None:
+def test_connections_each_thread_keeps_one(threads: int) -> None:
     opened: list[object] = []
     all_at_once = threading.Barrier(threads, timeout=30)
 
@@ -596,7 +606,7 @@ def test_each_thread_keeps_its_connection(threads: int) -> None:
     assert len(opened) == threads
 
 
-def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
+def test_get_token_goes_through_the_proxy() -> None:
     with served(lambda *_: (418, b"")) as proxy:
         transport = Transport(dataclasses.replace(SETTINGS, proxy=SecretStr(proxy)), clock=Clock(sleep=lambda *_: None))
         with transport, pytest.raises(NexthinkTokenError, match="through the proxy http://127.0.0.1:.*501"):
@@ -604,7 +614,7 @@ def test_a_proxy_is_asked_to_reach_the_tenant() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-def test_what_the_other_side_repeats_of_our_secrets_is_not_shown(net: Net, transport: Transport, status: int) -> None:
+def test_to_error_repeated_secret_is_scrubbed(net: Net, transport: Transport, status: int) -> None:
     body = {"code": "X", "message": "you sent Bearer made-up-token-1"}
     net.responses = [httpx.Response(status, json=body) for _ in range(2)]
 
@@ -662,7 +672,7 @@ def test_response_gzip_is_read(net: Net, transport: Transport, encoding: str) ->
     assert transport.send_once("GET", "/x").json() == {"a": 1}
 
 
-def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
+def test_send_once_elapsed_excludes_the_token_request() -> None:
     net = Net(responses=[httpx.Response(202, json={})])
     busy = [httpx.Response(503, headers={"retry-after": "200"}) for _ in range(3)]
 
@@ -674,7 +684,7 @@ def test_the_time_that_a_sign_in_takes_is_not_the_answers() -> None:
     assert sum(net.sleeps) == 600
 
 
-def test_a_trace_id_is_short_and_repeats_no_secret(net: Net, transport: Transport) -> None:
+def test_trace_id_is_shortened_and_scrubbed(net: Net, transport: Transport) -> None:
     net.responses = [httpx.Response(400, headers={"x-trace-id": "Bearer made-up-token-1" + "x" * 4000})]
     error = failed(transport)
     assert error.trace_id is not None
@@ -682,7 +692,7 @@ def test_a_trace_id_is_short_and_repeats_no_secret(net: Net, transport: Transpor
     assert len(error.trace_id) <= 100
 
 
-def test_a_whole_answer_is_given_back_as_it_came(net: Net, transport: Transport) -> None:
+def test_send_once_returns_the_response_unchanged(net: Net, transport: Transport) -> None:
     cookies = [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("content-type", "text/plain; charset=latin-1")]
     net.responses = [httpx.Response(200, headers=cookies, stream=httpx.ByteStream("ü".encode("latin-1")))]
     response = transport.send_once("GET", "/x")

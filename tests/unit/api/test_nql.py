@@ -27,12 +27,14 @@ from airflow_provider_nexthink.api.nql import (
     wait_for_export,
 )
 from airflow_provider_nexthink.api.query import check_query_id
+from airflow_provider_nexthink.api.result_file import ResultLimits
 from airflow_provider_nexthink.exceptions import (
     NexthinkExportError,
     NexthinkFinalError,
     NexthinkInputError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkResultLimitError,
     NexthinkRetryableError,
     NexthinkTruncatedError,
 )
@@ -89,7 +91,7 @@ def stored(content: bytes, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("query_id", ["#ab", "#stale_devices_90", "#__", "#" + "a" * 254])
-def test_a_query_id(query_id: str) -> None:
+def test_check_query_id_valid_id_is_returned(query_id: str) -> None:
     assert check_query_id(query_id) == query_id
 
 
@@ -114,7 +116,7 @@ def test_a_query_id(query_id: str) -> None:
     ],
 )
 @pytest.mark.parametrize("run", [execute, start_export])
-def test_what_is_no_query_id_is_not_sent(
+def test_query_invalid_id_is_not_sent(
     nexthink: Nexthink, transport: Transport, query_id: Any, run: Callable[[Transport, str], object]
 ) -> None:
     with pytest.raises(NexthinkInputError, match="is not an NQL query id"):
@@ -140,7 +142,7 @@ def test_what_is_no_query_id_is_not_sent(
     ],
 )
 @pytest.mark.parametrize("run", [execute, start_export])
-def test_a_parameter_of_another_type_is_not_sent(
+def test_query_parameter_of_another_type_is_refused(
     nexthink: Nexthink, transport: Transport, value: Any, run: Callable[..., object]
 ) -> None:
     with pytest.raises(NexthinkInputError, match="NQL parameter 'days' is"):
@@ -151,7 +153,7 @@ def test_a_parameter_of_another_type_is_not_sent(
 
 @pytest.mark.parametrize("parameters", [["a"], "abc", [("name", "x")], {"a"}, 1])
 @pytest.mark.parametrize("run", [execute, start_export])
-def test_parameters_without_names_are_not_sent(
+def test_query_parameters_not_a_mapping_are_refused(
     nexthink: Nexthink, transport: Transport, parameters: Any, run: Callable[..., object]
 ) -> None:
     with pytest.raises(NexthinkInputError, match="parameters is a .* a mapping of names to text"):
@@ -172,7 +174,7 @@ def test_parameters_without_names_are_not_sent(
         ({"days": 90.0, "share": 1e-7}, {"parameters": {"days": "90", "share": "0.0000001"}}),
     ],
 )
-def test_the_query_is_sent_as_documented(
+def test_query_request_is_as_documented(
     nexthink: Nexthink, transport: Transport, parameters: Any, sent: dict[str, object]
 ) -> None:
     nexthink.responses = [httpx.Response(200, json={"data": []}), httpx.Response(200, json={"exportId": "e-1"})]
@@ -195,7 +197,7 @@ def test_the_query_is_sent_as_documented(
         (404, NexthinkNotFoundError, "Nexthink has no saved query #ab"),
     ],
 )
-def test_a_refused_query_names_the_cure(
+def test_query_refused_has_a_hint(
     nexthink: Nexthink, transport: Transport, run: Callable[..., object], http: int, kind: type[Exception], hint: str
 ) -> None:
     nexthink.responses = [httpx.Response(http)]
@@ -235,14 +237,14 @@ def executed(nexthink: Nexthink, transport: Transport, body: str | bytes) -> Nql
         ("[]", "[]"),
     ],
 )
-def test_a_value_of_json_becomes_its_text(nexthink: Nexthink, transport: Transport, value: str, text: str) -> None:
+def test_execute_json_value_becomes_its_text(nexthink: Nexthink, transport: Transport, value: str, text: str) -> None:
     rows = executed(nexthink, transport, f'{{"data": [{{"device.name": {value}}}]}}'.encode())
 
     assert rows == [{"device.name": text}]
 
 
 @given(names=st.lists(st.text() | st.sampled_from(ODD_NAMES)))
-def test_names_survive_a_query(names: list[str]) -> None:
+def test_execute_every_name_survives(names: list[str]) -> None:
     nexthink = Nexthink()
     with Transport(SETTINGS, http_transport=httpx.MockTransport(nexthink)) as transport:
         rows = executed(nexthink, transport, json.dumps({"data": [{"device.name": name} for name in names]}))
@@ -250,7 +252,7 @@ def test_names_survive_a_query(names: list[str]) -> None:
     assert [row["device.name"] for row in rows] == names
 
 
-def test_the_columns_of_a_query(nexthink: Nexthink, transport: Transport) -> None:
+def test_execute_columns_are_those_of_all_rows(nexthink: Nexthink, transport: Transport) -> None:
     rows = executed(nexthink, transport, '{"data": [{"b": 1, "a": 2}, {"b": 3, "c": 4}], "rows": 2}')
 
     assert rows.columns == ["b", "a", "c"]
@@ -282,7 +284,7 @@ def test_the_columns_of_a_query(nexthink: Nexthink, transport: Transport) -> Non
         b'{"data": [], "more": {"a": 1, "a": 2}}',
     ],
 )
-def test_what_is_no_result_is_refused(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
+def test_execute_invalid_result_is_refused(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it") as caught:
         executed(nexthink, transport, body)
 
@@ -290,7 +292,7 @@ def test_what_is_no_result_is_refused(nexthink: Nexthink, transport: Transport, 
 
 
 @pytest.mark.parametrize(("rows", "warned"), [(EXECUTE_ROWS - 1, False), (EXECUTE_ROWS, True)])
-def test_a_result_that_may_not_be_whole_is_a_warning(
+def test_execute_result_of_maximum_size_is_a_warning(
     nexthink: Nexthink, transport: Transport, caplog: pytest.LogCaptureFixture, rows: int, warned: bool
 ) -> None:
     executed(nexthink, transport, json.dumps({"data": [{"a": "b"}] * rows}))
@@ -301,7 +303,7 @@ def test_a_result_that_may_not_be_whole_is_a_warning(
 # --- exported
 
 
-def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -> None:
+def test_export_start_to_rows(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [
         httpx.Response(200, json={"exportId": "e-1"}),
         status("SUBMITTED"),
@@ -328,14 +330,16 @@ def test_an_export_from_start_to_end(nexthink: Nexthink, transport: Transport) -
 
 
 @pytest.mark.parametrize(("first", "waits"), [(20, [20, 30, 45, 60, 60]), (60, [60] * 5), (100, [100] * 5)])
-def test_the_waits_grow_to_a_minute(nexthink: Nexthink, transport: Transport, first: float, waits: list[float]) -> None:
+def test_wait_for_export_waits_grow_to_a_minute(
+    nexthink: Nexthink, transport: Transport, first: float, waits: list[float]
+) -> None:
     nexthink.responses = [*(status("IN_PROGRESS") for _ in waits), completed()]
     wait_for_export(transport, "e-1", poll_interval=first, timeout=1000)
 
     assert nexthink.sleeps == waits
 
 
-def test_a_wait_ends_at_the_timeout(nexthink: Nexthink, transport: Transport) -> None:
+def test_wait_for_export_ends_at_the_timeout(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [status("IN_PROGRESS") for _ in range(3)]
     with pytest.raises(NexthinkExportError, match="export e-1 was not ready in time") as caught:
         wait_for_export(transport, "e-1", poll_interval=10, timeout=25)
@@ -345,9 +349,7 @@ def test_a_wait_ends_at_the_timeout(nexthink: Nexthink, transport: Transport) ->
     assert nexthink.responses == []
 
 
-def test_a_wait_longer_than_the_timeout_ends_with_it_and_looks_once_more(
-    nexthink: Nexthink, transport: Transport
-) -> None:
+def test_wait_for_export_long_interval_polls_once_more_at_the_timeout(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [status("IN_PROGRESS"), completed()]
     wait_for_export(transport, "e-1", poll_interval=60, timeout=10)
 
@@ -356,7 +358,9 @@ def test_a_wait_longer_than_the_timeout_ends_with_it_and_looks_once_more(
 
 
 @pytest.mark.parametrize(("said", "shown"), [("out of luck", "out of luck"), (None, "no reason given")])
-def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: str | None, shown: str) -> None:
+def test_export_status_error_is_an_export_error(
+    nexthink: Nexthink, transport: Transport, said: str | None, shown: str
+) -> None:
     nexthink.responses = [status("SUBMITTED"), status("ERROR", errorDescription=said)]
     with pytest.raises(NexthinkExportError, match=f"export e-1.*{shown}") as caught:
         wait_for_export(transport, "e-1", poll_interval=1, timeout=60)
@@ -375,7 +379,7 @@ def test_an_export_that_failed(nexthink: Nexthink, transport: Transport, said: s
         b'{"status": "COMPLETED", "resultsFileUrl": "made-up-url", "resultsFileUrl": "made-up-other"}',
     ],
 )
-def test_a_status_that_cannot_be_read(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
+def test_export_status_unreadable_is_an_export_error(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
     nexthink.responses = [httpx.Response(200, content=body)]
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it") as caught:
         export_status(transport, "e-1")
@@ -384,7 +388,7 @@ def test_a_status_that_cannot_be_read(nexthink: Nexthink, transport: Transport, 
 
 
 @pytest.mark.parametrize("depth", range(50, 1200, 50))
-def test_a_nested_value_is_text_or_refused(nexthink: Nexthink, transport: Transport, depth: int) -> None:
+def test_execute_nested_value_is_text_or_refused(nexthink: Nexthink, transport: Transport, depth: int) -> None:
     value = "[" * depth + "]" * depth
     try:
         assert executed(nexthink, transport, f'{{"data": [{{"a": {value}}}]}}') == [{"a": value}]
@@ -392,7 +396,7 @@ def test_a_nested_value_is_text_or_refused(nexthink: Nexthink, transport: Transp
         assert "not as the NQL API documents it" in str(error)
 
 
-def test_the_address_of_the_file_does_not_show(nexthink: Nexthink, transport: Transport) -> None:
+def test_export_status_address_of_the_file_is_not_shown(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [completed()]
 
     assert "made-up" not in repr(export_status(transport, "e-1"))
@@ -401,26 +405,26 @@ def test_the_address_of_the_file_does_not_show(nexthink: Nexthink, transport: Tr
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b'{"exportId": ""}', b'{"exportId": 1}', b'{"exportId": "a", "exportId": "b"}']
 )
-def test_an_export_without_an_id(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
+def test_start_export_without_id_is_an_export_error(nexthink: Nexthink, transport: Transport, body: bytes) -> None:
     nexthink.responses = [httpx.Response(200, content=body)]
     with pytest.raises(NexthinkExportError, match="not as the NQL API documents it"):
         start_export(transport, "#ab")
 
 
-def test_an_export_id_is_one_part_of_the_path(nexthink: Nexthink, transport: Transport) -> None:
+def test_export_status_id_is_quoted(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [status("SUBMITTED")]
     export_status(transport, "../a?b#c")
 
     assert asked(nexthink) == [f"GET {API}/api/v1/nql/status/..%2Fa%3Fb%23c"]
 
 
-def test_an_export_that_is_not_known(nexthink: Nexthink, transport: Transport) -> None:
+def test_export_status_unknown_export_is_an_export_error(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [httpx.Response(404)]
     with pytest.raises(NexthinkExportError, match=r"does not know the export e-1 \(any more\)"):
         export_status(transport, "e-1")
 
 
-def test_a_result_that_was_cut_off_proves_nothing(nexthink: Nexthink, transport: Transport) -> None:
+def test_fetch_export_truncated_is_an_error(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [completed(http=206)]
     with pytest.raises(NexthinkTruncatedError, match="allow_truncated=True") as caught:
         fetch_export(transport, "e-1")
@@ -430,14 +434,14 @@ def test_a_result_that_was_cut_off_proves_nothing(nexthink: Nexthink, transport:
     assert asked(nexthink) == [f"GET {STATUS}"]
 
 
-def test_a_result_that_was_cut_off_says_so_where_it_is_allowed(nexthink: Nexthink, transport: Transport) -> None:
+def test_fetch_export_truncated_and_allowed_says_so(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [completed(http=206), stored(b"a\r\n1\r\n")]
     rows = fetch_export(transport, "e-1", allow_truncated=True)
 
     assert (rows, rows.truncated) == ([{"a": "1"}], True)
 
 
-def test_an_expired_address_is_asked_for_anew(
+def test_fetch_export_expired_address_is_requested_again(
     nexthink: Nexthink, transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -465,7 +469,7 @@ def test_an_expired_address_is_asked_for_anew(
         ([lambda: status("COMPLETED", resultsFileUrl=None)], "The export e-1 names no file"),
     ],
 )
-def test_a_file_is_given_up_after_three_tries(
+def test_fetch_export_unreadable_file_is_fetched_three_times(
     nexthink: Nexthink, transport: Transport, responses: list[Callable[[], httpx.Response]], message: str
 ) -> None:
     nexthink.responses = [response() for _ in range(3) for response in responses]
@@ -477,13 +481,13 @@ def test_a_file_is_given_up_after_three_tries(
     assert len(nexthink.sleeps) == 2
 
 
-def test_a_file_that_its_store_calls_gzip_is_read(nexthink: Nexthink, transport: Transport) -> None:
+def test_fetch_export_content_encoding_gzip_is_read(nexthink: Nexthink, transport: Transport) -> None:
     nexthink.responses = [completed(), stored(gzip.compress(b"a\r\n1\r\n", mtime=0), **{"content-encoding": "gzip"})]
 
     assert fetch_export(transport, "e-1") == [{"a": "1"}]
 
 
-def test_a_file_that_its_store_calls_gzip_loses_no_rows_in_silence(nexthink: Nexthink, transport: Transport) -> None:
+def test_fetch_export_content_encoding_gzip_cut_off_is_refused(nexthink: Nexthink, transport: Transport) -> None:
     # All bytes of the first half come out, to the end of a row: only the end of the stream is missing.
     gzipped = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     cut = gzipped.compress(b"a,b\r\n" + b"1,2\r\n" * 2500) + gzipped.flush(zlib.Z_FULL_FLUSH)
@@ -492,3 +496,31 @@ def test_a_file_that_its_store_calls_gzip_loses_no_rows_in_silence(nexthink: Nex
     ]
     with pytest.raises(NexthinkExportError, match="it ends too early"):
         fetch_export(transport, "e-1")
+
+
+@pytest.mark.parametrize("body", [b'{"message": "Access denied"}', b"<html>\n<p>\n</html>\n", b"", b"Access Denied\n"])
+def test_fetch_export_of_an_error_page_is_an_error_and_never_zero_rows(
+    nexthink: Nexthink, transport: Transport, body: bytes
+) -> None:
+    nexthink.responses = [response for _ in range(3) for response in (completed(), stored(body))]
+    with pytest.raises(NexthinkExportError, match="not a CSV table"):
+        fetch_export(transport, "e-1")
+
+
+def test_fetch_export_shorter_than_its_length_is_retried(nexthink: Nexthink, transport: Transport) -> None:
+    cut, whole = b"uid,name\r\n1,PC", b"uid,name\r\n1,PC-1"
+    length = {"content-length": str(len(whole))}
+    nexthink.responses = [completed(), stored(cut, **length), completed(), stored(whole, **length)]
+    assert fetch_export(transport, "e-1") == [{"uid": "1", "name": "PC-1"}]
+
+
+def test_fetch_export_of_unknown_length_must_end_with_a_line(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.responses = [completed(), stored(b"uid,name\r\n1,PC"), completed(), stored(b"uid,name\r\n1,PC-1\r\n")]
+    assert fetch_export(transport, "e-1") == [{"uid": "1", "name": "PC-1"}]
+
+
+def test_fetch_export_beyond_a_limit_is_not_fetched_again(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.responses = [completed(), stored(b"a\r\n1\r\n2\r\n")]
+    with pytest.raises(NexthinkResultLimitError, match="more than 1 rows"):
+        fetch_export(transport, "e-1", limits=ResultLimits(rows=1))
+    assert nexthink.sleeps == []

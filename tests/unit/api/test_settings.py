@@ -30,7 +30,7 @@ def refusal(**given_: Any) -> str:
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_instance_and_region_make_the_addresses(region: str) -> None:
+def test_resolve_instance_and_region_give_the_addresses(region: str) -> None:
     settings = resolve(region=region)
 
     assert settings.instance == "acme"
@@ -53,7 +53,7 @@ def test_instance_and_region_make_the_addresses(region: str) -> None:
     ],
 )
 @pytest.mark.parametrize("region", [None, "", "eu", " EU "])
-def test_a_copied_address_names_instance_and_region(pasted: str, region: str | None) -> None:
+def test_resolve_copied_address_gives_instance_and_region(pasted: str, region: str | None) -> None:
     settings = resolve(instance=pasted, region=region)
 
     assert (settings.instance, settings.base_url, settings.login_url) == ("acme", API, LOGIN)
@@ -62,23 +62,23 @@ def test_a_copied_address_names_instance_and_region(pasted: str, region: str | N
 @pytest.mark.parametrize(
     ("host", "instance"), [("my-acme-2", "my-acme-2"), ("api", "api"), ("a", "a"), (" acme ", "acme")]
 )
-def test_an_instance_may_be_any_label(host: str, instance: str) -> None:
+def test_resolve_instance_may_be_any_label(host: str, instance: str) -> None:
     assert resolve(instance=host).base_url == f"https://{instance}.api.eu.nexthink.cloud"
     assert resolve(instance=f"{instance}.eu.nexthink.cloud", region=None).instance == instance
 
 
-def test_an_instance_is_as_long_as_the_name_of_its_sign_in_page_may_be() -> None:
+def test_resolve_instance_length_fits_the_login_host() -> None:
     settings = resolve(instance="a" * 57)
 
     assert len(httpx.URL(settings.login_url).host.split(".")[0]) == 63
 
 
 @pytest.mark.parametrize("label", ["a" * 58, "a" * 64, "-acme"])
-def test_what_is_no_instance_is_none_in_an_address_either(label: str) -> None:
+def test_resolve_invalid_instance_in_an_address_is_refused(label: str) -> None:
     assert refusal(instance=f"{label}.eu.nexthink.cloud")
 
 
-def test_host_and_region_may_not_contradict() -> None:
+def test_resolve_contradicting_regions_are_refused() -> None:
     message = refusal(instance="https://acme.eu.nexthink.cloud", region="us")
 
     assert "'eu'" in message
@@ -87,7 +87,7 @@ def test_host_and_region_may_not_contradict() -> None:
 
 
 @pytest.mark.parametrize("instance", ["a.b", "acme.example.com", "-acme", "acme-", "ac me", "acmé", "a_b", "a" * 58])
-def test_what_is_no_instance_is_refused(instance: str) -> None:
+def test_resolve_invalid_instance_is_refused(instance: str) -> None:
     assert "is no Nexthink instance" in refusal(instance=instance)
 
 
@@ -101,16 +101,16 @@ def test_what_is_no_instance_is_refused(instance: str) -> None:
         ("instance", "no instance (host)"),
     ],
 )
-def test_what_is_missing_is_named(what: str, message: str, nothing: str | None) -> None:
+def test_resolve_missing_field_is_named(what: str, message: str, nothing: str | None) -> None:
     assert message in refusal(**{what: nothing})
 
 
 @pytest.mark.parametrize("given_", [{"region": "moon"}, {"instance": "acme.moon.nexthink.cloud", "region": None}])
-def test_an_unknown_region_is_named(given_: dict[str, Any]) -> None:
+def test_resolve_unknown_region_is_named(given_: dict[str, Any]) -> None:
     assert "an unknown region 'moon'" in refusal(**given_)
 
 
-def test_both_addresses_need_neither_instance_nor_region() -> None:
+def test_resolve_both_addresses_need_no_instance() -> None:
     settings = resolve(instance=None, region=None, base_url="https://nx.example/", login_url="https://in.example/t")
 
     assert settings.instance == "nx.example"
@@ -118,7 +118,7 @@ def test_both_addresses_need_neither_instance_nor_region() -> None:
     assert settings.login_url == "https://in.example/t"
 
 
-def test_one_address_leaves_the_other_to_instance_and_region() -> None:
+def test_resolve_one_address_leaves_the_other_to_the_instance() -> None:
     assert resolve(base_url="https://nx.example/nexthink/").login_url == LOGIN
     assert resolve(base_url="https://nx.example/nexthink/").base_url == "https://nx.example/nexthink"
     assert resolve(login_url="https://in.example/t").base_url == API
@@ -128,7 +128,7 @@ def test_one_address_leaves_the_other_to_instance_and_region() -> None:
 
 @pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.9.9.9", "LOCALHOST:8080"])
-def test_plain_http_is_for_loopback(option: str, host: str) -> None:
+def test_checked_url_plain_http_to_loopback_is_allowed(option: str, host: str) -> None:
     assert getattr(resolve(**{option: f"http://{host}/x/"}), option) == f"http://{host.lower()}/x"
 
 
@@ -137,7 +137,7 @@ def test_plain_http_is_for_loopback(option: str, host: str) -> None:
     "host",
     ["nx.example", "10.0.0.1", "128.0.0.1", "[::2]", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0"],
 )
-def test_plain_http_to_another_machine_is_refused(option: str, host: str) -> None:
+def test_checked_url_plain_http_to_another_machine_is_refused(option: str, host: str) -> None:
     message = refusal(**{option: f"http://{host}/x"})
 
     assert message.startswith(f"{option} is http://{host}/x")
@@ -154,7 +154,7 @@ def test_plain_http_to_another_machine_is_refused(option: str, host: str) -> Non
         "https://nx.example/#hush",
     ],
 )
-def test_an_address_holds_no_secret(option: str, address: str) -> None:
+def test_checked_url_with_credentials_is_refused(option: str, address: str) -> None:
     message = refusal(**{option: address})
 
     assert message.startswith(f"{option} must be a plain address")
@@ -163,7 +163,7 @@ def test_an_address_holds_no_secret(option: str, address: str) -> None:
 
 @pytest.mark.parametrize("option", ["base_url", "login_url"])
 @pytest.mark.parametrize("mark", ["?", "#", "/?", "/#", "/x?"])
-def test_an_address_ends_before_its_query(option: str, mark: str) -> None:
+def test_checked_url_query_is_refused(option: str, mark: str) -> None:
     message = refusal(**{option: f"https://nx.example{mark}"})
 
     assert message.startswith(f"{option} must be a plain address")
@@ -183,13 +183,13 @@ def test_an_address_ends_before_its_query(option: str, mark: str) -> None:
         "https://nx.example/\0",
     ],
 )
-def test_what_is_no_web_address_is_refused(option: str, address: str) -> None:
+def test_checked_url_invalid_address_is_refused(option: str, address: str) -> None:
     assert refusal(**{option: address}).startswith(option)
 
 
 @pytest.mark.parametrize("option", ["region", "base_url", "login_url", "proxy"])
 @pytest.mark.parametrize("value", [5, 0, True, 1.5, ["https://nx.example"], {"eu": "us"}, b"eu"])
-def test_what_is_no_text_is_refused(option: str, value: object) -> None:
+def test_resolve_value_that_is_not_text_is_refused(option: str, value: object) -> None:
     assert refusal(**{option: value}).startswith(f"{option} is")
 
 
@@ -197,14 +197,14 @@ def test_what_is_no_text_is_refused(option: str, value: object) -> None:
     ("address", "private"),
     [("https://x", True), ("http://localhost", True), ("http://x", False), ("ftp://localhost", False)],
 )
-def test_a_secret_travels_by_https_or_stays_here(address: str, private: bool) -> None:
+def test_is_private_enough_https_or_loopback(address: str, private: bool) -> None:
     assert is_private_enough(httpx.URL(address)) is private
 
 
 @pytest.mark.parametrize(
     ("timeout", "seconds"), [(None, 30), ("", 30), (5, 5), ("2.5", 2.5), (" 7 ", 7), (86_400, 86_400)]
 )
-def test_timeout_as_number_or_text(timeout: object, seconds: float) -> None:
+def test_resolve_timeout_as_number_or_text(timeout: object, seconds: float) -> None:
     assert resolve(timeout=timeout).timeout == seconds
 
 
@@ -225,7 +225,7 @@ def test_timeout_as_number_or_text(timeout: object, seconds: float) -> None:
         pytest.param(10**400, id="400 digits"),
     ],
 )
-def test_a_timeout_that_cannot_be_is_refused(timeout: object) -> None:
+def test_resolve_invalid_timeout_is_refused(timeout: object) -> None:
     assert refusal(timeout=timeout).startswith(f"timeout is {timeout!r}")
 
 
@@ -242,17 +242,17 @@ def test_a_timeout_that_cannot_be_is_refused(timeout: object) -> None:
         ("/etc/ssl/proxy.pem", "/etc/ssl/proxy.pem"),
     ],
 )
-def test_verify_as_boolean_text_or_path(verify: object, read: object) -> None:
+def test_resolve_verify_as_boolean_text_or_path(verify: object, read: object) -> None:
     assert resolve(verify=verify).verify == read
     assert type(resolve(verify=verify).verify) is type(read)
 
 
 @pytest.mark.parametrize("verify", [0, 1, ["x"]])
-def test_verify_of_another_type_is_refused(verify: object) -> None:
+def test_resolve_verify_of_another_type_is_refused(verify: object) -> None:
     assert refusal(verify=verify).startswith("verify is")
 
 
-def test_secrets_do_not_show() -> None:
+def test_settings_repr_shows_no_secret() -> None:
     settings = resolve(proxy="http://me:made-up-proxy-password@proxy.example:3128")
 
     assert settings.client_secret.get_secret_value() == "made-up-secret"
@@ -262,7 +262,7 @@ def test_secrets_do_not_show() -> None:
 
 
 @pytest.mark.parametrize("proxy", [None, ""])
-def test_no_proxy(proxy: str | None) -> None:
+def test_resolve_without_proxy_is_none(proxy: str | None) -> None:
     assert resolve(proxy=proxy).proxy is None
 
 
@@ -283,7 +283,7 @@ def test_no_proxy(proxy: str | None) -> None:
         b"http://me:hush@proxy.example",
     ],
 )
-def test_what_is_no_proxy_is_refused_and_its_password_not_shown(proxy: object) -> None:
+def test_resolve_invalid_proxy_is_refused_and_its_password_not_shown(proxy: object) -> None:
     message = refusal(proxy=proxy)
 
     assert message.startswith("proxy ")
@@ -304,7 +304,7 @@ anything = st.none() | st.text() | st.tuples(st.sampled_from(["https://", "http:
     verify=anything,
     proxy=anything,
 )
-def test_whatever_is_filled_in_is_read_or_refused(**filled_in: str | None) -> None:
+def test_resolve_arbitrary_fields_are_read_or_refused(**filled_in: str | None) -> None:
     try:
         settings = NexthinkSettings.resolve(**filled_in)
     except NexthinkSettingsError:
