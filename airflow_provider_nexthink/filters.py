@@ -139,8 +139,8 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
         returned: check first whether it may be empty. An iterator without rows is an error, since it may have been
         read before.
     :param on: compare by ``uid`` or by ``name``.
-    :raises NexthinkInputError: if the column is missing, ``others`` is none of these or has something other than a uid
-        (or a name), or the two lists have different kinds of uid.
+    :raises NexthinkInputError: if the column is missing, ``others`` is none of these, has something other than a uid
+        (or a name) or only rows without one, or the two lists have different kinds of uid.
     """
     devices = _reread(devices)
     key, _ = _KEYS[on]
@@ -152,6 +152,11 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
         )
     _check_one_kind(on, mine, theirs)
     there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
+    if theirs.cells and not there:
+        raise NexthinkInputError(
+            f"The other list has {len(theirs.cells)} rows, but no {on} in any of them: nothing would be subtracted. Give "
+            f"it the {on} of each device."
+        )
     return _where(devices, [key(cell) not in there for cell in mine.cells])
 
 

@@ -222,6 +222,12 @@ def test_anti_join_values_that_cannot_be_compared_are_an_error(others: object, o
         anti_join(fleet(("PC-1", 1)), others, on=on)
 
 
+@pytest.mark.parametrize("others", [[None], ["", None], [{"uid": None}], pd.DataFrame({"uid": [None, None]})])
+def test_anti_join_rows_without_any_uid_are_an_error(others: object) -> None:
+    with pytest.raises(NexthinkInputError, match="no uid in any of them"):
+        anti_join(fleet(("PC-1", 1)), others)
+
+
 def test_still_stale_two_kinds_of_uid_are_an_error() -> None:
     look = [{"device.collector.uid": UIDS[0], "name": "PC"}]
     with pytest.raises(NexthinkInputError, match="different kinds of uid"):

@@ -413,7 +413,7 @@ def test_read_devices_outcome_table_without_its_status_is_an_error(lost: str) ->
         "the list has it as EXCLUDED",
         f"another row of the list has this device as EXCLUDED: excluded by {D!r}",
         "the same device is earlier in the list",
-        "the list gives this uid two names: which device is meant is not clear",
+        "the list gives this uid two names: which device is meant is ambiguous",
     ],
 )
 def test_read_devices_reasons_of_an_outcome_table_without_status_are_an_error(reason: str) -> None:
