@@ -154,8 +154,8 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
     there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
     if theirs.cells and not there:
         raise NexthinkInputError(
-            f"The other list has {len(theirs.cells)} rows, but no {on} in any of them: nothing would be subtracted. Give "
-            f"it the {on} of each device."
+            f"The other list has {len(theirs.cells)} rows, but no {on} in any of them: nothing would be subtracted. "
+            f"Give it the {on} of each device."
         )
     return _where(devices, [key(cell) not in there for cell in mine.cells])
 

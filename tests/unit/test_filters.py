@@ -288,6 +288,7 @@ def test_filters_records_and_dataframes_give_the_same_rows_and_lose_none(
     rows: list[dict[str, Any]], others: list[dict[str, Any]]
 ) -> None:
     numbered = [{**row, "at": at} for at, row in enumerate(rows)]
+    others = [*others, {"uid": UIDS[0], "name": "B"}]  # one that can be compared, or subtracting is an error
     before = copy.deepcopy((numbered, others))
     frame = pd.DataFrame(numbered, index=[0] * len(rows), dtype=object)
 
