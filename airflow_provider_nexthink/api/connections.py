@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -239,9 +240,20 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        seconds = self.limit(timeout, httpcore.ConnectTimeout)
-        stream = self._network.connect_tcp(host, port, seconds, local_address, socket_options)
-        return _Stream(stream, self)
+        # One address after the other, as the socket module does, which would give each the whole timeout.
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        for *_, address in addresses:
+            try:
+                seconds = self.limit(timeout, httpcore.ConnectTimeout)
+                stream = self._network.connect_tcp(str(address[0]), port, seconds, local_address, socket_options)
+                return _Stream(stream, self)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
 
 
 class _Stream(httpcore.NetworkStream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import ssl
@@ -133,6 +134,26 @@ def test_exchange_without_connection_never_left(base_url: str) -> None:
     exchange = Exchange(timeout=5.0)
     with pytest.raises(httpx.ConnectError):
         send(base_url, exchange)
+    assert not exchange.has_left
+
+
+def test_exchange_host_with_many_silent_addresses_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as silent, contextlib.ExitStack() as queue:
+        for _ in range(4):  # a queue that is full: who comes now gets no reply
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname())
+        real = socket.getaddrinfo
+
+        def many(host: str, *args: Any, **options: Any) -> Any:
+            return [address] * 40 if host == "many.example" else real(host, *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", many)
+        start, exchange = time.monotonic(), Exchange(timeout=0.5, seconds=1.0)
+        with pytest.raises((httpx.ConnectTimeout, httpx.ConnectError)):
+            send(f"https://many.example:{silent.getsockname()[1]}", exchange)
+    assert time.monotonic() - start < 10.0
     assert not exchange.has_left
 
 
