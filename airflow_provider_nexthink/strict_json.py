@@ -10,14 +10,17 @@ from typing import Any
 class RepeatedKeyError(ValueError):
     """A JSON object names a key twice. The message has the key only; a response may hold secrets.
 
-    :param pairs: the keys and values of the object.
+    :param key: the key.
+    :param preview: the keys and values of the object, shortened.
     """
 
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        self.key = next(key for at, key in enumerate(keys) if key in keys[:at])
-        self.preview = reprlib.repr(pairs)
-        super().__init__(f"a JSON object names the key {self.key[:60]!r} twice")
+    def __init__(self, key: str, preview: str) -> None:
+        super().__init__(key, preview)
+        self.key = key
+        self.preview = preview
+
+    def __str__(self) -> str:
+        return f"a JSON object names the key {self.key[:60]!r} twice"
 
 
 def read_json(text: str | bytes, **options: Any) -> Any:
@@ -37,5 +40,7 @@ def read_json(text: str | bytes, **options: Any) -> Any:
 def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) != len(pairs):
-        raise RepeatedKeyError(pairs)
+        keys = [key for key, _ in pairs]
+        repeated = next(key for at, key in enumerate(keys) if key in keys[:at])
+        raise RepeatedKeyError(repeated, reprlib.repr(pairs))
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 from hypothesis import given
@@ -44,3 +45,10 @@ def test_deep_nesting_is_a_value_error(depth: int) -> None:
     for text in ("[" * depth, "[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
         with pytest.raises(ValueError, match=r"nested too deeply|Expecting"):
             read_json(text)
+
+
+def test_repeated_key_error_can_be_pickled() -> None:
+    with pytest.raises(RepeatedKeyError) as caught:
+        read_json('{"uid": 1, "uid": 2}')
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.key, again.preview) == (str(caught.value), "uid", caught.value.preview)
