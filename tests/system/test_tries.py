@@ -122,7 +122,7 @@ def test_retry_that_fails_early_leaves_the_tables_of_the_try_before(
 
 @needs_task_state
 def test_retry_other_list_table_is_its_own_and_the_others_are_told(
-    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, capsys: pytest.CaptureFixture[str]
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices, caplog: pytest.LogCaptureFixture
 ) -> None:
     def first() -> Devices:
         stop_after(sandbox, 2)
@@ -138,7 +138,7 @@ def test_retry_other_list_table_is_its_own_and_the_others_are_told(
     assert summary["earlier_tries"] == {"SCHEDULED": 190, "NOT_SENT": 64}
     others = run.xcom("delete", "earlier_tries")
     assert [row["uid"] for row in others] == [device["uid"] for device in [*fleet[:190], *fleet[202:266]]]
-    assert "254 devices that are not in this list: 190 SCHEDULED, 64 NOT_SENT" in capsys.readouterr().out
+    assert "254 devices that are not in this list: 190 SCHEDULED, 64 NOT_SENT" in caplog.text
 
 
 @needs_task_state
