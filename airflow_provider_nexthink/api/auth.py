@@ -211,14 +211,14 @@ def read_token(response: httpx.Response, settings: NexthinkSettings, asked_at: f
         body = TokenResponse.read(response.content.removeprefix(b"\xef\xbb\xbf"))
     except ValueError:
         raise NexthinkAuthenticationError(
-            f"{settings.login_url} answered {response.status_code}, but not with a token. Check the login address, and "
+            f"{settings.login_url} returned {response.status_code}, but not with a token. Check the login address, and "
             "whether something in between responds instead.",
             status=response.status_code,
         ) from None
     value = SecretStr(body.access_token.get_secret_value().strip("\ufeff \t\r\n"))
     if not _IS_TOKEN.fullmatch(value.get_secret_value()):
         raise NexthinkAuthenticationError(
-            f"{settings.login_url} answered {response.status_code} with a token that no request can carry: it holds "
+            f"{settings.login_url} returned {response.status_code} with a token that no request can carry: it holds "
             "blanks or control characters. Check the login address, and the proxies in between.",
             status=response.status_code,
         )
@@ -251,7 +251,7 @@ def token_error(error: NexthinkError, settings: NexthinkSettings) -> NexthinkErr
         code, detail = getattr(error, "code", None), getattr(error, "detail", None)
         said = ": ".join(part for part in (code, detail) if part)
         return NexthinkAuthenticationError(
-            f"Nexthink gave no token: {settings.login_url} answered {status}{f' ({said})' if said else ''}. "
+            f"Nexthink gave no token: {settings.login_url} returned {status}{f' ({said})' if said else ''}. "
             f"{_token_hint(status, said)}",
             status=status,
             code=code,

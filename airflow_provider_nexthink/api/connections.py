@@ -78,7 +78,7 @@ class Connections:
     """The connections of one tenant, for any number of threads.
 
     Each carries one request at a time, and is kept for the next one. In a pool that they share, every request would
-    wait for a lock and look at the connections of all others.
+    wait for a lock and check the connections of all others.
 
     :param settings: the tenant.
     :param given: carries all requests instead of the network, for tests.

@@ -232,7 +232,7 @@ def _message(response: httpx.Response, body: ErrorResponse, hints: Mapping[int, 
     else:
         hint = hints.get(response.status_code, _HINTS[400] if response.is_client_error else "")
     return " ".join(
-        part for part in (f"{where} answered {response.status_code}{f' {said}' if said else ''}.", hint) if part
+        part for part in (f"{where} returned {response.status_code}{f' {said}' if said else ''}.", hint) if part
     )
 
 

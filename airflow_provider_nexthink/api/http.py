@@ -242,7 +242,7 @@ class Transport:
                     yield Download(got, exchange)
                     return
                 status = got.status_code
-                problem = f"{host} answered {status}. The address of the file is good for 15 minutes only."
+                problem = f"{host} returned {status}. The address of the file is good for 15 minutes only."
         except httpx.RequestError as error:
             # Only what names no more than the host.
             no_response = self._no_response(error, httpx.Request("GET", url.get_secret_value()), exchange)
@@ -414,7 +414,7 @@ def _check_content_type(content_type: str, host: str) -> None:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type.endswith(("html", "json", "xml")):
         raise NexthinkExportError(
-            f"The result file could not be fetched: {host} answered 200 with {media_type[:40]}, not with a CSV file."
+            f"The result file could not be fetched: {host} returned 200 with {media_type[:40]}, not with a CSV file."
         )
 
 

@@ -260,7 +260,7 @@ def _read(read: Callable[[], _Read], response: httpx.Response) -> _Read:
         return read()
     except (ValueError, RecursionError):  # pydantic's and json's errors are ValueErrors
         raise NexthinkExportError(
-            f"{response.request.url.copy_with(query=None)} answered {response.status_code} with a body that is not "
+            f"{response.request.url.copy_with(query=None)} returned {response.status_code} with a body that is not "
             "as the NQL API documents it.",
             status=response.status_code,
             request_id=response.request.headers.get("x-request-id"),

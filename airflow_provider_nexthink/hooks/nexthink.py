@@ -269,9 +269,9 @@ class NexthinkHook(BaseHook):
                 client = self.get_conn()
                 permissions = client.check_permissions()
             except NexthinkError as error:
-                return False, f"Sign-in: failed. {error} NQL API: not tried. Data management: not tried."
+                return False, f"Authentication: failed. {error} NQL API: not tried. Data management: not tried."
         return "permitted" in permissions.values(), (
-            f"Sign-in: works ({client.settings.instance}). NQL API: {permissions['NQL API']}. "
+            f"Authentication: works ({client.settings.instance}). NQL API: {permissions['NQL API']}. "
             f"Data management (deletions): {permissions['Data management']}. Nothing was deleted."
         )
 

@@ -60,24 +60,24 @@ def peer(devices: pd.DataFrame, url: str, concurrency: int) -> list[Any]:
     assert concurrency == 1
     NxtSettings.base_url = NxtSettings.login_base_url = url
     client = NexthinkClient("acme", NxtRegionName.eu, "made-up-id", "made-up-secret")
-    told: list[Any] = []
+    received: list[Any] = []
     for batch in _batches(devices):
         entries = [NxtDeviceEntry(uid=uid, name=name) for uid, name in batch]
-        told += client.data_management.delete_devices(entries).devices
-    assert len(told) == len(devices)
-    return told
+        received += client.data_management.delete_devices(entries).devices
+    assert len(received) == len(devices)
+    return received
 
 
 def bare_loop(devices: pd.DataFrame, url: str, concurrency: int) -> list[Any]:
-    """Post the same bodies with httpx, one after the other, and read the answers: no promise is kept here."""
+    """Post the same bodies with httpx, one after the other, and read the responses: no promise is kept here."""
     assert concurrency == 1
-    told: list[Any] = []
+    received: list[Any] = []
     with httpx.Client(headers={"Authorization": "Bearer made-up-token"}, timeout=60) as client:
         for batch in _batches(devices):
             body = {"devices": [{"uid": uid, "name": name} for uid, name in batch]}
-            told += client.post(f"{url}{DELETIONS}", json=body).json()["devices"]
-    assert len(told) == len(devices)
-    return told
+            received += client.post(f"{url}{DELETIONS}", json=body).json()["devices"]
+    assert len(received) == len(devices)
+    return received
 
 
 def _batches(devices: pd.DataFrame) -> list[list[tuple[str, str]]]:

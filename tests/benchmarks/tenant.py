@@ -1,4 +1,4 @@
-"""A tenant that costs next to nothing itself: it answers SCHEDULED to every device, a set time after the request.
+"""A tenant that costs next to nothing itself: it responds SCHEDULED for every device, a set time after the request.
 
 It reads no more of HTTP and JSON than it must, so that what is measured is the client.
 """
@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(rb"x-request-id: *([^\r]+)", re.IGNORECASE)
 class Connection(asyncio.Protocol):
     """One connection of a client, which sends one request after the other.
 
-    :param latency: seconds from the end of a request to its answer.
+    :param latency: seconds from the end of a request to its response.
     """
 
     def __init__(self, latency: float) -> None:
@@ -54,12 +54,12 @@ def _answer(head: bytes, body: bytes) -> bytes:
         return _response(b"200 OK", TOKEN)
     # The made devices have no quotes and no braces in their names: what ends one is clear.
     devices = body[body.index(b"[") : -1].replace(b'"}', b'","status":"SCHEDULED"}')
-    told = b'{"scheduledCount":%d,"status":"ACCEPTED","devices":%b}' % (body.count(b'"}'), devices)
+    received = b'{"scheduledCount":%d,"status":"ACCEPTED","devices":%b}' % (body.count(b'"}'), devices)
     request_id = _REQUEST_ID.search(head)
     ids = b"x-request-id: %b\r\nx-trace-id: 0af7651916cd43dd8448eb211c80319c\r\n" % (
         request_id[1] if request_id else b"-"
     )
-    return _response(b"202 Accepted", told, ids)
+    return _response(b"202 Accepted", received, ids)
 
 
 def _response(status: bytes, body: bytes, headers: bytes = b"") -> bytes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SIZE: Any = {"width": 1280, "height": 640}
 
-# It runs as root in containers, and is to ask nobody but the servers of the tests.
+# It runs as root in containers, and may connect to the servers of the tests only.
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

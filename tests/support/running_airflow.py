@@ -138,7 +138,7 @@ def select_nothing(seconds: float) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, reserved among the test processes: several Airflows may start at once."""
+    """Return ports that are free, reserved among the test processes: several Airflows may start at once."""
     found: list[int] = []
     while len(found) < count:
         port = random.choice(_PORTS)
@@ -163,7 +163,7 @@ def processes_of(session: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process still lives. One that is killed and that nobody has waited for does not."""
+    """Tell whether a process still lives. A killed process that was not waited for does not."""
     try:
         return _stat(pid)[0] != "Z"
     except OSError:

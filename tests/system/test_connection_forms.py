@@ -98,7 +98,7 @@ def test_the_other_token_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_test_in_python(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python")
     exec(compile(code, "docs/connection.md", "exec"), {})
-    documented = re.search(r"^    (Sign-in: works .*)$", PAGE, re.MULTILINE)
+    documented = re.search(r"^    (Authentication: works .*)$", PAGE, re.MULTILINE)
     assert documented is not None
     assert documented[1].replace("acme", "sandbox") in capsys.readouterr().out
 

@@ -58,7 +58,7 @@ def test_the_connection_test_tells_the_permissions_apart_and_deletes_nothing(
     before = sandbox.tenant.devices()
     ok, message = hook.test_connection()
     assert ok == (nql or data_management)
-    assert message == f"Sign-in: works (sandbox). {says} Nothing was deleted."
+    assert message == f"Authentication: works (sandbox). {says} Nothing was deleted."
     assert sandbox.tenant.queued == []
     assert sandbox.tenant.devices() == before
 
@@ -75,7 +75,7 @@ def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: p
     monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(wrong))
     ok, message = NexthinkHook().test_connection()
     assert not ok
-    assert message.startswith("Sign-in: failed. ")
+    assert message.startswith("Authentication: failed. ")
     assert "client secret" in message
     assert message.endswith("NQL API: not tried. Data management: not tried.")
     assert sandbox.client_secret not in message

@@ -128,7 +128,9 @@ def test_the_connection_is_added_by_its_form(
 def test_the_test_button_gives_three_answers(page: Page, tenant: Sandbox, picture: Callable[[str], None]) -> None:
     page.goto("/connections")
     page.get_by_role("button", name="Test Connection").click()
-    page.get_by_text("Sign-in: works (sandbox). NQL API: permitted. Data management (deletions): permitted.").wait_for()
+    page.get_by_text(
+        "Authentication: works (sandbox). NQL API: permitted. Data management (deletions): permitted."
+    ).wait_for()
     picture("connection-test")
     tenant.tenant.data_management = False
     page.reload()

@@ -272,8 +272,8 @@ def test_an_event_of_the_inventory_starts_the_dag_that_waits_for_it(watched: Wat
 def test_the_log_names_the_request_that_was_sent_again_and_no_device(watched: Watched) -> None:
     log = watched.log("delete")
     (request_id,) = re.findall(
-        r"20 devices, attempt 1 \[x-request-id ([0-9a-f-]{36})\]: POST .* answered 503.* -> retry", log
+        r"20 devices, attempt 1 \[x-request-id ([0-9a-f-]{36})\]: POST .* returned 503.* -> retry", log
     )
     assert request_id in {row["request_id"] for row in watched.table}
-    assert len(re.findall(r"\d+ devices \[x-request-id [0-9a-f-]{36}, x-trace-id [0-9a-f]{32}\]: answered", log)) == 3
+    assert len(re.findall(r"\d+ devices \[x-request-id [0-9a-f-]{36}, x-trace-id [0-9a-f]{32}\]: 202", log)) == 3
     assert not [row["uid"] for row in watched.table if row["uid"] in log]

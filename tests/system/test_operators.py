@@ -307,7 +307,7 @@ def test_a_tenant_with_a_smaller_maximum(sandbox: Sandbox, run_dag: RunDag) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"password": "wrong"}, "gave no token.*{login_url} answered 401.*client secret"),
+        ({"password": "wrong"}, "gave no token.*{login_url} returned 401.*client secret"),
         ({"extra": {}}, "no region: set the extra 'region' to one of us, eu, pac, meta"),
         ({"extra": {"base_url": "http://nexthink.example", "login_url": "https://t.example"}}, "Use https"),
         ({"host": "a b", "extra": {"region": "eu"}}, "no Nexthink instance"),

@@ -264,7 +264,7 @@ def test_get_token_refused_is_final_and_names_the_address(tenant: Tenant, transp
 
     assert type(error) is NexthinkAuthenticationError
     assert error.status == status
-    assert f"{TOKEN_URL} answered {status}" in str(error)
+    assert f"{TOKEN_URL} returned {status}" in str(error)
     assert "client secret (password)" in str(error)
     assert len(tenant.token_requests) == 1
     assert (tenant.bearers, tenant.sleeps) == ([], [])
@@ -283,7 +283,7 @@ CREDENTIAL, INACTIVE, SCOPE, POLICY = "client secret", "not active", "scope 'ser
             CREDENTIAL,
         ),
         (401, {"errorCode": "E0000004", "errorSummary": "Authentication failed"}, "Authentication failed", CREDENTIAL),
-        (401, {}, "answered 401.", CREDENTIAL),
+        (401, {}, "returned 401.", CREDENTIAL),
         (400, {"error": "invalid_scope", "error_description": "One or more scopes"}, "invalid_scope: One", SCOPE),
         (400, {"error": "invalid_scope"}, "(invalid_scope)", SCOPE),
         (400, {"error": "access_denied", "error_description": "Policy evaluation failed"}, "Policy eval", POLICY),
@@ -291,8 +291,8 @@ CREDENTIAL, INACTIVE, SCOPE, POLICY = "client secret", "not active", "scope 'ser
         (401, {"error": "invalid_client", "error_description": "The client is inactive"}, "is inactive", INACTIVE),
         (400, {"error": "unauthorized_client"}, "(unauthorized_client)", INACTIVE),
         (400, {"error": "invalid_request"}, "(invalid_request)", "login address"),
-        (302, {}, "answered 302", "Redirects are not followed"),
-        (307, {"error": "x"}, "answered 307", "Redirects are not followed"),
+        (302, {}, "returned 302", "Redirects are not followed"),
+        (307, {"error": "x"}, "returned 307", "Redirects are not followed"),
     ],
 )
 def test_get_token_refused_says_why_and_blames_the_secret_only_for_that(
@@ -438,7 +438,7 @@ def test_get_token_response_without_token_is_final(tenant: Tenant, transport: Tr
 
     assert type(error) is NexthinkAuthenticationError
     assert error.status == 200
-    assert f"{TOKEN_URL} answered 200, but not with a token" in str(error)
+    assert f"{TOKEN_URL} returned 200, but not with a token" in str(error)
     assert len(tenant.token_requests) == 1
 
 

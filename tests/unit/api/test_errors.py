@@ -117,7 +117,7 @@ def test_to_error_request_id_is_the_one_sent() -> None:
 def test_to_error_message_has_the_response_and_a_hint(status: int, hint: str) -> None:
     message = str(error(status, json={"code": "A_CODE", "message": "their words"}))
 
-    assert message.startswith(f"POST {URL} answered {status} A_CODE their words. ")
+    assert message.startswith(f"POST {URL} returned {status} A_CODE their words. ")
     assert hint in message
 
 
@@ -132,14 +132,14 @@ def test_to_error_hint_of_the_caller_wins() -> None:
 def test_to_error_redirect_is_named() -> None:
     message = str(error(302, headers={"location": "https://elsewhere.example/?key=hush"}))
 
-    assert "answered 302. Redirects are not followed" in message
+    assert "returned 302. Redirects are not followed" in message
     assert "hush" not in message
 
 
 def test_to_error_query_of_the_address_is_not_shown() -> None:
     message = str(error(500, url=f"{URL}?signature=hush#hush"))
 
-    assert f"POST {URL} answered 500." in message
+    assert f"POST {URL} returned 500." in message
     assert "hush" not in message
 
 
@@ -147,7 +147,7 @@ def test_to_error_numeric_code_of_nql_is_text() -> None:
     found = error(404, json={"message": "no such query", "code": 1404, "source": "nql"})
 
     assert found.code == "1404"
-    assert "answered 404 1404 no such query." in str(found)
+    assert "returned 404 1404 no such query." in str(found)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_to_error_body_of_a_gateway_has_no_code(body: bytes, status: int) -> Non
 
     assert found.code is None
     assert type(found) is (NexthinkRequestError if status == 400 else NexthinkUnavailableError)
-    assert f"answered {status}. " in f"{found} "
+    assert f"returned {status}. " in f"{found} "
 
 
 def test_to_error_long_message_is_shortened() -> None:
@@ -191,7 +191,7 @@ def test_to_error_detail_is_the_servers_message() -> None:
 def test_to_error_repeats_nothing() -> None:
     message = str(error(404, json={"code": 404, "message": "no such thing."}))
 
-    assert "answered 404 no such thing. Check" in message
+    assert "returned 404 no such thing. Check" in message
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_send_final_error_is_not_retried(
     sent_id = net.received[-1].headers["x-request-id"]
     assert (error.status, error.code, error.request_id, error.trace_id) == (status, "A_CODE", sent_id, "a-trace")
     assert str(error) == (
-        f"POST https://{API}/api/v1/x answered {status} A_CODE their words. Do this. [x-request-id {sent_id}]"
+        f"POST https://{API}/api/v1/x returned {status} A_CODE their words. Do this. [x-request-id {sent_id}]"
     )
     assert net.sleeps == []
 
@@ -308,7 +308,7 @@ def test_send_retry_is_logged(net: Net, transport: Transport, caplog: pytest.Log
     net.responses = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200)]
     transport.send("GET", "/x", idempotent=True)
 
-    assert f"GET https://{API}/x answered 429." in caplog.text
+    assert f"GET https://{API}/x returned 429." in caplog.text
     assert "Retry in 7.0 s." in caplog.text
 
 
@@ -385,7 +385,7 @@ def test_download_refused_shows_the_host_and_not_the_signature(
         pytest.fail("it was opened")
 
     assert caught.value.status == response.status_code
-    assert f"store.example answered {response.status_code}" in str(caught.value)
+    assert f"store.example returned {response.status_code}" in str(caught.value)
     assert "made-up" not in shown_by(caught.value)
     assert len(net.received) == 1
 

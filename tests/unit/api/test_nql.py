@@ -456,14 +456,14 @@ def test_fetch_export_expired_address_is_requested_again(
     ]
     assert len(nexthink.sleeps) == 1
     assert 1 <= nexthink.sleeps[0] <= 2
-    assert "answered 403" in caplog.text
+    assert "returned 403" in caplog.text
     assert "made-up" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("responses", "message"),
     [
-        ([completed, lambda: httpx.Response(403)], "store.example answered 403"),
+        ([completed, lambda: httpx.Response(403)], "store.example returned 403"),
         ([completed, lambda: stored(gzip.compress(b"a\r\n1\r\n", mtime=0)[:-4])], "cannot be read"),
         ([lambda: status("COMPLETED")], "The export e-1 names no file"),
         ([lambda: status("COMPLETED", resultsFileUrl=None)], "The export e-1 names no file"),

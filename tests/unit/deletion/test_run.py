@@ -1,4 +1,4 @@
-"""The run: what becomes of the rows, whatever the tenant answers."""
+"""The run: what becomes of the rows, whatever the tenant responds."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.status import COLUMNS, DEFAULT_FAIL_ON, Status
 from tests.support.fake_time import FakeTime
 from tests.support.runs import (
-    Answer,
     Device,
+    FakeResponse,
     Tenant,
     checkpoint_of,
     device_rows,
@@ -309,13 +309,13 @@ def test_run_429_throttles_other_batches_too(caplog: pytest.LogCaptureFixture) -
     plan = make_plan(device_rows(1000))
     time = FakeTime()
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         time_of.append(time.seconds)
-        if len(time_of) == 4:  # is out while the third is answered, and is answered after that has sunk in
-            assert told.seen.wait(60)
+        if len(time_of) == 4:  # in flight while the third gets its response, and gets its own once that is applied
+            assert first.seen.wait(60)
         return tenant.send(devices, request_id, depart)
 
-    with caplog.at_level("INFO"), first_line() as told:
+    with caplog.at_level("INFO"), first_line() as first:
         new_run(Outcomes(plan), plan.to_send, send, 100, 2, clock=time.clock()).run()
     assert "No request goes out for 60 s" in caplog.text
     assert len([moment for moment in time_of if moment < 60.0]) <= 4
@@ -364,7 +364,7 @@ def test_run_requests_in_flight_one_while_tenant_is_quick(seconds: float, is_qui
     plan = make_plan(device_rows(4000))
     in_flight = set[str]()
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         in_flight.add(request_id)
         if len(in_flight) > 1:
             two_in_flight.set()
@@ -388,7 +388,7 @@ def test_run_requests_in_flight_one_while_tenant_is_quick(seconds: float, is_qui
 def test_run_slow_tenant_gets_max_concurrency() -> None:
     all_in_flight = threading.Barrier(4)
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         depart()
         all_in_flight.wait(60)
         return tenant.send(devices, request_id, lambda: None)
@@ -538,13 +538,13 @@ def test_run_interrupted_keeps_the_table() -> None:
     assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 10_000
 
 
-@pytest.mark.parametrize("told", [0, 9, 11])
-def test_run_response_of_another_length_keeps_every_row_in_place(told: int) -> None:
+@pytest.mark.parametrize("count", [0, 9, 11])
+def test_run_response_of_another_length_keeps_every_row_in_place(count: int) -> None:
     plan = make_plan(device_rows(30))
     outcomes = Outcomes(plan)
-    response = Answer(["SCHEDULED"] * told)
+    response = FakeResponse(["SCHEDULED"] * count)
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         depart()
         return response
 
@@ -593,7 +593,7 @@ def test_run_ended_lets_no_request_leave() -> None:
     plan, second_is_out, has_ended = make_plan(device_rows(20)), threading.Event(), threading.Event()
     left: list[str] = []
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         if devices[0]["name"] == "PC-0":
             depart()
             assert second_is_out.wait(60)
@@ -602,7 +602,7 @@ def test_run_ended_lets_no_request_leave() -> None:
         assert has_ended.wait(60)
         depart()
         left.append(request_id)
-        return Answer(["SCHEDULED"] * len(devices))
+        return FakeResponse(["SCHEDULED"] * len(devices))
 
     outcomes = Outcomes(plan)
     deletion = new_run(outcomes, plan.to_send, send, 10, 2)
@@ -620,7 +620,7 @@ def test_run_ended_lets_no_request_leave() -> None:
 def test_run_defect_in_sending_keeps_the_table(has_left: bool) -> None:
     plan = make_plan(device_rows(200))
 
-    def broken(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def broken(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         if has_left:
             depart()
         raise RuntimeError("a defect")
@@ -709,7 +709,7 @@ def test_run_any_responses_lose_no_row_and_invent_none(
     maximum: int,
     queues_before_failing: bool,
 ) -> None:
-    unclear = any(isinstance(fault, NexthinkUnavailableError) for fault in script)
+    ambiguous = any(isinstance(fault, NexthinkUnavailableError) for fault in script)
     tenant = Tenant(
         list(script),
         maximum=maximum,
@@ -727,9 +727,9 @@ def test_run_any_responses_lose_no_row_and_invent_none(
         assert row["attempts"] == sent[row["uid"]]
         if row["status"] == "SCHEDULED":
             assert tenant.queued[row["uid"]] >= 1
-        if row["status"] in ("FAILED", "NOT_SENT", "REJECTED") and not unclear:
+        if row["status"] in ("FAILED", "NOT_SENT", "REJECTED") and not ambiguous:
             assert tenant.queued[row["uid"]] == 0
-        if not unclear:
+        if not ambiguous:
             assert tenant.queued[row["uid"]] <= 1
         assert (row["status"] == "SCHEDULED") == (row["reason"] is None)
     if ran.result.error is None:
@@ -744,11 +744,11 @@ def test_run_any_responses_lose_no_row_and_invent_none(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "line"),
     [
         (
-            NexthinkUnavailableError("No answer."),
-            r"10 devices, attempt 1 \[x-request-id {id}\]: No answer. -> retry in",
+            NexthinkUnavailableError("No response."),
+            r"10 devices, attempt 1 \[x-request-id {id}\]: No response. -> retry in",
         ),
         (
             NexthinkRateLimitError("Slow down.", retry_after=7),
@@ -761,13 +761,13 @@ def test_run_any_responses_lose_no_row_and_invent_none(
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_run_log_has_each_request_that_settles_nothing_and_no_device(
-    error: NexthinkError, told: str, caplog: pytest.LogCaptureFixture
+    error: NexthinkError, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tenant = Tenant(script=[error])
     with caplog.at_level("INFO"):
         run(tenant, 10)
     _, request_id = tenant.sent[0]
-    assert re.search(told.format(id=request_id), caplog.text)
+    assert re.search(line.format(id=request_id), caplog.text)
     assert "PC-" not in caplog.text
     assert "00000000-0000-4000" not in caplog.text
 
@@ -776,33 +776,33 @@ def test_run_log_has_refused_failed_and_ambiguous_requests(caplog: pytest.LogCap
     with caplog.at_level("INFO"):
         run(Tenant(refused=frozenset({"PC-3"})), 4)
         run(Tenant(failing=Counter({"PC-1": 1})), 4)
-        run(Tenant(script=[NexthinkUnavailableError("No answer.")] * MAX_ATTEMPTS), 4)
+        run(Tenant(script=[NexthinkUnavailableError("No response.")] * MAX_ATTEMPTS), 4)
     assert re.search(r"1 devices, attempt 1 \[x-request-id .*\]: blank -> this device is refused", caplog.text)
     assert "1 devices are FAILED: they are retried in 1 s." in caplog.text
-    assert re.search(rf"4 devices, attempt {MAX_ATTEMPTS} .*No answer. -> no further retry", caplog.text)
+    assert re.search(rf"4 devices, attempt {MAX_ATTEMPTS} .*No response. -> no further retry", caplog.text)
 
 
 class _Refusing(Tenant):
-    """Refuses the first batch for good, and then leaves the second one without an answer."""
+    """Refuses the first batch for good, and then gives the second one no response."""
 
-    def __init__(self, told: FirstLine) -> None:
+    def __init__(self, first: FirstLine) -> None:
         super().__init__()
-        self.told = told
+        self.first = first
         self.second_is_out = threading.Event()
 
-    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
         depart()
         if devices[0]["name"] == "PC-0":
             assert self.second_is_out.wait(60)
             raise NexthinkPermissionError("No.")
         self.second_is_out.set()
-        assert self.told.seen.wait(60)
-        raise NexthinkUnavailableError("No answer.")
+        assert self.first.seen.wait(60)
+        raise NexthinkUnavailableError("No response.")
 
 
 def test_run_log_promises_no_retry_once_the_run_has_ended(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"), first_line() as told:
-        run(_Refusing(told), 20, batch_size=10, concurrency=2)
+    with caplog.at_level("INFO"), first_line() as first:
+        run(_Refusing(first), 20, batch_size=10, concurrency=2)
     assert caplog.text.count("no other batch is sent") == 2
     assert "retry" not in caplog.text
 
