@@ -69,7 +69,7 @@ def peer(devices: pd.DataFrame, url: str, concurrency: int) -> list[Any]:
 
 
 def bare_loop(devices: pd.DataFrame, url: str, concurrency: int) -> list[Any]:
-    """Post the same bodies with httpx, one after the other, and read the answers: no promise is kept here."""
+    """Post the same bodies with httpx, one after the other, and read the responses: no promise is kept here."""
     assert concurrency == 1
     told: list[Any] = []
     with httpx.Client(headers={"Authorization": "Bearer made-up-token"}, timeout=60) as client:

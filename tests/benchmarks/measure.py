@@ -82,7 +82,7 @@ def sending(client: str, count: int, url: str, concurrency: int) -> Cost:
     :param client: which of ``CLIENTS``.
     :param count: how many devices.
     :param url: the tenant.
-    :param concurrency: requests under way at once.
+    :param concurrency: requests in flight at once.
     """
     send = CLIENTS[client]
     send(made_devices(1), url, concurrency)  # what is loaded with the first request only counts for nobody
@@ -117,7 +117,7 @@ def _batched(rows: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def running(count: int) -> Cost:
-    """Measure rows, plan, run and table, with a tenant that answers within no time: what is ours alone."""
+    """Measure rows, plan, run and table, with a tenant that responds within no time: our own share."""
     devices = made_devices(count)
     return cost_of(lambda: _settled(devices).rows())
 

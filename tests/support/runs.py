@@ -29,16 +29,16 @@ Device = dict[str, str]
 
 
 @dataclass
-class Answer:
+class Response:
     statuses: list[str]
     trace_id: str | None = "trace"
 
 
 @dataclass
 class Tenant:
-    """Answers as scripted, and remembers what it was sent and what it queued.
+    """Responds as scripted, and records what it was sent and what it queued.
 
-    :param script: errors to answer with before all else; ``after`` says whether the devices are queued nevertheless.
+    :param script: the errors of the first requests; None for none.
     """
 
     script: list[NexthinkError | None] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Tenant:
     lock: threading.Lock = field(default_factory=threading.Lock)
     hook: Callable[[], object] = lambda: None
 
-    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         depart()
         with self.lock:
             self.sent.append((list(devices), request_id))
@@ -65,7 +65,7 @@ class Tenant:
                 raise NexthinkBatchSizeError("too many", status=400, code="BATCH_SIZE_EXCEEDED")
             if self.refused.intersection(device["name"] for device in devices):
                 raise NexthinkInvalidRequestError("blank", status=400, code="INVALID_REQUEST", detail="no such device")
-            return Answer([self._status(device) for device in devices])
+            return Response([self._status(device) for device in devices])
 
     def _status(self, device: Device) -> str:
         if self.failing[device["name"]] > 0:

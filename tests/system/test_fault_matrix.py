@@ -1,7 +1,7 @@
 """The fault matrix: each fault, at the first, a middle and the last batch, one request at a time and eight at once.
 
 After each run the same must hold: a row for every row; nobody was sent who was not asked for; SCHEDULED means that the
-tenant queued it; a device is queued twice only after an answer that left it open whether it was queued.
+tenant queued it; a device is queued twice only after an ambiguous response.
 
 ``pytest tests/system/test_fault_matrix.py --write-docs`` writes the table of docs/reliability.md from the run.
 """
@@ -58,7 +58,7 @@ class Case:
     :param faults: what the tenant does, from the batch on that the fault hits.
     :param statuses: the statuses that may come out for the devices that can be sent.
     :param error: the class of what stops the run, or None.
-    :param unclear: whether it stays open after some answer if devices were queued.
+    :param ambiguous: whether a response leaves open if the devices were queued.
     :param maximum: how many devices the tenant takes in a request.
     """
 
@@ -66,7 +66,7 @@ class Case:
     faults: tuple[Fault, ...]
     statuses: frozenset[str] = frozenset({"SCHEDULED"})
     error: str | None = None
-    unclear: bool = False
+    ambiguous: bool = False
     maximum: int = 100
 
 
@@ -111,7 +111,7 @@ CASES = [
         statuses=STOPPED,
         error="NexthinkRequestError",
     ),
-    case("408", response(408), unclear=True),
+    case("408", response(408), ambiguous=True),
     case("429, `Retry-After: 7`", response(429, Retry_After="7")),
     case("429, `Retry-After` as a date", response(429, Retry_After=DATE)),
     case("429 without `Retry-After`", response(429)),
@@ -123,39 +123,39 @@ CASES = [
         error="NexthinkRateLimitError",
     ),
     case("429 for ever", response(429, times=-1), statuses=STOPPED, error="NexthinkRateLimitError"),
-    case("500 `INTERNAL_ERROR`", coded(500, "INTERNAL_ERROR"), unclear=True),
-    case("502", response(502), unclear=True),
-    case("503, `Retry-After: 3`", response(503, Retry_After="3"), unclear=True),
-    case("504, twice", response(504, times=2), unclear=True),
-    case("503, five times", response(503, times=5), statuses="SCHEDULED UNKNOWN", unclear=True),
+    case("500 `INTERNAL_ERROR`", coded(500, "INTERNAL_ERROR"), ambiguous=True),
+    case("502", response(502), ambiguous=True),
+    case("503, `Retry-After: 3`", response(503, Retry_After="3"), ambiguous=True),
+    case("504, twice", response(504, times=2), ambiguous=True),
+    case("503, five times", response(503, times=5), statuses="SCHEDULED UNKNOWN", ambiguous=True),
     case(
         "503 for ever",
         response(503, times=-1),
         statuses="SCHEDULED UNKNOWN NOT_SENT",
         error="NexthinkUnavailableError",
-        unclear=True,
+        ambiguous=True,
     ),
-    case("connection cut before anything is done", does("drop"), unclear=True),
-    case("connection cut after the devices were queued", does("drop_after"), unclear=True),
-    case("502 after the devices were queued", does("status_after"), unclear=True),
-    case("no answer within the timeout", does("slow", seconds=2.5), unclear=True),
-    case("202 with one device missing", does("short"), unclear=True),
-    case("202 in another order", does("reorder"), unclear=True),
-    case("202 with other devices", does("other"), unclear=True),
-    case("202 without JSON", does("not_json"), unclear=True),
-    case("202 without a body", response(202), unclear=True),
-    case("202 with an unknown status", response(202, ODD_STATUS), unclear=True),
-    case("202 that counts none of them as scheduled", response(202, NO_COUNT), unclear=True),
-    case("200 instead of 202", response(200, "{}"), unclear=True),
+    case("connection cut before anything is done", does("drop"), ambiguous=True),
+    case("connection cut after the devices were queued", does("drop_after"), ambiguous=True),
+    case("502 after the devices were queued", does("status_after"), ambiguous=True),
+    case("no response within the timeout", does("slow", seconds=2.5), ambiguous=True),
+    case("202 with one device missing", does("short"), ambiguous=True),
+    case("202 in another order", does("reorder"), ambiguous=True),
+    case("202 with other devices", does("other"), ambiguous=True),
+    case("202 without JSON", does("not_json"), ambiguous=True),
+    case("202 without a body", response(202), ambiguous=True),
+    case("202 with an unknown status", response(202, ODD_STATUS), ambiguous=True),
+    case("202 that counts none of them as scheduled", response(202, NO_COUNT), ambiguous=True),
+    case("200 instead of 202", response(200, "{}"), ambiguous=True),
     case("202 with one device missing, for ever", does("short", times=-1), statuses="SCHEDULED UNKNOWN NOT_SENT",
-         error="NexthinkUnavailableError", unclear=True),
+         error="NexthinkUnavailableError", ambiguous=True),
     case("`FAILED`, once", does("failed_rows")),
     case("`FAILED`, always", does("failed_rows", times=-1), statuses="SCHEDULED FAILED"),
     case("502, then 403", response(502), coded(403, "FEATURE_NOT_ENABLED"), statuses="SCHEDULED NOT_SENT UNKNOWN",
-         error="NexthinkPermissionError", unclear=True),
+         error="NexthinkPermissionError", ambiguous=True),
     case("401, then 502, 429 and `FAILED`", does("revoke_tokens"), response(502), response(429, Retry_After="2"),
-         does("failed_rows"), unclear=True),
-    case("`BATCH_SIZE_EXCEEDED` and a connection cut", does("drop_after"), maximum=3, unclear=True),
+         does("failed_rows"), ambiguous=True),
+    case("`BATCH_SIZE_EXCEEDED` and a connection cut", does("drop_after"), maximum=3, ambiguous=True),
     case(
         "401, and then no token: the login address answers 500",
         does("revoke_tokens"),
@@ -255,7 +255,7 @@ def run_with(sandbox: Sandbox, faults: tuple[Fault, ...], *, skip: int, concurre
     return Ran(rows, result, Counter(sandbox.tenant.queued), sent, refused)
 
 
-def assert_invariants(ran: Ran, *, unclear: bool) -> None:
+def assert_invariants(ran: Ran, *, ambiguous: bool) -> None:
     table = ran.result.table
     assert len(table) == len(ran.rows)
     for row, given_row in zip(table, ran.rows, strict=True):
@@ -269,7 +269,7 @@ def assert_invariants(ran: Ran, *, unclear: bool) -> None:
     for row in table:
         if row["status"] == "SCHEDULED":
             assert ran.queued[row["uid"]] >= 1
-        if not unclear and row["attempts"]:
+        if not ambiguous and row["attempts"]:
             assert ran.queued[row["uid"]] == (row["status"] == "SCHEDULED")
     assert set(ran.queued) <= set(asked)
     statuses = Counter(row["status"] for row in table)
@@ -287,12 +287,12 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("hit", ["first", "middle", "last"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_a_fault(sandbox: Sandbox, case: Case, hit: str, concurrency: int) -> None:
+def test_fault_gives_the_documented_outcome(sandbox: Sandbox, case: Case, hit: str, concurrency: int) -> None:
     skip = {"first": 0, "middle": 2, "last": GOOD // BATCH - 1}[hit]
     ran = run_with(sandbox, case.faults, skip=skip, concurrency=concurrency, maximum=case.maximum)
-    assert_invariants(ran, unclear=case.unclear)
+    assert_invariants(ran, ambiguous=case.ambiguous)
     if case.error == "NexthinkUnavailableError" and hit == "last":
-        assert ran.error is None  # it takes several batches in a row to tell that the tenant is down
+        assert ran.error is None  # the circuit breaker takes several failed batches
     else:
         assert ran.error == case.error
     assert {row["status"] for row in ran.good} <= case.statuses
@@ -311,10 +311,12 @@ RANDOM_FAULTS = st.builds(
 @given(
     faults=st.lists(RANDOM_FAULTS, max_size=5), concurrency=st.sampled_from([1, 8]), maximum=st.sampled_from([3, 100])
 )
-def test_any_mixture_of_faults(sandbox: Sandbox, faults: list[Fault], concurrency: int, maximum: int) -> None:
+def test_fault_any_mixture_keeps_the_invariants(
+    sandbox: Sandbox, faults: list[Fault], concurrency: int, maximum: int
+) -> None:
     sandbox.faults.clear()
     ran = run_with(sandbox, tuple(faults), skip=0, concurrency=concurrency, maximum=maximum)
-    assert_invariants(ran, unclear=True)
+    assert_invariants(ran, ambiguous=True)
 
 
 def matrix(sandbox: Sandbox) -> str:
@@ -333,7 +335,7 @@ def matrix(sandbox: Sandbox) -> str:
     return "\n".join([*lines, ""])
 
 
-def test_the_documentation_shows_the_matrix_as_it_is(sandbox: Sandbox, pytestconfig: pytest.Config) -> None:
+def test_fault_matrix_of_the_docs_is_up_to_date(sandbox: Sandbox, pytestconfig: pytest.Config) -> None:
     before, _, rest = PAGE.read_text().partition(START)
     shown, _, after = rest.partition(END)
     table = f"\n{matrix(sandbox)}\n"

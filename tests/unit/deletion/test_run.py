@@ -41,8 +41,8 @@ from airflow_provider_nexthink.exceptions import (
 from airflow_provider_nexthink.status import COLUMNS, DEFAULT_FAIL_ON, Status
 from tests.support.fake_time import FakeTime
 from tests.support.runs import (
-    Answer,
     Device,
+    Response,
     Tenant,
     checkpoint_of,
     device_rows,
@@ -309,7 +309,7 @@ def test_run_429_throttles_other_batches_too(caplog: pytest.LogCaptureFixture) -
     plan = make_plan(device_rows(1000))
     time = FakeTime()
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         time_of.append(time.seconds)
         if len(time_of) == 4:  # is out while the third is answered, and is answered after that has sunk in
             assert told.seen.wait(60)
@@ -364,7 +364,7 @@ def test_run_requests_in_flight_one_while_tenant_is_quick(seconds: float, is_qui
     plan = make_plan(device_rows(4000))
     in_flight = set[str]()
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         in_flight.add(request_id)
         if len(in_flight) > 1:
             two_in_flight.set()
@@ -388,7 +388,7 @@ def test_run_requests_in_flight_one_while_tenant_is_quick(seconds: float, is_qui
 def test_run_slow_tenant_gets_max_concurrency() -> None:
     all_in_flight = threading.Barrier(4)
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         depart()
         all_in_flight.wait(60)
         return tenant.send(devices, request_id, lambda: None)
@@ -542,9 +542,9 @@ def test_run_interrupted_keeps_the_table() -> None:
 def test_run_response_of_another_length_keeps_every_row_in_place(told: int) -> None:
     plan = make_plan(device_rows(30))
     outcomes = Outcomes(plan)
-    response = Answer(["SCHEDULED"] * told)
+    response = Response(["SCHEDULED"] * told)
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         depart()
         return response
 
@@ -593,7 +593,7 @@ def test_run_ended_lets_no_request_leave() -> None:
     plan, second_is_out, has_ended = make_plan(device_rows(20)), threading.Event(), threading.Event()
     left: list[str] = []
 
-    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         if devices[0]["name"] == "PC-0":
             depart()
             assert second_is_out.wait(60)
@@ -602,7 +602,7 @@ def test_run_ended_lets_no_request_leave() -> None:
         assert has_ended.wait(60)
         depart()
         left.append(request_id)
-        return Answer(["SCHEDULED"] * len(devices))
+        return Response(["SCHEDULED"] * len(devices))
 
     outcomes = Outcomes(plan)
     deletion = new_run(outcomes, plan.to_send, send, 10, 2)
@@ -620,7 +620,7 @@ def test_run_ended_lets_no_request_leave() -> None:
 def test_run_defect_in_sending_keeps_the_table(has_left: bool) -> None:
     plan = make_plan(device_rows(200))
 
-    def broken(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def broken(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         if has_left:
             depart()
         raise RuntimeError("a defect")
@@ -790,7 +790,7 @@ class _Refusing(Tenant):
         self.told = told
         self.second_is_out = threading.Event()
 
-    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Answer:
+    def send(self, devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> Response:
         depart()
         if devices[0]["name"] == "PC-0":
             assert self.second_is_out.wait(60)
