@@ -56,7 +56,7 @@ def test_trace_without_opentelemetry_is_not_sent(sandbox: Sandbox) -> None:
 
 def test_trace_imports_no_opentelemetry() -> None:
     code = (
-        "import sys; from airflow_provider_nexthink import observability as it\n"
+        "import sys; from airflow_provider_nexthink.utils import telemetry as it\n"
         "for name in [name for name in sys.modules if name.startswith('opentelemetry')]: del sys.modules[name]\n"
         "it.request_tracer(); print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
