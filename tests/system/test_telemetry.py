@@ -138,7 +138,7 @@ def test_statistics_failure_is_suppressed_and_logged(
     with caplog.at_level(logging.WARNING), NexthinkHook() as hook:
         result = hook.delete_devices(devices_of(sandbox, 20))
     assert result.counts["SCHEDULED"] == 20
-    assert "could not be told: ConnectionError: no way to the collector" in caplog.text
+    assert "Telemetry of this run failed: ConnectionError: no way to the collector" in caplog.text
 
 
 def test_statistics_of_a_retry_do_not_count_earlier_tries_again(
