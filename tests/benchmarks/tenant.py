@@ -42,14 +42,14 @@ class Connection(asyncio.Protocol):
         if head_end < 4 or length is None or len(self._received) < head_end + int(length[1]):
             return
         request, self._received = bytes(self._received), bytearray()
-        response = _answer(request[:head_end], request[head_end:])
+        response = _respond(request[:head_end], request[head_end:])
         if self._latency:
             asyncio.get_running_loop().call_later(self._latency, self._transport.write, response)
         else:
             self._transport.write(response)
 
 
-def _answer(head: bytes, body: bytes) -> bytes:
+def _respond(head: bytes, body: bytes) -> bytes:
     if TOKEN_PATH.encode() in head.partition(b"\r\n")[0]:
         return _response(b"200 OK", TOKEN)
     # The made devices have no quotes and no braces in their names: what ends one is clear.

@@ -92,7 +92,7 @@ def use_everything(transport: Transport) -> None:
     assert nql.fetch_export(transport, export_id) == [{"device.name": "PC-1"}]
 
 
-def test_every_request_is_one_that_the_document_allows(transport: Transport, tenant: HttpTenant) -> None:
+def test_requests_are_allowed_by_the_document(transport: Transport, tenant: HttpTenant) -> None:
     use_everything(transport)
     api = [request for request in tenant.requests if request.url.host != "storage.example"]
     assert {request.url.path for request in api} == {TOKEN, DELETIONS, EXECUTE, EXPORT, STATUS}
@@ -103,13 +103,13 @@ def test_every_request_is_one_that_the_document_allows(transport: Transport, ten
 @pytest.mark.parametrize(
     "body", [{"devices": []}, {"devices": [{"uid": "x"}]}, {"devices": DEVICES * 51}, {"device": DEVICES}]
 )
-def test_the_check_notices_a_request_that_it_does_not_allow(tenant: HttpTenant, body: dict[str, Any]) -> None:
+def test_contract_check_finds_a_request_that_is_not_allowed(tenant: HttpTenant, body: dict[str, Any]) -> None:
     headers = {"Authorization": "Bearer x"}
     with pytest.raises(Exception, match="(?i)invalid|error"):
         assert_allowed(httpx.Request("POST", f"{API}{DELETIONS}", json=body, headers=headers))
 
 
-def test_each_secret_goes_where_it_belongs_and_nowhere_else(transport: Transport, tenant: HttpTenant) -> None:
+def test_requests_send_each_secret_to_its_own_host_only(transport: Transport, tenant: HttpTenant) -> None:
     use_everything(transport)
     for request in tenant.requests:
         scheme = request.headers.get("authorization", "none").split()[0]
@@ -118,7 +118,7 @@ def test_each_secret_goes_where_it_belongs_and_nowhere_else(transport: Transport
         assert CLIENT_SECRET not in request.content.decode()
 
 
-def test_every_request_to_the_api_has_a_request_id_of_its_own(transport: Transport, tenant: HttpTenant) -> None:
+def test_requests_to_the_api_have_request_ids_of_their_own(transport: Transport, tenant: HttpTenant) -> None:
     use_everything(transport)
     ids = [r.headers["x-request-id"] for r in tenant.requests if r.url.host == "acme.api.eu.nexthink.cloud"]
     assert len(set(ids)) == len(ids) == 5
@@ -126,7 +126,7 @@ def test_every_request_to_the_api_has_a_request_id_of_its_own(transport: Transpo
 
 
 @given(name=st.text(min_size=1).filter(str.strip))
-def test_any_name_arrives_to_the_letter(name: str) -> None:
+def test_deletion_request_sends_any_name_to_the_letter(name: str) -> None:
     tenant = HttpTenant(respond=respond)
     with tenant.transport() as transport:
         device = {"uid": DEVICES[0]["uid"], "name": name}
@@ -158,7 +158,7 @@ def of_peer(peer: requests_mock.Mocker, path: str) -> Any:
 
 
 @pytest.mark.parametrize("path", [DELETIONS, EXPORT, STATUS])
-def test_the_peer_puts_the_same_on_the_wire(
+def test_requests_are_those_of_the_peer_client(
     transport: Transport, tenant: HttpTenant, peer: requests_mock.Mocker, path: str
 ) -> None:
     use_everything(transport)
@@ -171,7 +171,7 @@ def test_the_peer_puts_the_same_on_the_wire(
         assert json.loads(ours.content) == theirs.json() | compression
 
 
-def test_the_peer_asks_for_a_token_in_the_same_form(
+def test_token_request_is_that_of_the_peer_client(
     transport: Transport, tenant: HttpTenant, peer: requests_mock.Mocker
 ) -> None:
     use_everything(transport)
@@ -182,5 +182,5 @@ def test_the_peer_asks_for_a_token_in_the_same_form(
     assert dict(parse_qsl(ours.content.decode())) == dict(parse_qsl(theirs.text))
 
 
-def test_the_peer_too_fetches_the_file_without_the_token(peer: requests_mock.Mocker) -> None:
+def test_file_request_of_the_peer_client_has_no_token_either(peer: requests_mock.Mocker) -> None:
     assert "authorization" not in of_peer(peer, "/result.csv").headers

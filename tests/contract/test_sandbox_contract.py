@@ -1,4 +1,4 @@
-"""Every answer of the sandbox is one that our document of the API allows."""
+"""Every response of the sandbox is one that our document of the API allows."""
 
 import base64
 import csv
@@ -67,7 +67,7 @@ def client(sandbox: Sandbox) -> Iterator[httpx.Client]:
 
 
 def check(response: httpx.Response) -> httpx.Response:
-    """Hold an answer against the document; the sandbox stands in for both hosts of a tenant."""
+    """Check a response against the document; the sandbox is both hosts of a tenant."""
     path = response.request.url.path
     host = "https://acme-login.eu.nexthink.cloud" if path == TOKEN else "https://acme.api.eu.nexthink.cloud"
     API.validate_response(
@@ -98,7 +98,7 @@ def completed(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
 # The check itself
 
 
-def test_the_check_notices_what_is_not_documented(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_contract_check_finds_what_is_not_documented(sandbox: Sandbox, client: httpx.Client) -> None:
     sandbox.faults.add(
         Fault("deletions", "not_json"),
         Fault("deletions", "status", status=418),
@@ -173,7 +173,7 @@ def test_token_refuses_wrong_credentials(anonymous: httpx.Client, authorization:
 # Deletions
 
 
-def test_deletions_answer_each_device_in_order(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_deletions_respond_with_each_device_in_order(sandbox: Sandbox, client: httpx.Client) -> None:
     first, second = entries(sandbox, 2)
     devices = [
         second,
@@ -215,7 +215,9 @@ def test_deletions_answer_each_device_in_order(sandbox: Sandbox, client: httpx.C
         None,
     ],
 )
-def test_one_unusable_entry_refuses_the_whole_request(sandbox: Sandbox, client: httpx.Client, entry: object) -> None:
+def test_deletions_with_one_unusable_entry_refuse_the_whole_request(
+    sandbox: Sandbox, client: httpx.Client, entry: object
+) -> None:
     response = check(client.post(DELETIONS, json={"devices": [*entries(sandbox, 2), entry]}))
 
     assert (response.status_code, response.json()["code"]) == (400, "INVALID_REQUEST")
@@ -223,19 +225,19 @@ def test_one_unusable_entry_refuses_the_whole_request(sandbox: Sandbox, client: 
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"devices": {}}'])
-def test_unreadable_bodies_are_refused(client: httpx.Client, body: bytes) -> None:
+def test_deletions_with_an_unreadable_body_are_refused(client: httpx.Client, body: bytes) -> None:
     response = check(client.post(DELETIONS, content=body))
 
     assert (response.status_code, response.json()["code"]) == (400, "INVALID_REQUEST")
 
 
-def test_empty_request(client: httpx.Client) -> None:
+def test_deletions_without_devices_are_refused(client: httpx.Client) -> None:
     response = check(client.post(DELETIONS, json={"devices": []}))
 
     assert (response.status_code, response.json()["code"]) == (400, "EMPTY_REQUEST")
 
 
-def test_batch_size(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_deletions_over_the_batch_size_are_refused(sandbox: Sandbox, client: httpx.Client) -> None:
     sandbox.tenant.max_batch = 3
 
     fits = check(client.post(DELETIONS, json={"devices": entries(sandbox, 3)}))
@@ -278,7 +280,7 @@ def test_correlation_headers(sandbox: Sandbox, client: httpx.Client) -> None:
     ("method", "path"),
     [("POST", DELETIONS), ("POST", EXECUTE), ("POST", EXPORT), ("GET", "/api/v1/nql/status/some-id")],
 )
-def test_no_answer_without_a_good_token(
+def test_api_without_a_valid_token_responds_401(
     anonymous: httpx.Client, method: str, path: str, authorization: str | None
 ) -> None:
     headers = {"authorization": authorization} if authorization else {}
@@ -345,7 +347,7 @@ def test_execute_gives_a_thousand_rows_at_most() -> None:
     assert response["rows"] == len(response["data"]) == 1000
 
 
-def test_the_age_can_be_given(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_execute_with_parameters_filters_by_age(sandbox: Sandbox, client: httpx.Client) -> None:
     def rows(min_days_unseen: str) -> int:
         parameters = {"min_days_unseen": min_days_unseen}
         response = check(client.post(EXECUTE, json={"queryId": "#stale_devices", "parameters": parameters}))
@@ -373,7 +375,7 @@ def test_the_age_can_be_given(sandbox: Sandbox, client: httpx.Client) -> None:
         (b'{"queryId": "#all_devices", "compression": "ZIP"}', 400),
     ],
 )
-def test_queries_that_cannot_be_run(client: httpx.Client, path: str, body: bytes, status: int) -> None:
+def test_execute_of_an_unusable_query_is_refused(client: httpx.Client, path: str, body: bytes, status: int) -> None:
     response = check(client.post(path, content=body))
 
     assert (response.status_code, response.json()["code"]) == (status, status)
@@ -395,7 +397,7 @@ def test_status_of_an_unknown_export(client: httpx.Client) -> None:
     assert check(client.get("/api/v1/nql/status/some-id")).status_code == 404
 
 
-def test_an_export_takes_its_time(client: httpx.Client) -> None:
+def test_export_is_pending_before_it_is_ready(client: httpx.Client) -> None:
     export_id = check(client.post(EXPORT, json={"queryId": "#all_devices"})).json()["exportId"]
 
     statuses = [check(client.get(f"/api/v1/nql/status/{export_id}")).json()["status"] for _ in range(4)]
@@ -404,7 +406,7 @@ def test_an_export_takes_its_time(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "NONE", "GZIP", "ZSTD"])
-def test_the_exported_file(sandbox: Sandbox, client: httpx.Client, compression: str | None) -> None:
+def test_export_file_holds_the_rows(sandbox: Sandbox, client: httpx.Client, compression: str | None) -> None:
     status = completed(client, {"queryId": "#all_devices", "compression": compression})
 
     content = httpx.get(status.json()["resultsFileUrl"]).content
@@ -417,7 +419,7 @@ def test_the_exported_file(sandbox: Sandbox, client: httpx.Client, compression: 
     assert [row["device.name"] for row in rows] == [device.name for device in sandbox.tenant.devices()]
 
 
-def test_an_export_beyond_the_limit_is_truncated(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_export_over_the_limit_is_truncated(sandbox: Sandbox, client: httpx.Client) -> None:
     sandbox.tenant.export_row_limit = 40
     whole = completed(client, {"queryId": "#all_devices"})
     sandbox.tenant.export_row_limit = 39
@@ -429,7 +431,7 @@ def test_an_export_beyond_the_limit_is_truncated(sandbox: Sandbox, client: httpx
     assert len(lines) == 1 + 39 + 1  # header, rows, nothing after the last line end
 
 
-def test_documented_faults_are_valid_answers(sandbox: Sandbox, client: httpx.Client) -> None:
+def test_faults_are_valid_responses(sandbox: Sandbox, client: httpx.Client) -> None:
     sandbox.faults.add(
         Fault("deletions", "status", status=429, headers={"retry-after": "3"}),
         Fault("deletions", "failed_rows"),
@@ -480,7 +482,7 @@ def test_storage_links_expire(client: httpx.Client, clock: FakeTime) -> None:
 # The document
 
 
-def test_the_document_closes_what_is_sent() -> None:
+def test_document_closes_the_objects_that_are_sent() -> None:
     schemas = json.loads(Path(__file__).with_name("nexthink.openapi.json").read_text())["components"]["schemas"]
 
     for name in ("TokenRequest", "DeletionRequest", "DeviceEntry", "ExecuteRequest", "ExportRequest"):

@@ -42,7 +42,7 @@ TESTS = (
 )
 # API server, scheduler, Dag processor and triggerer: once for each Airflow.
 RUNNING = ("tests/system/test_running_airflow.py",)
-NOT_THESE = "not duckdb and not postgres and not mariadb and not triggerer_that_is_lost"
+NOT_THESE = "not duckdb and not postgres and not mariadb and not triggerer_lost"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tables that ``make matrix`` writes, as they stand in the pages."""
+"""The tables that ``make matrix`` writes, as they are in the pages."""
 
 from __future__ import annotations
 

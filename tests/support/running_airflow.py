@@ -36,7 +36,7 @@ class RunningAirflow:
     """What a test asks of it, through its REST API.
 
     :param home: its folder, with its database and its logs.
-    :param http: signed in to its API.
+    :param http: a client with a token of its API.
     :param processes: the process of each component, by its name.
     :param start_component: starts one of them.
     """

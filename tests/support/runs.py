@@ -36,9 +36,9 @@ class FakeResponse:
 
 @dataclass
 class Tenant:
-    """Answers as scripted, and remembers what it was sent and what it queued.
+    """Responds as scripted, and records what it was sent and what it queued.
 
-    :param script: errors to raise before all else; ``after`` says whether the devices are queued nevertheless.
+    :param script: the errors of the first requests; None for none.
     """
 
     script: list[NexthinkError | None] = field(default_factory=list)

@@ -24,8 +24,8 @@ except ImportError:  # Airflow 3.1
 
 
 @pytest.fixture(autouse=True)
-def _no_wait_between_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the sensor look at an export at once, where it has no option for it."""
+def _no_wait_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sensor poll an export without a wait: it has no option for that."""
     monkeypatch.setattr(nql, "POLL_SECONDS", 0.01)
 
 

@@ -1,4 +1,4 @@
-"""The Dag with an approval, on a running Airflow: a person approves, rejects, or does not answer in time."""
+"""The Dag with an approval, on a running Airflow: a person approves, rejects, or does not respond in time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _nothing_queued_before(tenant: Sandbox) -> None:
     tenant.tenant.queued.clear()
 
 
-def test_no_answer_in_time_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> None:
+def test_approval_timed_out_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> None:
     run_id = airflow.start(NATIVE)
     wait_for_request(airflow, NATIVE, run_id)
     let_time_run_out(airflow, run_id)
@@ -59,7 +59,7 @@ def test_no_answer_in_time_deletes_nothing(airflow: RunningAirflow, tenant: Sand
     assert_nothing_was_deleted(airflow, NATIVE, run_id, tenant)
 
 
-def test_rejected_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> None:
+def test_approval_rejected_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> None:
     run_id = airflow.start(DAG_ID)
     request = wait_for_request(airflow, DAG_ID, run_id)
     assert request["subject"] == "Delete these devices from Nexthink?"
@@ -68,7 +68,7 @@ def test_rejected_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> N
     assert_nothing_was_deleted(airflow, DAG_ID, run_id, tenant)
 
 
-def test_approved_deletes_what_is_still_stale(airflow: RunningAirflow, tenant: Sandbox) -> None:
+def test_approval_given_deletes_the_devices_that_are_still_stale(airflow: RunningAirflow, tenant: Sandbox) -> None:
     expected = meant_to_go(tenant.tenant.devices(), 90)
     run_id = airflow.start(DAG_ID)
     body = wait_for_request(airflow, DAG_ID, run_id)["body"]
@@ -92,7 +92,7 @@ def wait_for_request(airflow: RunningAirflow, dag_id: str, run_id: str) -> dict[
 
 
 def let_time_run_out(airflow: RunningAirflow, run_id: str) -> None:
-    """Move the moment until which a person may answer into the past: there is no other way to wait for a week."""
+    """Move the deadline of the approval into the past: there is no other way to wait for a week."""
     with closing(sqlite3.connect(airflow.home / "airflow.db", timeout=PATIENCE)) as database, database:
         change = (
             "UPDATE task_instance SET trigger_timeout = '2000-01-01 00:00:00.000000' WHERE run_id = ? AND task_id = ?"

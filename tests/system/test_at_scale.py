@@ -30,7 +30,7 @@ def dag(request: pytest.FixtureRequest, example_dag: Callable[[str], DAG]) -> DA
 
 @pytest.fixture
 def devices(sandbox: Sandbox, tmp_path: Path) -> list[dict[str, str]]:
-    """The list, in a file: 100 devices of which 20 stand in it twice, far from each other, and 10 are spared."""
+    """The list, in a file: 100 devices 20 of them twice, far from each other, and 10 excluded."""
     chosen = [{"uid": device.uid, "name": f"PC-{at}"} for at, device in enumerate(sandbox.tenant.devices()[:100])]
     for row in chosen[:10]:
         row["name"] = row["name"].replace("PC", "srv")
@@ -44,7 +44,7 @@ def options(devices: list[dict[str, str]], tmp_path: Path) -> dict[str, Any]:
     return {"devices": str(tmp_path / "devices.parquet"), "dry_run": False, "max_devices": 90, "chunk_size": 30}
 
 
-def test_it_deletes_in_chunks_and_returns_one_table(
+def test_at_scale_deletes_in_chunks_and_returns_one_table(
     sandbox: Sandbox, dag: DAG, run_dag: RunDag, devices: list[dict[str, str]], options: dict[str, Any]
 ) -> None:
     run = run_dag(dag, **options)
@@ -57,9 +57,7 @@ def test_it_deletes_in_chunks_and_returns_one_table(
     assert set(table["batch"]) == {None, 1}
 
 
-def test_a_run_plans_only_unless_it_is_told_otherwise(
-    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
-) -> None:
+def test_at_scale_plans_only_by_default(sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]) -> None:
     del options["dry_run"]
     run = run_dag(dag, **options)
     assert run.state == "success"
@@ -67,7 +65,7 @@ def test_a_run_plans_only_unless_it_is_told_otherwise(
     assert sandbox.requests == []
 
 
-def test_the_guard_counts_the_whole_list(
+def test_at_scale_guard_counts_the_whole_list(
     sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = run_dag(dag, **options | {"max_devices": 89})
@@ -79,7 +77,9 @@ def test_the_guard_counts_the_whole_list(
     assert sandbox.requests == []
 
 
-def test_one_chunk_and_none(sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]) -> None:
+def test_at_scale_with_one_chunk_or_none_returns_one_table(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
+) -> None:
     run = run_dag(dag, **options | {"chunk_size": 1000})
     assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
     run = run_dag(dag, **options | {"devices": '[{"uid": "' + sandbox.tenant.devices()[0].uid + '", "name": "VIP-1"}]'})
@@ -88,7 +88,7 @@ def test_one_chunk_and_none(sandbox: Sandbox, dag: DAG, run_dag: RunDag, options
     assert run.xcom("join")["status"] == ["EXCLUDED"]
 
 
-def test_a_chunk_that_fails_shows_in_the_table_and_fails_the_run(
+def test_at_scale_failed_chunk_is_in_the_table_and_fails_the_run(
     sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
 ) -> None:
     sandbox.faults.add(
@@ -99,7 +99,7 @@ def test_a_chunk_that_fails_shows_in_the_table_and_fails_the_run(
     assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "NOT_SENT": 30, "EXCLUDED": 10, "DUPLICATE": 20}
 
 
-def test_what_a_chunk_without_a_table_had_is_not_known(
+def test_at_scale_chunk_without_a_table_is_unknown(
     sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
 ) -> None:
     sandbox.faults.add(Fault(path="token", kind="status", status=401, skip=2, times=-1))
@@ -109,7 +109,7 @@ def test_what_a_chunk_without_a_table_had_is_not_known(
     assert "left no outcome table, so what was sent is unknown" in str(run.xcom("join")["reason"])
 
 
-def test_without_the_one_table_the_run_is_red(
+def test_at_scale_without_the_one_table_fails_the_run(
     sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     join: Any = dag.get_task("join")

@@ -91,7 +91,7 @@ def test_backfill_sends_nothing(airflow: RunningAirflow, tenant: Sandbox, dag_id
 
 
 @pytest.mark.service
-def test_verify_begins_with_what_the_last_run_left_whatever_runs_have_no_logical_date(
+def test_verify_starts_with_the_remaining_devices_of_the_last_run_whatever_runs_have_no_logical_date(
     airflow: RunningAirflow, tenant: Sandbox
 ) -> None:
     until(lambda: airflow.http.patch(f"/api/v2/dags/{VERIFY}", json={"is_paused": False}).is_success, VERIFY)

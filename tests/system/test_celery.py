@@ -124,7 +124,9 @@ def path(tmp_path: Path, rows: Rows) -> str:
     return str(tmp_path / "devices.csv")
 
 
-def test_the_guard_looks_at_the_whole_before_it_is_cut(airflow: RunningAirflow, tenant: Sandbox, path: str) -> None:
+def test_celery_guard_counts_the_whole_list_before_it_is_split(
+    airflow: RunningAirflow, tenant: Sandbox, path: str
+) -> None:
     conf = {"devices": path, "dry_run": False, "max_devices": PLANNED - 1, "chunk_size": CHUNK_SIZE}
     run_id = airflow.start(DAG_ID, conf)
     assert airflow.wait(DAG_ID, run_id) == "failed"
@@ -142,7 +144,7 @@ def test_the_guard_looks_at_the_whole_before_it_is_cut(airflow: RunningAirflow, 
     assert tenant.requests == []
 
 
-def test_a_dag_for_one_machine_runs_there_as_it_is(airflow: RunningAirflow, tenant: Sandbox) -> None:
+def test_celery_runs_a_dag_for_one_machine_unchanged(airflow: RunningAirflow, tenant: Sandbox) -> None:
     expected = meant_to_go(tenant.tenant.devices(), 90)
     run_id = airflow.start(VERIFY_DAG_ID, {"dry_run": False, "max_devices": 1000})
     assert airflow.wait(VERIFY_DAG_ID, run_id) == "success"
@@ -153,7 +155,7 @@ def test_a_dag_for_one_machine_runs_there_as_it_is(airflow: RunningAirflow, tena
     assert list(airflow.home.rglob("task_id=wait_until_gone/*.trigger.*"))  # it waited in the triggerer
 
 
-def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox, path: str, rows: Rows) -> None:
+def test_celery_worker_lost_retry_resumes(airflow: RunningAirflow, tenant: Sandbox, path: str, rows: Rows) -> None:
     tenant.tenant.queued.clear()
     tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
     conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
@@ -181,12 +183,12 @@ def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox
     # Nothing unasked, nothing over the guard, and what is SCHEDULED is queued.
     assert set(queued) == scheduled
     assert len(scheduled) == PLANNED
-    # Asked for twice is only what was under way, or not saved yet, when the worker was lost.
+    # Sent twice are only devices in flight, or not saved yet, when the worker was lost.
     again = {uid for uid, times in queued.items() if times > 1}
     assert max(queued.values()) <= 2
     assert again <= {uid for index in lost for uid in chunks[index]["uid"]}
     assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
-    # The retry goes on: what was accepted and saved is not sent again, and stands in the table with its first request.
+    # The retry resumes: devices accepted and saved are not sent again, and have their first request in the table.
     request_of = dict(zip(table["uid"], table["request_id"], strict=True))
     settled = [settled_before(airflow.log(DAG_ID, run_id, "delete_devices", 2, index)) for index in lost]
     assert max(settled) >= BATCH
@@ -197,7 +199,7 @@ def test_a_worker_is_lost_in_the_middle(airflow: RunningAirflow, tenant: Sandbox
     assert most_at_once(airflow, run_id) == SLOTS
 
 
-def test_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes(
+def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes(
     airflow: RunningAirflow, tenant: Sandbox, tmp_path: Path
 ) -> None:
     """The supervisors are processes of its pool, and are killed with it; the task processes are not."""

@@ -43,14 +43,14 @@ def assert_acme(found: NexthinkSettings) -> None:
     assert found.client_id == "the-client-id"
 
 
-def test_the_page_has_as_many_forms_as_are_tested_here() -> None:
+def test_connection_page_has_as_many_forms_as_are_tested() -> None:
     assert PAGE.count(VARIABLE) == len(EXPORTS) == 4
     assert len(ADDRESSES) == 4
     assert len(blocks("python")) == len(blocks("json")) == 1
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_the_environment_variables(export: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_form_environment_variables_works(export: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = subprocess.run(
         ["bash", "-c", f'{export}\nprintf %s "${VARIABLE}"'], check=True, capture_output=True, text=True
     )
@@ -67,13 +67,13 @@ def test_the_environment_variables(export: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_the_pasted_addresses(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_form_pasted_addresses_works(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"conn_type": "nexthink", "host": address, "login": "the-client-id", "password": "the-client-secret"}
     monkeypatch.setenv(VARIABLE, json.dumps(fields))
     assert_acme(settings())
 
 
-def test_the_command_line(airflow_db: None) -> None:
+def test_connection_form_command_line_works(airflow_db: None) -> None:
     from airflow.cli.cli_parser import get_parser
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
@@ -88,14 +88,14 @@ def test_the_command_line(airflow_db: None) -> None:
     assert_acme(found)
 
 
-def test_the_other_token_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_form_other_token_address_works(monkeypatch: pytest.MonkeyPatch) -> None:
     (extra,) = blocks("json")
     fields = {"conn_type": "nexthink", "host": "acme", "login": "the-client-id", "password": "the-client-secret"}
     monkeypatch.setenv(VARIABLE, json.dumps({**fields, "extra": json.loads(extra)}))
     assert settings().login_url == "https://acme.api.eu.nexthink.cloud/api/v1/token"
 
 
-def test_the_test_in_python(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_connection_form_test_in_python_works(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python")
     exec(compile(code, "docs/connection.md", "exec"), {})
     documented = re.search(r"^    (Authentication: works .*)$", PAGE, re.MULTILINE)
@@ -103,7 +103,7 @@ def test_the_test_in_python(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
     assert documented[1].replace("acme", "sandbox") in capsys.readouterr().out
 
 
-def test_what_the_form_stores_is_read(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_form_of_airflow_is_read(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form stores every field, the empty ones as null."""
     fields: dict[str, Any] = json.loads(sandbox.airflow_connection())
     fields["extra"] = dict.fromkeys(("region", "timeout", "verify", "proxy")) | fields["extra"]

@@ -1,6 +1,6 @@
-"""The page "Nexthink deletions", in a browser, where Airflow's answers are what a test says.
+"""The page "Nexthink deletions", in a browser, with Airflow's responses given by the test.
 
-Airflow itself is in ``test_in_a_browser``. Here: what a running one cannot be brought to answer, and tables of a size
+Airflow itself is in ``test_in_a_browser``. Here: responses that a running one does not send, and tables of a size
 that it would take too long to make. All of it lies behind a path prefix, as Airflow does behind many a proxy.
 """
 
@@ -74,10 +74,10 @@ def row_of(number: int, name: str | None = None, status: str = "SCHEDULED") -> d
 
 @dataclass
 class Answers:
-    """What Airflow answers: its XComs, or an error for everything.
+    """Airflow's responses: its XComs, or an error for every request.
 
     :param xcoms: values by key.
-    :param error: the HTTP status of every answer, with ``body``.
+    :param error: the HTTP status of every response, with ``body``.
     :param runs: how many runs there are.
     """
 
@@ -168,7 +168,7 @@ def downloaded(page: Page, press: Callable[[], None]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_its_files_hold_no_data_and_are_served_strictly(page: Page) -> None:
+def test_page_files_hold_no_data_and_have_strict_headers(page: Page) -> None:
     response = page.goto("")
     assert response is not None
     for name, value in HEADERS.items():
@@ -179,7 +179,7 @@ def test_its_files_hold_no_data_and_are_served_strictly(page: Page) -> None:
         assert page.request.get(path).status == 404
 
 
-def test_no_runs(page: Page, responses: Answers) -> None:
+def test_page_without_runs_says_so(page: Page, responses: Answers) -> None:
     responses.runs = 0
     page.goto("")
     page.get_by_role("heading", name="No deletions in this period").wait_for()
@@ -187,7 +187,7 @@ def test_no_runs(page: Page, responses: Answers) -> None:
     assert "/dags/~/dagRuns/~/taskInstances/~/xcomEntries?" in responses.asked[0]
 
 
-def test_the_period_and_one_dag(page: Page, responses: Answers) -> None:
+def test_page_filters_by_period_and_dag(page: Page, responses: Answers) -> None:
     responses.runs = 0
     page.goto("?days=7&dag_id=stale")
     page.get_by_text("This Dag has no finished deletion").wait_for()
@@ -196,14 +196,14 @@ def test_the_period_and_one_dag(page: Page, responses: Answers) -> None:
     page.wait_for_url("**/?days=91&dag_id=stale")
 
 
-def test_summaries_of_others_are_left_out(page: Page, responses: Answers) -> None:
+def test_page_leaves_out_summaries_of_other_tasks(page: Page, responses: Answers) -> None:
     responses.xcoms = {"summary": {"text": "of quite another operator"}}
     page.goto("")
     page.get_by_role("heading", name="No deletions in this period").wait_for()
 
 
 @pytest.mark.parametrize(("runs", "told"), [(250, "Only the newest 200 runs"), (2001, "More than 2,000 runs")])
-def test_many_runs(page: Page, responses: Answers, runs: int, told: str) -> None:
+def test_page_with_many_runs_shows_them_all(page: Page, responses: Answers, runs: int, told: str) -> None:
     responses.runs = runs
     responses.xcoms = {"summary": summary_of(300, SCHEDULED=290, INVALID=4, FAILED=6)}
     page.goto("")
@@ -224,7 +224,9 @@ def test_many_runs(page: Page, responses: Answers, runs: int, told: str) -> None
     ],
 )
 @pytest.mark.parametrize("view", ["", OUTCOME])
-def test_what_airflow_refuses_is_explained(page: Page, responses: Answers, status: int, told: str, view: str) -> None:
+def test_page_refused_by_airflow_explains_why(
+    page: Page, responses: Answers, status: int, told: str, view: str
+) -> None:
     responses.error = status
     page.goto(view)
     page.get_by_role("alert").get_by_role("heading", name=told).wait_for()
@@ -234,19 +236,19 @@ def test_what_airflow_refuses_is_explained(page: Page, responses: Answers, statu
     page.get_by_role("heading", name="No").wait_for()
 
 
-def test_an_answer_that_is_cut_off(page: Page, responses: Answers) -> None:
+def test_page_truncated_response_is_explained(page: Page, responses: Answers) -> None:
     responses.error, responses.body = 200, '{"value": {"requested": 1'
     page.goto(OUTCOME)
     page.get_by_role("heading", name="Airflow's response was cut off").wait_for()
 
 
-def test_no_network(page: Page) -> None:
+def test_page_without_network_is_explained(page: Page) -> None:
     page.route("**/api/v2/**", lambda route: route.abort())
     page.goto(OUTCOME)
     page.get_by_role("heading", name="Airflow does not respond").wait_for()
 
 
-def test_hostile_names_are_text(page: Page, responses: Answers) -> None:
+def test_page_shows_hostile_names_as_text(page: Page, responses: Answers) -> None:
     names = [HOSTILE, "</div><script>alert(1)</script>", "=1+1", '"; alert(1)', "a,b\r\nc", "  blanks  ", "Ärger ✓"]
     rows = [row_of(at, name) for at, name in enumerate(names)]
     responses.xcoms = {
@@ -263,7 +265,7 @@ def test_hostile_names_are_text(page: Page, responses: Answers) -> None:
 
 
 @pytest.mark.parametrize("form", ["records", "columns", "text"])
-def test_the_forms_of_a_table(page: Page, responses: Answers, form: str) -> None:
+def test_page_reads_a_table_in_every_form(page: Page, responses: Answers, form: str) -> None:
     rows = [row_of(0), row_of(1, status="INVALID"), row_of(2, status="EXCLUDED")]
     columns = {column: [row[column] for row in rows] for column in rows[0]}
     value: Any = {"records": rows, "columns": columns, "text": json.dumps(rows)}[form]
@@ -290,7 +292,7 @@ def test_the_forms_of_a_table(page: Page, responses: Answers, form: str) -> None
         [[1]],
     ],
 )
-def test_a_table_that_a_browser_cannot_read(page: Page, responses: Answers, value: Any) -> None:
+def test_page_table_that_a_browser_cannot_read_is_explained(page: Page, responses: Answers, value: Any) -> None:
     responses.xcoms = {
         "summary": summary_of(300, SCHEDULED=299, FAILED=1),
         "return_value": value,
@@ -302,7 +304,7 @@ def test_a_table_that_a_browser_cannot_read(page: Page, responses: Answers, valu
     expect(page.get_by_role("cell", name="LAPTOP-000007")).to_be_visible()
 
 
-def test_a_hundred_thousand_rows(page: Page, responses: Answers) -> None:
+def test_page_shows_a_hundred_thousand_rows(page: Page, responses: Answers) -> None:
     rows = [row_of(at) for at in range(100_000)]
     responses.xcoms = {"summary": summary_of(len(rows), SCHEDULED=len(rows)), "return_value": rows}
     page.goto(OUTCOME)
@@ -322,7 +324,7 @@ def test_a_hundred_thousand_rows(page: Page, responses: Answers) -> None:
     page.get_by_text("No device matches.").wait_for()
 
 
-def test_more_rows_than_that_are_loaded_when_asked_for(page: Page, responses: Answers) -> None:
+def test_page_loads_more_rows_on_request(page: Page, responses: Answers) -> None:
     responses.xcoms = {"summary": summary_of(300_000, SCHEDULED=300_000), "return_value": [row_of(0)]}
     page.goto(OUTCOME)
     page.get_by_role("heading", name="A table of 300,000 rows").wait_for()
@@ -331,7 +333,7 @@ def test_more_rows_than_that_are_loaded_when_asked_for(page: Page, responses: An
     page.get_by_role("cell", name="LAPTOP-000000").wait_for()
 
 
-def test_it_is_used_with_the_keyboard(page: Page, responses: Answers) -> None:
+def test_page_works_with_the_keyboard(page: Page, responses: Answers) -> None:
     responses.xcoms = {
         "summary": summary_of(2, SCHEDULED=1, INVALID=1),
         "return_value": [row_of(0), row_of(1, status="INVALID")],
@@ -352,7 +354,7 @@ def test_it_is_used_with_the_keyboard(page: Page, responses: Answers) -> None:
     page.get_by_text("1 of 2 rows").wait_for()
 
 
-def test_framed_as_airflow_frames_it_before_3_3(page: Page, responses: Answers) -> None:
+def test_page_in_the_frame_of_airflow_before_3_3_works(page: Page, responses: Answers) -> None:
     responses.xcoms = {"summary": summary_of(1, SCHEDULED=1), "return_value": [row_of(0)]}
     page.goto(f"../{OUTCOME}")  # a link to the page gives what it asks for to the frame's parent
     frame = page.frame_locator("iframe")
@@ -372,7 +374,7 @@ def test_framed_as_airflow_frames_it_before_3_3(page: Page, responses: Answers) 
         ("dark", "system", "dark"),
     ],
 )
-def test_the_theme_is_airflows(
+def test_page_has_the_theme_of_airflow(
     browser: Browser, address: str, responses: Answers, system: Literal["light", "dark"], chosen: str | None, theme: str
 ) -> None:
     responses.runs = 0

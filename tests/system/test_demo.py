@@ -10,7 +10,7 @@ from pathlib import Path
 from airflow_provider_nexthink.sandbox import demo
 
 
-def test_it_plans_then_deletes_and_shows_both(tmp_path: Path) -> None:
+def test_demo_plans_then_deletes_and_shows_both(tmp_path: Path) -> None:
     command = [sys.executable, "-m", demo.__name__]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -27,7 +27,7 @@ def snippets() -> list[object]:
 
 
 @pytest.mark.parametrize("code", snippets())
-def test_a_snippet_runs(code: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docs_snippet_runs(code: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEXTHINK_CLIENT_ID", sandbox.client_id)
     monkeypatch.setenv("NEXTHINK_CLIENT_SECRET", sandbox.client_secret)

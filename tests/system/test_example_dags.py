@@ -96,7 +96,7 @@ def test_on_demand_with_a_table_of_odd_names(sandbox: Sandbox, dag_of: ExampleDa
         ({"devices_table": [{"name": "PC"}]}, "no column for the uid"),
     ],
 )
-def test_on_demand_refuses_kindly(
+def test_on_demand_refused_list_explains_why(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, form: dict[str, Any], says: str
 ) -> None:
     run = run_dag(dag_of("nexthink_delete_on_demand"), **form)
@@ -106,7 +106,7 @@ def test_on_demand_refuses_kindly(
     assert [request for request in sandbox.requests if "deletions" in request.path] == []
 
 
-def test_on_demand_over_its_limit(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+def test_on_demand_over_its_limit_sends_nothing(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
     table = [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:11]]
     run = run_dag(dag_of("nexthink_delete_on_demand"), devices_table=table, max_devices=10, dry_run=False, reason="x")
     assert run.state == "failed"
@@ -158,7 +158,7 @@ def test_on_demand_pasted_names_arrive_to_the_letter(example_dag: ExampleDag, na
     assert read_devices(delete.python_callable(params=form)).names == names
 
 
-def test_on_demand_where_the_summary_is_lost_says_that_what_was_sent_is_not_known(
+def test_on_demand_without_a_summary_says_that_the_sent_devices_are_unknown(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, caplog: pytest.LogCaptureFixture
 ) -> None:
     dag = dag_of("nexthink_delete_on_demand")
@@ -182,11 +182,11 @@ def warehouse(sandbox: Sandbox, database: str) -> dict[str, str]:
     """A CMDB; returns the retired hostnames that Nexthink still has, and that are to go."""
     stale = [d for d in sandbox.tenant.devices() if d.days_since_last_seen >= 90 and d.name.startswith("LAPTOP-")]
     fresh = next(d for d in sandbox.tenant.devices() if d.days_since_last_seen < 14)
-    gone, both, unclear, in_use, accent = stale[:20], stale[20], stale[21], stale[22], stale[23]
+    gone, both, ambiguous, in_use, accent = stale[:20], stale[20], stale[21], stale[22], stale[23]
     sandbox.tenant.rename(accent.uid, "Müller-PC")
     assets: list[tuple[str | None, str | None]] = [(device.name.lower(), "retired") for device in gone]
-    assets += [(device.name, "retired") for device in (both, unclear, fresh)]
-    assets += [(f"{both.name.lower()} ", "in use"), (unclear.name, None), (in_use.name, "in use"), (accent.name, "x")]
+    assets += [(device.name, "retired") for device in (both, ambiguous, fresh)]
+    assets += [(f"{both.name.lower()} ", "in use"), (ambiguous.name, None), (in_use.name, "in use"), (accent.name, "x")]
     assets += [("MULLER-PC", "retired"), ("not-in-nexthink", "retired"), (None, "retired"), ("", "retired")]
     fill_cmdb(assets)
     return {device.uid: device.name for device in gone}
@@ -231,7 +231,7 @@ def retire(sandbox: Sandbox, changed: list[tuple[str, str]], hostnames: list[str
 
 
 @ON_EACH_DATABASE
-def test_retired_names_that_cannot_be_compared_stay_and_hold_up_nobody(
+def test_retired_names_that_cannot_be_compared_stay_and_stop_no_other(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
 ) -> None:
     fit = ["X-1", "X-" + "2" * 253, "Größe-3", "O'X-4", "X;--5", "X%s_-6", 'X"-7', "日本-8", "X-\U0001f600", "X 10"]
@@ -254,7 +254,7 @@ def test_retired_names_that_cannot_be_compared_stay_and_hold_up_nobody(
 
 
 @ON_EACH_DATABASE
-def test_retired_of_unknown_age_stay_and_hold_up_nobody(
+def test_retired_of_unknown_age_stay_and_stop_no_other(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
 ) -> None:
     old = ["14", "14.0", "100", "14.9", " 20 ", "1e3"]
@@ -330,9 +330,7 @@ def test_retired_without_a_column_fails_at_once(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_cmdb_that_calls_everything_retired_is_held_back(
-    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str
-) -> None:
+def test_retired_everything_is_aborted(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, database: str) -> None:
     fill_cmdb([(device.name, "retired") for device in sandbox.tenant.devices()])
     run = run_dag(dag_of("nexthink_delete_retired_assets"), dry_run=False, max_devices=1000)
     assert run.state == "failed"
@@ -340,12 +338,10 @@ def test_a_cmdb_that_calls_everything_retired_is_held_back(
     assert sandbox.tenant.queued == []
 
 
-# With approval: the rest of it is in test_approval.py, where a person can answer
+# With approval: the rest of it is in test_approval.py, where a person responds
 
 
-def test_what_was_seen_since_the_plan_stays_although_it_was_approved(
-    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
-) -> None:
+def test_approval_device_seen_since_the_plan_stays(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
     dag = dag_of("nexthink_delete_with_approval")
     expected = meant_to_go(sandbox.tenant.devices(), 90)
     back = sorted(uid for uid in expected)[:5]
@@ -358,14 +354,14 @@ def test_what_was_seen_since_the_plan_stays_although_it_was_approved(
     assert run.xcom("delete_devices", "summary")["SCHEDULED"] == len(planned) - 5
 
 
-def test_nothing_stale_asks_nobody(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+def test_approval_without_stale_devices_asks_nobody(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
     run = run_dag(dag_of("nexthink_delete_with_approval"), min_days_unseen=10_000)
     assert run.state == "success"
     assert run.states["describe_plan"] == run.states["approve"] == run.states["delete_devices"] == "skipped"
     assert sandbox.tenant.queued == []
 
 
-def test_nobody_is_asked_for_what_is_excluded_anyway(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+def test_approval_does_not_ask_for_excluded_devices(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
     dag = dag_of("nexthink_delete_with_approval")
     for task_id in ("plan", "delete_devices"):
         each: Any = dag.get_task(task_id)
@@ -375,7 +371,7 @@ def test_nobody_is_asked_for_what_is_excluded_anyway(sandbox: Sandbox, dag_of: E
     assert run.states["approve"] == run.states["delete_devices"] == "skipped"
 
 
-def test_the_person_sees_devices_whose_uid_comes_in_another_form(
+def test_approval_shows_devices_whose_uid_has_another_form(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
 ) -> None:
     devices = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
@@ -390,7 +386,7 @@ def test_the_person_sees_devices_whose_uid_comes_in_another_form(
     assert sorted(sandbox.tenant.queued) == sorted(device.uid for device in devices[:3])
 
 
-def test_who_approves_sees_counts_oldest_newest_and_the_first_names(
+def test_approval_shows_counts_oldest_newest_and_the_first_names(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
 ) -> None:
     run = run_dag(dag_of("nexthink_delete_with_approval"), mark_success="approve")
@@ -414,7 +410,7 @@ def test_who_approves_sees_counts_oldest_newest_and_the_first_names(
         ("{{ 7*7 }}", "` {{ 7*7 }} `"),
     ],
 )
-def test_a_name_cannot_change_what_the_person_reads(example_dag: ExampleDag, name: str, shown: str) -> None:
+def test_approval_shows_hostile_names_as_text(example_dag: ExampleDag, name: str, shown: str) -> None:
     describe_plan: Any = example_dag("nexthink_delete_with_approval").get_task("describe_plan")
     module: Any = sys.modules[describe_plan.python_callable.__module__]
     assert module.as_code(name) == shown
@@ -423,7 +419,7 @@ def test_a_name_cannot_change_what_the_person_reads(example_dag: ExampleDag, nam
 # Delete and verify
 
 
-def test_seats_freed_are_reported_and_what_is_still_there_is_sent_again(
+def test_verify_reports_freed_seats_and_retries_present_devices(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
 ) -> None:
     dag_id = "nexthink_delete_and_verify"
@@ -460,7 +456,7 @@ def test_seats_freed_are_reported_and_what_is_still_there_is_sent_again(
     assert run().xcom("report") == {"seats_freed": 0, "still_present": 0}
 
 
-def test_what_was_scheduled_is_followed_up_although_other_devices_failed(
+def test_verify_follows_up_scheduled_devices_although_others_failed(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
 ) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=403, skip=1, times=-1))
@@ -475,7 +471,7 @@ def test_what_was_scheduled_is_followed_up_although_other_devices_failed(
     assert run.xcom("report") == {"seats_freed": 100, "still_present": 0}
 
 
-def test_without_an_outcome_the_run_is_red_and_nothing_is_reported(
+def test_verify_without_an_outcome_fails_and_reports_nothing(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
 ) -> None:
     before = len(events_of("nexthink_seats_freed"))
@@ -488,7 +484,7 @@ def test_without_an_outcome_the_run_is_red_and_nothing_is_reported(
     assert sandbox.tenant.queued == []
 
 
-def test_what_was_left_behind_and_is_not_stale_for_certain_is_not_sent_again(
+def test_verify_does_not_retry_a_remaining_device_of_unknown_age(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
 ) -> None:
     stale = [device for device in sandbox.tenant.devices() if device.name.startswith("LAPTOP-")]
@@ -560,7 +556,7 @@ def sent_first(run: Run, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("by_hand", [(), (0,), (1,), (0, 1)])
-def test_verify_begins_with_what_the_last_run_left_whatever_runs_have_no_logical_date(
+def test_verify_starts_with_the_remaining_devices_of_the_last_run_whatever_runs_have_no_logical_date(
     sandbox: Sandbox, verify: RunDag, stuck: list[str], by_hand: tuple[int, ...]
 ) -> None:
     older, younger = (next(d for d in sandbox.tenant.devices() if d.uid == uid) for uid in stuck)
@@ -578,7 +574,7 @@ def test_verify_begins_with_what_the_last_run_left_whatever_runs_have_no_logical
 @pytest.mark.parametrize(
     "between", ["guard", "refused", "pull failed", "dry run", "nothing", "truncated look", "no age"]
 )
-def test_verify_loses_no_device_that_was_left_behind_over_a_run_that_does_not_send_it(
+def test_verify_keeps_a_remaining_device_over_a_run_that_does_not_send_it(
     sandbox: Sandbox, verify: RunDag, stuck: list[str], between: str
 ) -> None:
     names = {device.uid: device.name for device in sandbox.tenant.devices()}
@@ -613,7 +609,7 @@ def test_verify_loses_no_device_that_was_left_behind_over_a_run_that_does_not_se
     assert sorted(still_present(last)) == sorted(stuck)
 
 
-def test_verify_drops_a_device_that_was_left_behind_and_was_seen_since(
+def test_verify_drops_a_remaining_device_that_was_seen_since(
     sandbox: Sandbox, verify: RunDag, stuck: list[str]
 ) -> None:
     verify()
@@ -623,7 +619,7 @@ def test_verify_drops_a_device_that_was_left_behind_and_was_seen_since(
     assert still_present(verify()) == []
 
 
-def test_verify_does_not_mind_events_of_others_and_reports_that_are_gone(
+def test_verify_ignores_events_of_others_and_missing_reports(
     sandbox: Sandbox, verify: RunDag, stuck: list[str]
 ) -> None:
     from airflow.models.asset import AssetEvent, AssetModel
@@ -643,7 +639,7 @@ def test_verify_does_not_mind_events_of_others_and_reports_that_are_gone(
 
 
 @pytest.mark.parametrize("dag_id", ["nexthink_delete_and_verify", "nexthink_delete_stale_devices"])
-def test_a_pull_without_the_age_fails_at_once(
+def test_pull_without_the_age_fails_without_retry(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, dag_id: str
 ) -> None:
     body = f"device.uid,device.name\n{UID},PC-1\n"
@@ -653,7 +649,9 @@ def test_a_pull_without_the_age_fails_at_once(
     assert run.tries("choose_devices") == 1
 
 
-def test_a_dry_run_frees_nothing_and_publishes_nothing(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+def test_verify_dry_run_frees_nothing_and_publishes_nothing(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag
+) -> None:
     before = len(events_of("nexthink_seats_freed"))
     run = run_dag(dag_of("nexthink_delete_and_verify"))
     assert run.state == "success"
@@ -662,7 +660,7 @@ def test_a_dry_run_frees_nothing_and_publishes_nothing(sandbox: Sandbox, dag_of:
     assert sandbox.tenant.queued == []
 
 
-def test_a_truncated_look_frees_no_seat(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
+def test_verify_truncated_result_frees_no_seat(sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag) -> None:
     sandbox.tenant.export_row_limit = 300  # the stale devices pass, the whole fleet does not
     dag = dag_of("nexthink_delete_and_verify")
     run = run_dag(dag, dry_run=False)
@@ -684,7 +682,7 @@ def events_of(asset: str) -> list[dict[str, Any]]:
 # Many tenants
 
 
-def test_many_tenants_in_one_table(
+def test_many_tenants_return_one_table(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Sandbox(devices=300, stale=120, seed=2, removal_delay=0.0, pending_polls=0) as other:
@@ -699,7 +697,7 @@ def test_many_tenants_in_one_table(
             assert len(tenant.tenant.queued) > 50
 
 
-def test_a_tenant_that_fails_does_not_hold_up_the_others(
+def test_many_tenants_failed_tenant_stops_no_other(
     sandbox: Sandbox,
     dag_of: ExampleDag,
     run_dag: RunDag,

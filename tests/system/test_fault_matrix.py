@@ -287,12 +287,12 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("hit", ["first", "middle", "last"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_a_fault(sandbox: Sandbox, case: Case, hit: str, concurrency: int) -> None:
+def test_fault_gives_the_documented_outcome(sandbox: Sandbox, case: Case, hit: str, concurrency: int) -> None:
     skip = {"first": 0, "middle": 2, "last": GOOD // BATCH - 1}[hit]
     ran = run_with(sandbox, case.faults, skip=skip, concurrency=concurrency, maximum=case.maximum)
     assert_invariants(ran, ambiguous=case.ambiguous)
     if case.error == "NexthinkUnavailableError" and hit == "last":
-        assert ran.error is None  # it takes several batches in a row to tell that the tenant is down
+        assert ran.error is None  # the circuit breaker takes several failed batches
     else:
         assert ran.error == case.error
     assert {row["status"] for row in ran.good} <= case.statuses
@@ -311,7 +311,9 @@ RANDOM_FAULTS = st.builds(
 @given(
     faults=st.lists(RANDOM_FAULTS, max_size=5), concurrency=st.sampled_from([1, 8]), maximum=st.sampled_from([3, 100])
 )
-def test_any_mixture_of_faults(sandbox: Sandbox, faults: list[Fault], concurrency: int, maximum: int) -> None:
+def test_fault_any_mixture_keeps_the_invariants(
+    sandbox: Sandbox, faults: list[Fault], concurrency: int, maximum: int
+) -> None:
     sandbox.faults.clear()
     ran = run_with(sandbox, tuple(faults), skip=0, concurrency=concurrency, maximum=maximum)
     assert_invariants(ran, ambiguous=True)
@@ -333,7 +335,7 @@ def matrix(sandbox: Sandbox) -> str:
     return "\n".join([*lines, ""])
 
 
-def test_the_documentation_shows_the_matrix_as_it_is(sandbox: Sandbox, pytestconfig: pytest.Config) -> None:
+def test_fault_matrix_of_the_docs_is_up_to_date(sandbox: Sandbox, pytestconfig: pytest.Config) -> None:
     before, _, rest = PAGE.read_text().partition(START)
     shown, _, after = rest.partition(END)
     table = f"\n{matrix(sandbox)}\n"

@@ -51,7 +51,7 @@ NO_DELETION = "Data management (deletions): no permission (tick Data management 
         (False, False, f"{NO_NQL} {NO_DELETION}"),
     ],
 )
-def test_the_connection_test_tells_the_permissions_apart_and_deletes_nothing(
+def test_connection_test_reports_each_permission_and_deletes_nothing(
     sandbox: Sandbox, hook: NexthinkHook, nql: bool, data_management: bool, says: str
 ) -> None:
     sandbox.tenant.nql, sandbox.tenant.data_management = nql, data_management
@@ -63,14 +63,14 @@ def test_the_connection_test_tells_the_permissions_apart_and_deletes_nothing(
     assert sandbox.tenant.devices() == before
 
 
-def test_a_permission_that_cannot_be_found_out_is_not_guessed(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_connection_test_unknown_permission_is_not_guessed(sandbox: Sandbox, hook: NexthinkHook) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=503, times=-1))
     ok, message = hook.test_connection()
     assert ok
     assert "NQL API: permitted. Data management (deletions): not known (" in message
 
 
-def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_test_failure_says_why(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = json.loads(sandbox.airflow_connection()) | {"password": "wrong"}
     monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(wrong))
     ok, message = NexthinkHook().test_connection()
@@ -81,7 +81,7 @@ def test_the_connection_test_says_what_is_wrong(sandbox: Sandbox, monkeypatch: p
     assert sandbox.client_secret not in message
 
 
-def test_the_connection_test_leaves_no_connection_open(sandbox: Sandbox) -> None:
+def test_connection_test_leaves_no_connection_open(sandbox: Sandbox) -> None:
     port = int(sandbox.url.rpartition(":")[2])
     hook = NexthinkHook()
     assert hook.test_connection()[0]
@@ -98,7 +98,7 @@ def _peer_port(connection: socket.socket) -> int | None:
 
 
 @pytest.mark.parametrize(("port", "warned"), [(443, False), (8443, True)])
-def test_a_port_is_not_used(
+def test_connection_port_is_not_used(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: int, warned: bool
 ) -> None:
     fields = json.loads(sandbox.airflow_connection()) | {"port": port}
@@ -109,7 +109,7 @@ def test_a_port_is_not_used(
 
 
 @pytest.mark.parametrize("form", ["JSON", "URI"])
-def test_the_connection_in_both_forms(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+def test_connection_in_both_forms_works(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     addresses = {"base_url": sandbox.url, "login_url": sandbox.login_url}
     extra = urlencode({"region": "eu", "timeout": "7.5", "verify": "false", **addresses})
     uri = f"nexthink://{sandbox.client_id}:{sandbox.client_secret}@acme/?{extra}"
@@ -123,7 +123,7 @@ def test_the_connection_in_both_forms(sandbox: Sandbox, monkeypatch: pytest.Monk
     assert (settings.base_url, settings.login_url) == (sandbox.url, sandbox.login_url)
 
 
-def test_an_unknown_extra_is_named_and_ignored(
+def test_connection_unknown_extra_is_named_and_ignored(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fields: dict[str, Any] = json.loads(sandbox.airflow_connection())
@@ -148,7 +148,7 @@ def test_hook_with_an_extra_that_is_no_object_says_so(
     assert sandbox.requests == []
 
 
-def test_what_is_wrong_before_the_first_request_is_raised(
+def test_delete_devices_error_before_the_first_request_is_raised(
     sandbox: Sandbox, hook: NexthinkHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = devices_of(sandbox, 3)
@@ -164,7 +164,7 @@ def test_what_is_wrong_before_the_first_request_is_raised(
     assert sandbox.requests == []
 
 
-def test_what_looks_at_the_plan_can_hold_everything_back(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_delete_devices_plan_check_that_raises_sends_nothing(sandbox: Sandbox, hook: NexthinkHook) -> None:
     class TooManyError(Exception):
         """A guard of one's own."""
 
@@ -178,7 +178,7 @@ def test_what_looks_at_the_plan_can_hold_everything_back(sandbox: Sandbox, hook:
     assert hook.delete_devices(devices_of(sandbox, 2), on_plan=guard).counts["SCHEDULED"] == 2
 
 
-def test_progress_tells_the_rate_and_the_time_left_of_a_run_that_is_held_back(
+def test_delete_devices_throttled_logs_the_rate_and_the_time_left(
     sandbox: Sandbox, hook: NexthinkHook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("airflow_provider_nexthink.hooks.nexthink.PROGRESS_SECONDS", 0.0)
@@ -191,7 +191,7 @@ def test_progress_tells_the_rate_and_the_time_left_of_a_run_that_is_held_back(
     assert told[-1][2] == "0"
 
 
-def test_what_happens_after_the_first_request_is_in_the_result(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_delete_devices_error_after_the_first_request_is_in_the_result(sandbox: Sandbox, hook: NexthinkHook) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=404, skip=1))
     result = hook.delete_devices(devices_of(sandbox, 250), max_concurrency=1)
     assert isinstance(result.error, NexthinkNotFoundError)
@@ -200,7 +200,7 @@ def test_what_happens_after_the_first_request_is_in_the_result(sandbox: Sandbox,
         result.raise_for_status()
 
 
-def test_a_dry_run_sends_nothing_and_signs_in_nowhere(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_delete_devices_dry_run_sends_nothing_and_fetches_no_token(sandbox: Sandbox, hook: NexthinkHook) -> None:
     result = hook.delete_devices(devices_of(sandbox, 250), dry_run=True, exclude=["LAPTOP-*"])
     assert result.counts["PLANNED"] + result.counts["EXCLUDED"] == 250
     assert result.counts["EXCLUDED"] > 0
@@ -208,7 +208,7 @@ def test_a_dry_run_sends_nothing_and_signs_in_nowhere(sandbox: Sandbox, hook: Ne
 
 
 @pytest.mark.parametrize("kind", ["drop", "drop_after", "status_after", "short", "reorder", "other", "not_json"])
-def test_an_unclear_answer_is_followed_by_the_same_batch_once_more(
+def test_delete_devices_ambiguous_response_retries_the_same_batch(
     sandbox: Sandbox, hook: NexthinkHook, kind: str
 ) -> None:
     sandbox.faults.add(Fault(path="deletions", kind=kind, status=502))
@@ -220,14 +220,14 @@ def test_an_unclear_answer_is_followed_by_the_same_batch_once_more(
     assert result.summary["retries"] == 1
 
 
-def test_revoked_tokens_are_replaced_once(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_delete_devices_revoked_token_is_replaced_once(sandbox: Sandbox, hook: NexthinkHook) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="revoke_tokens", skip=1))
     result = hook.delete_devices(devices_of(sandbox, 500), max_concurrency=4)
     assert result.counts["SCHEDULED"] == 500
     assert len([request for request in sandbox.requests if request.path.endswith("/token")]) == 2
 
 
-def test_any_other_api_can_be_called(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_request_calls_any_other_api(sandbox: Sandbox, hook: NexthinkHook) -> None:
     response = hook.request("POST", "/api/v2/nql/execute", json={"queryId": "#all_devices"})
     assert response.json()["rows"] == 600
     with pytest.raises(NexthinkNotFoundError):
@@ -237,14 +237,14 @@ def test_any_other_api_can_be_called(sandbox: Sandbox, hook: NexthinkHook) -> No
             hook.request("GET", path)
 
 
-def test_another_api_is_not_asked_twice_to_do_something(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_request_not_idempotent_is_not_retried(sandbox: Sandbox, hook: NexthinkHook) -> None:
     sandbox.faults.add(Fault(path="execute", kind="status", status=502, times=-1))
     with pytest.raises(NexthinkUnavailableError):
         hook.request("POST", "/api/v2/nql/execute", json={"queryId": "#all_devices"})
     assert len([request for request in sandbox.requests if "execute" in request.path]) == 1
 
 
-def test_a_redirect_is_not_followed(sandbox: Sandbox, hook: NexthinkHook) -> None:
+def test_request_redirect_is_not_followed(sandbox: Sandbox, hook: NexthinkHook) -> None:
     headers = {"Location": f"{sandbox.url}/api/v2/nql/execute"}
     sandbox.faults.add(Fault(path="deletions", kind="status", status=307, headers=headers))
     result = hook.delete_devices(devices_of(sandbox, 1))

@@ -100,7 +100,7 @@ def plugin_frame(page: Page) -> FrameLocator:
     return page.frame_locator("iframe[title='Nexthink deletions']")
 
 
-def test_the_connection_is_added_by_its_form(
+def test_connection_form_adds_the_connection(
     page: Page, airflow: RunningAirflow, tenant: Sandbox, picture: Callable[[str], None]
 ) -> None:
     page.goto("/connections")
@@ -125,7 +125,9 @@ def test_the_connection_is_added_by_its_form(
     assert (stored["conn_type"], stored["host"], stored["login"]) == ("nexthink", "sandbox", tenant.client_id)
 
 
-def test_the_test_button_gives_three_answers(page: Page, tenant: Sandbox, picture: Callable[[str], None]) -> None:
+def test_connection_test_button_gives_three_results(
+    page: Page, tenant: Sandbox, picture: Callable[[str], None]
+) -> None:
     page.goto("/connections")
     page.get_by_role("button", name="Test Connection").click()
     page.get_by_text(
@@ -140,7 +142,7 @@ def test_the_test_button_gives_three_answers(page: Page, tenant: Sandbox, pictur
     assert tenant.tenant.queued == []
 
 
-def test_devices_are_deleted_by_a_form(
+def test_trigger_form_deletes_devices(
     page: Page, airflow: RunningAirflow, tenant: Sandbox, laptops: list[Device], picture: Callable[[str], None]
 ) -> None:
     until(lambda: airflow.get(f"dags/{ON_DEMAND}")["dag_id"], "the Dag")
@@ -163,7 +165,7 @@ def test_devices_are_deleted_by_a_form(
     assert sorted(tenant.tenant.queued) == sorted(device.uid for device in devices)
 
 
-def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tenant: Sandbox) -> None:
+def test_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tenant: Sandbox) -> None:
     run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
     links = airflow.get(f"dags/{ON_DEMAND}/dagRuns/{run_id}/taskInstances/delete_devices/links")["extra_links"]
     assert links["Nexthink tenant"] is None  # the sandbox has no page
@@ -175,7 +177,7 @@ def test_the_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tena
     assert page.get_by_role("link", name="Nexthink tenant").count() == 0
 
 
-def test_a_device_is_found_in_the_outcome(
+def test_outcome_search_finds_a_device(
     page: Page, tenant: Sandbox, tmp_path: Path, picture: Callable[[str], None]
 ) -> None:
     page.goto("/plugin/nexthink-deletions")
@@ -200,7 +202,7 @@ def test_a_device_is_found_in_the_outcome(
     assert {row["uid"] for row in rows if row["status"] == "SCHEDULED"} == set(tenant.tenant.queued)
 
 
-def test_a_person_approves_and_only_then_devices_are_deleted(
+def test_approval_in_the_ui_is_needed_before_devices_are_deleted(
     page: Page, airflow: RunningAirflow, tenant: Sandbox, picture: Callable[[str], None]
 ) -> None:
     before = list(tenant.tenant.queued)
@@ -217,7 +219,7 @@ def test_a_person_approves_and_only_then_devices_are_deleted(
     assert set(tenant.tenant.queued) - set(before) == planned
 
 
-def test_the_runs_are_shown_in_a_chart(
+def test_deletions_page_shows_the_runs_in_a_chart(
     page: Page, airflow: RunningAirflow, laptops: list[Device], picture: Callable[[str], None]
 ) -> None:
     for count, dry_run in [(25, True), (60, True), (60, False), (35, False), (80, False), (45, True)]:
@@ -235,7 +237,7 @@ def test_the_runs_are_shown_in_a_chart(
     picture("deletions")
 
 
-def test_the_tabs_that_the_documentation_shows(page: Page, airflow: RunningAirflow) -> None:
+def test_tabs_are_as_the_documentation_shows(page: Page, airflow: RunningAirflow) -> None:
     run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
     page.goto(f"/dags/{ON_DEMAND}")
     page.get_by_role("link", name="Deletions").click()

@@ -200,7 +200,7 @@ def test_devices_generator_of_xcoms_fails_without_retry(sandbox: Sandbox, run_da
     assert sandbox.requests == []
 
 
-def test_a_mapped_task_that_was_skipped_or_found_nothing_is_no_device(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_devices_of_a_skipped_or_empty_mapped_task_are_none(sandbox: Sandbox, run_dag: RunDag) -> None:
     from airflow_provider_nexthink.version_compat import AirflowSkipException
 
     rows = devices_of(sandbox, 2)
@@ -217,7 +217,7 @@ def test_a_mapped_task_that_was_skipped_or_found_nothing_is_no_device(sandbox: S
     assert sent(run_dag(dag)) == pairs(rows)
 
 
-def test_a_polars_frame_given_as_it_is(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_devices_polars_frame_is_read(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox)
     with DAG("polars") as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=pl.DataFrame(rows))
@@ -227,7 +227,7 @@ def test_a_polars_frame_given_as_it_is(sandbox: Sandbox, run_dag: RunDag) -> Non
 @NATIVE
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("where", ["local", "object storage"])
-def test_the_table_as_a_file_that_the_next_task_can_take(
+def test_results_path_file_is_read_by_the_next_task(
     sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, suffix: str, where: str, native: bool
 ) -> None:
     rows = devices_of(sandbox)
@@ -248,7 +248,7 @@ def test_the_table_as_a_file_that_the_next_task_can_take(
 
 
 @NATIVE
-def test_csv_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+def test_devices_csv_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
     rows = [row for row in devices_of(sandbox) if "," not in row["name"] and '"' not in row["name"]]
     text = "uid,name\n" + "".join(f"{row['uid']},{row['name']}\n" for row in rows)
     with DAG("text", render_template_as_native_obj=native, params={"text": Param(text)}) as dag:
@@ -258,7 +258,9 @@ def test_csv_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: Run
 
 @NATIVE
 @pytest.mark.parametrize("where", ["the Dag", "the task"])
-def test_json_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: RunDag, where: str, native: bool) -> None:
+def test_devices_json_text_from_a_template_keeps_its_names(
+    sandbox: Sandbox, run_dag: RunDag, where: str, native: bool
+) -> None:
     rows = devices_of(sandbox)
     slashed = [{**row, "name": f"SITE/{number}"} for number, row in enumerate(devices_of(sandbox, 140)[120:])]
     text = json.dumps([*rows, *slashed]).replace("/", r"\/")  # as PHP and others write it
@@ -279,7 +281,9 @@ def test_json_text_from_a_template_keeps_its_names(sandbox: Sandbox, run_dag: Ru
 
 @NATIVE
 @pytest.mark.parametrize("mapped", [False, True])
-def test_json_text_of_an_xcom_is_no_template(sandbox: Sandbox, run_dag: RunDag, mapped: bool, native: bool) -> None:
+def test_devices_json_text_of_an_xcom_is_no_template(
+    sandbox: Sandbox, run_dag: RunDag, mapped: bool, native: bool
+) -> None:
     rows = [{**row, "name": r"{{ 7*7 }} \/ \x41"} for row in devices_of(sandbox, 2)]
     with DAG("text", render_template_as_native_obj=native) as dag:
 
@@ -297,7 +301,7 @@ def test_json_text_of_an_xcom_is_no_template(sandbox: Sandbox, run_dag: RunDag, 
 
 
 @NATIVE
-def test_a_plan_is_a_safe_next_list(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+def test_plan_as_the_next_list_is_safe(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
     rows = [*devices_of(sandbox, 20), {"uid": "x", "name": "PC"}]
     kept = {row["uid"] for row in rows[:5]}
     with DAG("next", render_template_as_native_obj=native) as dag:
@@ -313,7 +317,7 @@ def test_a_plan_is_a_safe_next_list(sandbox: Sandbox, run_dag: RunDag, native: b
         assert table == {uid: (word, None) if told[0] == "PLANNED" else told for uid, told in planned.items()}
 
 
-def test_a_file_that_is_not_there_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
+def test_devices_missing_file_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     with DAG("lost", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=f"{tmp_path}/lost.csv")
     run = run_dag(dag)
@@ -322,9 +326,7 @@ def test_a_file_that_is_not_there_fails_without_retry(sandbox: Sandbox, run_dag:
     assert sandbox.requests == []
 
 
-def test_the_file_holds_the_whole_table_also_when_the_task_fails(
-    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path
-) -> None:
+def test_results_path_file_is_whole_also_when_the_task_fails(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=403, body="{}", skip=1))
     rows = devices_of(sandbox, 250)
     with DAG("evidence") as dag:
@@ -352,9 +354,7 @@ def test_the_file_holds_the_whole_table_also_when_the_task_fails(
         ("{{ '' }}", "results_path is ''"),
     ],
 )
-def test_a_path_that_cannot_be_written_is_found_before_anything_is_sent(
-    sandbox: Sandbox, run_dag: RunDag, path: str, says: str
-) -> None:
+def test_results_path_not_writable_sends_nothing(sandbox: Sandbox, run_dag: RunDag, path: str, says: str) -> None:
     with DAG("unwritable", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=devices_of(sandbox, 1), results_path=path)
     run = run_dag(dag)
@@ -363,7 +363,7 @@ def test_a_path_that_cannot_be_written_is_found_before_anything_is_sent(
     assert sandbox.requests == []
 
 
-def test_a_file_that_fails_after_the_deletions_costs_no_evidence_and_the_retry_writes_it(
+def test_results_path_failed_write_keeps_the_xcoms_and_the_retry_writes_it(
     sandbox: Sandbox, run_dag: RunDag, tmp_path: Path
 ) -> None:
     rows = devices_of(sandbox, 150)
@@ -401,9 +401,7 @@ def test_a_file_that_fails_after_the_deletions_costs_no_evidence_and_the_retry_w
     assert len(read_devices(place)) == 150
 
 
-def test_a_folder_in_the_place_of_the_file_is_found_before_anything_is_sent(
-    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path
-) -> None:
+def test_results_path_folder_sends_nothing(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     (tmp_path / "table.csv").mkdir()
     with DAG("folder") as dag:
         NexthinkDeleteDevicesOperator(
@@ -413,7 +411,9 @@ def test_a_folder_in_the_place_of_the_file_is_found_before_anything_is_sent(
     assert sandbox.requests == []
 
 
-def test_the_folder_of_a_person_and_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_path_in_a_home_folder_and_with_a_long_name_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     path = f"~/{'n' * 246}.csv"
     check_results_path(path)
@@ -423,7 +423,7 @@ def test_the_folder_of_a_person_and_a_long_name(tmp_path: Path, monkeypatch: pyt
         assert file.read() == b"uid,name\r\n1,=1+1\r\n"
 
 
-def test_two_tasks_that_write_to_one_place_leave_one_whole_table(tmp_path: Path) -> None:
+def test_results_path_of_two_tasks_holds_one_whole_table(tmp_path: Path) -> None:
     path = str(tmp_path / "table.csv")
     tables = [{"uid": [str(number)] * 20_000, "name": ["PC"] * 20_000} for number in range(8)]
     with ThreadPoolExecutor() as pool:

@@ -100,7 +100,7 @@ def start(airflow: RunningAirflow, sandbox: Sandbox, dag_id: str, queued: int) -
     return run_id, int((airflow.home.parent / "pids" / dag_id).read_text())
 
 
-def test_after_a_kill_the_retry_goes_on_where_the_first_try_was(airflow: RunningAirflow, sandbox: Sandbox) -> None:
+def test_task_killed_retry_resumes(airflow: RunningAirflow, sandbox: Sandbox) -> None:
     run_id, pid = start(airflow, sandbox, "killed", 200)
     os.kill(pid, signal.SIGKILL)
     assert airflow.wait("killed", run_id) == "success"
@@ -116,7 +116,7 @@ def test_after_a_kill_the_retry_goes_on_where_the_first_try_was(airflow: Running
     assert "An earlier try of this task has settled" in airflow.log("killed", run_id, "delete", try_number=2)
 
 
-def test_a_timeout_ends_the_task_and_the_outcome_is_there(airflow: RunningAirflow, sandbox: Sandbox) -> None:
+def test_task_timed_out_pushes_the_outcome(airflow: RunningAirflow, sandbox: Sandbox) -> None:
     sandbox.faults.clear()
     sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=1.0, times=-1))
     run_id, _ = start(airflow, sandbox, "timed_out", 20)
@@ -133,7 +133,7 @@ def test_a_timeout_ends_the_task_and_the_outcome_is_there(airflow: RunningAirflo
     assert airflow.xcom("timed_out", run_id, "delete", "summary")["SCHEDULED"] == counts["SCHEDULED"]
 
 
-def test_marked_as_failed_it_sends_no_other_batch_and_a_later_run_of_the_task_goes_on(
+def test_task_marked_as_failed_sends_no_other_batch_and_a_later_run_resumes(
     airflow: RunningAirflow, sandbox: Sandbox
 ) -> None:
     sandbox.faults.clear()
@@ -171,13 +171,13 @@ def test_supervisor_killed_stops_the_task_process_and_a_later_run_resumes(
     assert airflow.wait("orphaned", run_id) == "success"
     times = Counter(Counter(sandbox.tenant.queued).values())
     assert set(times) <= {1, 2}
-    if KEEPS_TASK_STATE:  # else the whole list is sent again
+    if KEEPS_TASK_STATE:  # otherwise the retry sends the whole list
         assert times[2] <= TWICE_AT_MOST
     assert {row["status"] for row in airflow.xcom("orphaned", run_id, "delete")} == {"SCHEDULED"}
 
 
 @SINCE_AIRFLOW_3_3
-def test_cleared_while_it_runs_stops_before_the_next_heartbeat(airflow: RunningAirflow, sandbox: Sandbox) -> None:
+def test_task_cleared_while_running_stops_before_the_next_heartbeat(airflow: RunningAirflow, sandbox: Sandbox) -> None:
     """A try that is over cannot save its checkpoint; the supervisor hears of it later, with its next heartbeat."""
     airflow.lose("scheduler", AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL="10")
     sandbox.faults.clear()

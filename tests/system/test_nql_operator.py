@@ -1,4 +1,4 @@
-"""The export wait of NexthinkNqlOperator in a real Airflow: what a retry goes on with, and what it starts anew."""
+"""The export wait of NexthinkNqlOperator in a real Airflow: what a retry resumes, and where it starts anew."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exports(sandbox: Sandbox) -> int:
 
 @WAYS
 @pytest.mark.parametrize("return_format", ["records", "columns", "dataframe"])
-def test_the_rows_are_the_same_whoever_waits(
+def test_export_wait_of_worker_and_triggerer_gives_the_same_rows(
     sandbox: Sandbox, run_dag: RunDag, deferrable: bool, return_format: str
 ) -> None:
     sandbox.tenant.pending_polls = 2
@@ -46,7 +46,7 @@ def test_the_rows_are_the_same_whoever_waits(
 
 
 @WAYS
-def test_a_retry_goes_on_with_the_same_export(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
+def test_export_retry_resumes_the_same_export(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
     sandbox.faults.add(Fault(path="status", kind="status", status=429, headers=LATER, times=1 + deferrable))
     run = pull(run_dag, deferrable=deferrable, timeout=600)
     assert (run.state, run.tries("pull")) == ("success", 2)
@@ -64,7 +64,7 @@ def test_a_retry_goes_on_with_the_same_export(sandbox: Sandbox, run_dag: RunDag,
     ],
     ids=["failed", "not known any more", "no file"],
 )
-def test_a_retry_starts_another_export_where_the_first_is_of_no_use(
+def test_export_retry_starts_another_where_the_first_is_of_no_use(
     sandbox: Sandbox, run_dag: RunDag, deferrable: bool, fault: Fault
 ) -> None:
     sandbox.faults.clear()
@@ -76,7 +76,7 @@ def test_a_retry_starts_another_export_where_the_first_is_of_no_use(
 
 
 @WAYS
-def test_an_export_that_is_late_is_given_up(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
+def test_export_late_gives_up(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
     sandbox.tenant.pending_polls = 1_000_000
     run = pull(run_dag, deferrable=deferrable, timeout=0.05)
     assert (run.state, run.tries("pull")) == ("failed", 2)
@@ -100,7 +100,7 @@ def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["seen by the triggerer", "seen by both", "seen by the worker", "no token"],
 )
-def test_a_blip_does_not_fail_the_task_as_long_as_there_is_time(
+def test_export_short_outage_does_not_fail_the_task(
     sandbox: Sandbox, run_dag: RunDag, blip: Fault, pending_polls: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.tenant.pending_polls = pending_polls
@@ -112,7 +112,7 @@ def test_a_blip_does_not_fail_the_task_as_long_as_there_is_time(
 
 
 @pytest.mark.usefixtures("_no_wait_before_retries")
-def test_a_tenant_that_is_down_until_the_time_runs_out_is_what_the_error_says(
+def test_export_tenant_down_until_the_timeout_is_what_the_error_says(
     sandbox: Sandbox, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.faults.add(Fault(path="status", kind="status", status=503, times=-1))
@@ -123,7 +123,7 @@ def test_a_tenant_that_is_down_until_the_time_runs_out_is_what_the_error_says(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_an_error_that_no_retry_changes_ends_the_wait_at_once(sandbox: Sandbox, run_dag: RunDag, status: int) -> None:
+def test_export_final_error_ends_the_wait_at_once(sandbox: Sandbox, run_dag: RunDag, status: int) -> None:
     sandbox.faults.add(Fault(path="status", kind="status", status=status, times=-1))
     run = pull(run_dag, deferrable=True, timeout=3600)
     assert (run.state, run.tries("pull")) == ("failed", 1)
@@ -139,13 +139,13 @@ def test_an_error_that_no_retry_changes_ends_the_wait_at_once(sandbox: Sandbox, 
     ],
     ids=["of another version", "without an export", "none"],
 )
-def test_an_event_of_another_shape_is_refused(event: Any) -> None:
+def test_export_event_of_another_shape_is_refused(event: Any) -> None:
     with pytest.raises(NexthinkEventError, match="The triggerer resumed this task with an event that"):
         NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").execute_complete({}, event)
 
 
 @WAYS
-def test_a_truncated_result_fails_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
+def test_export_truncated_fails_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag, deferrable: bool) -> None:
     sandbox.tenant.export_row_limit = 100
     run = pull(run_dag, deferrable=deferrable)
     assert (run.state, run.tries("pull")) == ("failed", 1)
@@ -153,7 +153,7 @@ def test_a_truncated_result_fails_unless_it_is_allowed(sandbox: Sandbox, run_dag
     assert len(pull(run_dag, deferrable=deferrable, allow_truncated=True).xcom("pull")) == 100
 
 
-def test_the_default_is_what_airflow_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deferrable_default_is_airflows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").deferrable
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
     assert NexthinkNqlOperator(task_id="pull", query_id="#stale_devices").deferrable

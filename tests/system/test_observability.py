@@ -1,4 +1,4 @@
-"""What a running Airflow sends where it is told to: statistics, spans, lineage, asset events, log lines."""
+"""What a running Airflow emits: statistics, spans, lineage, asset events, log lines."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             yield Watched(airflow, run_id, heard, sandbox, lineage)
 
 
-def test_the_counters_and_timings_of_a_run_come_with_their_tags(watched: Watched) -> None:
+def test_statistics_of_a_run_have_counters_timings_and_tags(watched: Watched) -> None:
     tags = "instance=sandbox,dag_id=watched,task_id=delete"
     told = [line for line in watched.heard.statistics if line.startswith("airflow.nexthink.") and tags in line]
     counters = {line for line in told if line.endswith("|c")}
@@ -198,7 +198,7 @@ def test_the_counters_and_timings_of_a_run_come_with_their_tags(watched: Watched
     assert sorted(timings) == ["airflow.nexthink.request"] * summary["requests"] + ["airflow.nexthink.run"]
 
 
-def test_a_dry_run_counts_what_it_planned(watched: Watched) -> None:
+def test_statistics_of_a_dry_run_count_the_planned_devices(watched: Watched) -> None:
     told = [line for line in watched.heard.statistics if "nexthink" in line and "task_id=plan" in line]
     assert [line for line in told if line.endswith("|c")] == [
         "airflow.nexthink.devices.planned,instance=sandbox,dag_id=watched,task_id=plan:60|c"
@@ -206,14 +206,14 @@ def test_a_dry_run_counts_what_it_planned(watched: Watched) -> None:
 
 
 @SPANS
-def test_the_tenants_trace_is_the_one_of_the_task(watched: Watched) -> None:
+def test_trace_of_the_tenant_is_that_of_the_task(watched: Watched) -> None:
     (task_span,) = [span for span in watched.heard.spans if span.name == "worker.delete"]
     trace_id = task_span.trace_id.hex()
     assert {row["trace_id"] for row in watched.table if row["status"] == "SCHEDULED"} == {trace_id}
 
 
 @SPANS
-def test_each_request_is_a_span_below_the_task(watched: Watched) -> None:
+def test_trace_has_a_span_for_each_request(watched: Watched) -> None:
     (task_span,) = [span for span in watched.heard.spans if span.name == "worker.delete"]
     request_ids = {row["request_id"] for row in watched.table if row["request_id"]}
     sent = [
@@ -231,14 +231,12 @@ def test_each_request_is_a_span_below_the_task(watched: Watched) -> None:
         if "error.type" in attributes:
             failed.append((attributes["http.response.status_code"], span.status.code == span.status.STATUS_CODE_ERROR))
     assert sorted(told) == sorted(sent)
-    assert (
-        len(told) == 4
-    )  # three batches, and the one that was sent again: under its request id, with a span of its own
+    assert len(told) == 4  # three batches and one retry, with the same request id and a span of its own
     assert failed == [(503, True)]
 
 
 @SPANS
-def test_no_traceparent_goes_to_where_the_token_is_fetched_or_the_file(watched: Watched) -> None:
+def test_trace_is_not_sent_to_token_and_file_hosts(watched: Watched) -> None:
     traced = {request.path for request in watched.sandbox.requests if "traceparent" in request.headers}
     assert {path.rpartition("/")[2] for path in traced} >= {"deletions", "export", "execute"}
     assert not [path for path in traced if "token" in path or "storage" in path]
@@ -251,11 +249,11 @@ def test_lineage_names_the_query_and_the_inventory(watched: Watched) -> None:
     assert watched.lineage("by_hand") == ({"nexthink://sandbox nql/all_devices"}, set())
 
 
-def test_a_dry_run_changes_nothing_in_the_lineage_either(watched: Watched) -> None:
+def test_lineage_of_a_dry_run_has_no_output(watched: Watched) -> None:
     assert watched.lineage("plan") == (set(), set())
 
 
-def test_no_device_and_no_secret_is_in_what_was_sent(watched: Watched) -> None:
+def test_telemetry_holds_no_device_and_no_secret(watched: Watched) -> None:
     written = watched.lineage_file.read_text() + "".join(watched.heard.statistics) + str(watched.heard.spans)
     assert watched.run_id in written
     secrets = {r.headers["authorization"].split()[1] for r in watched.sandbox.requests if "authorization" in r.headers}
@@ -263,13 +261,13 @@ def test_no_device_and_no_secret_is_in_what_was_sent(watched: Watched) -> None:
         assert word not in written
 
 
-def test_an_event_of_the_inventory_starts_the_dag_that_waits_for_it(watched: Watched) -> None:
+def test_asset_event_of_the_inventory_starts_the_waiting_dag(watched: Watched) -> None:
     runs = until(lambda: watched.airflow.get("dags/next_in_line/dagRuns")["dag_runs"], "the next Dag")
     assert watched.airflow.wait("next_in_line", runs[0]["dag_run_id"]) == "success"
     assert watched.airflow.xcom("next_in_line", runs[0]["dag_run_id"], "report") == ["nexthink://sandbox/devices"]
 
 
-def test_the_log_names_the_request_that_was_sent_again_and_no_device(watched: Watched) -> None:
+def test_log_names_the_retried_request_and_no_device(watched: Watched) -> None:
     log = watched.log("delete")
     (request_id,) = re.findall(
         r"20 devices, attempt 1 \[x-request-id ([0-9a-f-]{36})\]: POST .* returned 503.* -> retry", log

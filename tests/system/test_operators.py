@@ -44,7 +44,9 @@ def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("as_what", ["records", "tuples", "DataFrame", "JSON text"])
-def test_the_devices_of_an_upstream_task_in_every_shape(sandbox: Sandbox, run_dag: RunDag, as_what: str) -> None:
+def test_operator_takes_devices_of_an_upstream_task_in_every_shape(
+    sandbox: Sandbox, run_dag: RunDag, as_what: str
+) -> None:
     rows = devices_of(sandbox, 120)
 
     with DAG("shapes") as dag:
@@ -66,7 +68,7 @@ def test_the_devices_of_an_upstream_task_in_every_shape(sandbox: Sandbox, run_da
     assert [(row["uid"], row["name"]) for row in run.xcom("delete")] == [(row["uid"], row["name"]) for row in rows]
 
 
-def test_one_bad_row_never_sinks_the_others(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_bad_row_stops_no_other(sandbox: Sandbox, run_dag: RunDag) -> None:
     good = devices_of(sandbox, 4)
     rows: list[dict[str, Any]] = [
         {"uid": good[0]["uid"].upper(), "name": good[0]["name"]},
@@ -99,7 +101,7 @@ def test_one_bad_row_never_sinks_the_others(sandbox: Sandbox, run_dag: RunDag) -
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_literal_devices_are_sent_to_the_letter(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
+def test_operator_literal_devices_are_sent_to_the_letter(sandbox: Sandbox, run_dag: RunDag, native: bool) -> None:
     rows = [{"uid": NOBODY, "name": "1e10"}, {"uid": NOBODY[:-1] + "2", "name": "{{ 7 * 7 }}"}]
     with DAG("literal", render_template_as_native_obj=native) as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=rows, dry_run="{{ params.get('dry_run', False) }}")
@@ -125,7 +127,7 @@ def test_operator_table_too_large_for_the_database_is_a_warning(
     assert (f"The outcome table of {rows} rows will take about 11 MB in XCom" in log) == warned
 
 
-def test_requests_per_second_from_a_template(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_requests_per_second_from_a_template_paces_the_run(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("slowly", params={"rate": 20}) as dag:
         NexthinkDeleteDevicesOperator(
             task_id="delete", devices=devices_of(sandbox, 400), requests_per_second="{{ params.rate }}"
@@ -137,7 +139,7 @@ def test_requests_per_second_from_a_template(sandbox: Sandbox, run_dag: RunDag) 
     assert (starts[-1] - starts[0]).total_seconds() >= 3 / 20 - 0.002  # written in milliseconds
 
 
-def test_the_evidence_is_in_xcom_also_when_the_task_fails(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_failed_pushes_the_table_and_the_summary(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.faults.add(
         Fault(path="deletions", kind="status", status=403, body='{"code": "FEATURE_NOT_ENABLED", "message": "no"}')
     )
@@ -152,7 +154,7 @@ def test_the_evidence_is_in_xcom_also_when_the_task_fails(sandbox: Sandbox, run_
     assert "Tick the permission 'Data management'" in run.error
 
 
-def test_what_a_retry_may_mend_is_tried_again(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_retryable_error_is_retried(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}))
     run = delete(run_dag, devices_of(sandbox, 10))
     assert run.state == "success"
@@ -160,7 +162,7 @@ def test_what_a_retry_may_mend_is_tried_again(sandbox: Sandbox, run_dag: RunDag)
     assert run.xcom("delete", "summary")["SCHEDULED"] == 10
 
 
-def test_a_retry_sends_only_what_is_not_accepted_yet(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_retry_sends_only_devices_not_accepted_yet(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}, skip=1))
     rows = devices_of(sandbox, 250)
     run = delete(run_dag, rows, max_concurrency=1)
@@ -172,7 +174,7 @@ def test_a_retry_sends_only_what_is_not_accepted_yet(sandbox: Sandbox, run_dag: 
     assert (summary["SCHEDULED"], summary["requests"]) == (250, 2)
 
 
-def test_a_retry_that_cannot_sign_in_still_tells_what_was_accepted(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_retry_without_a_token_reports_the_accepted_devices(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "86400"}, skip=1))
     sandbox.faults.add(Fault(path="token", kind="status", status=401, skip=1, times=-1))
     run = delete(run_dag, devices_of(sandbox, 250), max_concurrency=1)
@@ -182,7 +184,7 @@ def test_a_retry_that_cannot_sign_in_still_tells_what_was_accepted(sandbox: Sand
     assert len(run.xcom("delete")) == 250
 
 
-def test_what_is_accepted_is_remembered_until_the_outcome_is_in_xcom(
+def test_operator_checkpoint_is_kept_until_the_outcome_is_in_xcom(
     sandbox: Sandbox, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push, refusals = RuntimeTaskInstance.xcom_push, iter([RuntimeError("the XCom backend is away")])
@@ -200,7 +202,7 @@ def test_what_is_accepted_is_remembered_until_the_outcome_is_in_xcom(
 
 
 @SINCE_AIRFLOW_3_3
-def test_a_retry_policy_can_tell_the_errors_apart(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_errors_can_be_told_apart_by_a_retry_policy(sandbox: Sandbox, run_dag: RunDag) -> None:
     from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
     rules = [RetryRule(exception=NexthinkRateLimitError, action=RetryAction.FAIL)]
@@ -212,7 +214,7 @@ def test_a_retry_policy_can_tell_the_errors_apart(sandbox: Sandbox, run_dag: Run
     assert (error.status, error.retry_after) == (429, 86400.0)
 
 
-def test_a_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=403, body='{"code": "FEATURE_NOT_ENABLED"}'))
     run = delete(run_dag, devices_of(sandbox, 1))
     (error,) = run.errors
@@ -223,7 +225,7 @@ def test_a_final_error_is_the_cause_of_the_failure(sandbox: Sandbox, run_dag: Ru
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("guard", ["max_devices", "max_share", "requests_per_second"])
-def test_a_guard_that_renders_to_nothing_is_no_permission(
+def test_operator_guard_rendered_to_nothing_sends_nothing(
     sandbox: Sandbox, run_dag: RunDag, guard: str, native: bool
 ) -> None:
     guards: dict[str, Any] = {guard: "{{ dag_run.conf.get('limit') }}"}
@@ -237,7 +239,7 @@ def test_a_guard_that_renders_to_nothing_is_no_permission(
     assert sandbox.requests == []
 
 
-def test_the_share_of_the_fleet_is_guarded(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_max_share_guards_the_fleet(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 31)
     with DAG("share", default_args=ONE_RETRY) as dag:
 
@@ -259,7 +261,7 @@ def test_the_share_of_the_fleet_is_guarded(sandbox: Sandbox, run_dag: RunDag) ->
     assert len(sandbox.tenant.queued) == 31
 
 
-def test_fail_on_decides_which_statuses_fail_the_task(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_fail_on_decides_which_statuses_fail_the_task(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = [*devices_of(sandbox, 1), {"uid": "x", "name": "PC"}]
     assert delete(run_dag, rows).state == "success"
     run = delete(run_dag, rows, fail_on=["INVALID"])
@@ -269,7 +271,7 @@ def test_fail_on_decides_which_statuses_fail_the_task(sandbox: Sandbox, run_dag:
     assert len(run.xcom("delete")) == 2
 
 
-def test_a_list_over_max_devices_fails_at_once_with_nothing_sent(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_list_over_max_devices_fails_with_nothing_sent(sandbox: Sandbox, run_dag: RunDag) -> None:
     run = delete(run_dag, devices_of(sandbox, 20), max_devices=19)
     assert (run.state, run.tries("delete")) == ("failed", 1)
     assert sandbox.requests == []
@@ -277,7 +279,7 @@ def test_a_list_over_max_devices_fails_at_once_with_nothing_sent(sandbox: Sandbo
 
 
 @pytest.mark.parametrize(("on_empty", "state"), [("succeed", "success"), ("skip", "skipped"), ("fail", "failed")])
-def test_an_empty_list(sandbox: Sandbox, run_dag: RunDag, on_empty: str, state: str) -> None:
+def test_operator_empty_list_follows_on_empty(sandbox: Sandbox, run_dag: RunDag, on_empty: str, state: str) -> None:
     run = delete(run_dag, [], on_empty=on_empty)
     assert run.states == {"delete": state}
     assert run.tries("delete") == 1
@@ -287,7 +289,7 @@ def test_an_empty_list(sandbox: Sandbox, run_dag: RunDag, on_empty: str, state: 
         assert run.xcom("delete", "summary")["requested"] == 0
 
 
-def test_the_table_in_every_format(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_table_in_every_format_is_the_same(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 3)
     columns = delete(run_dag, rows, return_format="columns").xcom("delete")
     assert columns["uid"] == [row["uid"] for row in rows]
@@ -297,7 +299,7 @@ def test_the_table_in_every_format(sandbox: Sandbox, run_dag: RunDag) -> None:
     assert frame["name"].tolist() == [row["name"] for row in rows]
 
 
-def test_a_tenant_with_a_smaller_maximum(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_operator_tenant_with_a_smaller_maximum_gets_smaller_batches(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.tenant.max_batch = 30
     run = delete(run_dag, devices_of(sandbox, 250))
     assert run.xcom("delete", "summary")["SCHEDULED"] == 250
@@ -314,7 +316,7 @@ def test_a_tenant_with_a_smaller_maximum(sandbox: Sandbox, run_dag: RunDag) -> N
         ({"login": ""}, "no client id"),
     ],
 )
-def test_a_wrong_connection_says_what_to_mend(
+def test_operator_wrong_connection_says_what_to_fix(
     sandbox: Sandbox,
     run_dag: RunDag,
     monkeypatch: pytest.MonkeyPatch,
@@ -440,7 +442,7 @@ def test_mapped_operator_with_a_wrong_option_fails_without_retry(
     assert sandbox.requests == []
 
 
-def test_a_truncated_export_fails_without_retry_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_query_truncated_export_fails_without_retry_unless_it_is_allowed(sandbox: Sandbox, run_dag: RunDag) -> None:
     sandbox.tenant.export_row_limit = 5
     with DAG("truncated", default_args=ONE_RETRY) as dag:
         NexthinkNqlOperator(task_id="strict", query_id="#all_devices")
@@ -456,7 +458,7 @@ def test_a_truncated_export_fails_without_retry_unless_it_is_allowed(sandbox: Sa
     ("query_id", "says"),
     [("{{ 'no hash' }}", "is not an NQL query id"), ("#no_such_query", "no saved query #no_such_query")],
 )
-def test_a_wrong_query_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, query_id: str, says: str) -> None:
+def test_query_unknown_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, query_id: str, says: str) -> None:
     with DAG("wrong_query", default_args=ONE_RETRY) as dag:
         NexthinkNqlOperator(task_id="pull", query_id=query_id)
     run = run_dag(dag)
@@ -464,7 +466,7 @@ def test_a_wrong_query_fails_without_retry(sandbox: Sandbox, run_dag: RunDag, qu
     assert says in run.error
 
 
-def test_the_result_file_is_fetched_without_the_token(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_query_result_file_is_fetched_without_the_token(sandbox: Sandbox, run_dag: RunDag) -> None:
     with DAG("export") as dag:
         NexthinkNqlOperator(task_id="pull", query_id="#all_devices")
     assert run_dag(dag).state == "success"

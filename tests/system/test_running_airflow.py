@@ -142,7 +142,7 @@ def run_id(ran: tuple[str, bytes]) -> str:
     return ran[0]
 
 
-def test_the_states_are_as_meant(airflow: RunningAirflow, run_id: str) -> None:
+def test_tasks_end_in_the_expected_states(airflow: RunningAirflow, run_id: str) -> None:
     assert airflow.states("secrets", run_id) == {
         "pull": "success",
         "delete": "success",
@@ -152,9 +152,7 @@ def test_the_states_are_as_meant(airflow: RunningAirflow, run_id: str) -> None:
     }
 
 
-def test_the_xcoms_are_there_also_of_the_task_that_failed(
-    airflow: RunningAirflow, run_id: str, tenant: Sandbox
-) -> None:
+def test_xcoms_of_a_failed_task_are_pushed(airflow: RunningAirflow, run_id: str, tenant: Sandbox) -> None:
     rows = airflow.xcom("secrets", run_id, "delete")
     assert [row["uid"] for row in rows] == [row["device.uid"] for row in airflow.xcom("secrets", run_id, "pull")]
     assert sorted(tenant.tenant.queued) == sorted(row["uid"] for row in rows)
@@ -164,11 +162,11 @@ def test_the_xcoms_are_there_also_of_the_task_that_failed(
     assert {row["status"] for row in airflow.xcom("secrets", run_id, "forbidden")} == {"NOT_SENT"}
 
 
-def test_the_rendered_view_shows_a_summary_and_no_device(airflow: RunningAirflow, run_id: str) -> None:
+def test_rendered_view_shows_a_summary_and_no_device(airflow: RunningAirflow, run_id: str) -> None:
     assert airflow.rendered("secrets", run_id, "delete")["devices"] == "300 rows (list)"
 
 
-def test_no_secret_is_written_anywhere(
+def test_secrets_are_written_nowhere(
     ran: tuple[str, bytes], tenant: Sandbox, forbidden: Sandbox, lost: Sandbox
 ) -> None:
     _, written = ran
@@ -181,7 +179,9 @@ def test_no_secret_is_written_anywhere(
     assert not re.search(rb"X-Signature=[0-9a-f]", written)
 
 
-def test_what_a_careless_task_logs_is_masked(airflow: RunningAirflow, ran: tuple[str, bytes], tenant: Sandbox) -> None:
+def test_secrets_logged_by_a_careless_task_are_masked(
+    airflow: RunningAirflow, ran: tuple[str, bytes], tenant: Sandbox
+) -> None:
     airflow.run("careless")
     (log,) = (airflow.home / "logs").rglob("task_id=log_what_must_not_be_logged/*.log")
     text = log.read_text()
@@ -198,13 +198,13 @@ def exports(tenant: Sandbox) -> int:
     return sum(request.path.endswith("/nql/export") for request in tenant.requests)
 
 
-def test_a_retry_goes_on_with_the_same_export_and_the_sensor_tells_who_stays(
+def test_triggerer_retry_resumes_the_export_and_the_sensor_reports_present_devices(
     airflow: RunningAirflow, slow: Sandbox
 ) -> None:
     stale = [device for device in slow.tenant.devices() if device.days_since_last_seen >= 90]
     stuck = {device.uid for device in stale[:3]}
     slow.tenant.never_removed |= stuck
-    # Neither the triggerer nor, after it, the worker gets an answer in the first try.
+    # In the first try neither the triggerer nor the worker gets a response with a status.
     later = {"retry-after": "7200"}
     slow.faults.add(Fault(path="status", kind="status", status=429, headers=later, times=2))
     run_id = airflow.start("waiting")
@@ -231,7 +231,7 @@ def test_a_retry_goes_on_with_the_same_export_and_the_sensor_tells_who_stays(
     assert "3 of 30 devices are still in Nexthink" in airflow.log("waiting", run_id, "three_stay", try_number=1)
 
 
-def test_a_triggerer_that_is_lost_costs_no_export(airflow: RunningAirflow, slow: Sandbox) -> None:
+def test_triggerer_lost_costs_no_export(airflow: RunningAirflow, slow: Sandbox) -> None:
     slow.tenant.pending_polls = 1_000_000
     before = exports(slow)
     run_id = airflow.start("patient")
@@ -245,7 +245,7 @@ def test_a_triggerer_that_is_lost_costs_no_export(airflow: RunningAirflow, slow:
     assert len(airflow.xcom("patient", run_id, "pull")) == len(slow.tenant.devices())
 
 
-def test_no_secret_of_what_waited_is_written_anywhere(airflow: RunningAirflow, slow: Sandbox) -> None:
+def test_secrets_of_deferred_tasks_are_written_nowhere(airflow: RunningAirflow, slow: Sandbox) -> None:
     written = airflow.everything_written()
     secrets = {header.split()[1] for r in slow.requests if (header := r.headers.get("authorization"))}
     assert len(secrets) >= 5

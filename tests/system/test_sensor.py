@@ -59,7 +59,9 @@ def looks(sandbox: Sandbox) -> int:
 
 @WAYS
 @pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
-def test_it_waits_until_all_are_gone(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], native: bool) -> None:
+def test_sensor_waits_until_all_devices_are_gone(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], native: bool
+) -> None:
     rows = devices_of(sandbox, 100)  # the odd names are among them, and some that are excluded
     # They go away between the first look and the second: with each look a minute has passed.
     sandbox.tenant.removal_delay, start = 30.0, sandbox.tenant.clock()
@@ -80,7 +82,9 @@ def test_it_waits_until_all_are_gone(sandbox: Sandbox, run_dag: RunDag, way: dic
 
 
 @WAYS
-def test_three_that_never_go_away(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]) -> None:
+def test_sensor_devices_still_present_fail_with_their_table(
+    sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
+) -> None:
     rows = devices_of(sandbox, 60)
     stuck = {row["uid"] for row in [row for row in rows if not row["name"].startswith(("VIP-", "SRV-"))][:3]}
     sandbox.tenant.never_removed |= stuck
@@ -96,7 +100,7 @@ def test_three_that_never_go_away(sandbox: Sandbox, run_dag: RunDag, way: dict[s
 
 
 @WAYS
-def test_with_soft_fail_it_is_skipped_and_the_table_is_there(
+def test_sensor_with_soft_fail_is_skipped_with_its_table(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
 ) -> None:
     rows = devices_of(sandbox, 20)
@@ -107,7 +111,7 @@ def test_with_soft_fail_it_is_skipped_and_the_table_is_there(
 
 
 @WAYS
-def test_a_truncated_result_proves_nothing(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]) -> None:
+def test_sensor_truncated_result_proves_nothing(sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]) -> None:
     sandbox.tenant.export_row_limit = 300
     run = delete_and_wait(run_dag, devices_of(sandbox, 20), **way)
     assert run.states == {"delete": "success", "gone": "failed"}
@@ -117,7 +121,7 @@ def test_a_truncated_result_proves_nothing(sandbox: Sandbox, run_dag: RunDag, wa
 
 
 @WAYS
-def test_a_truncated_result_gives_no_table_with_soft_fail_either(
+def test_sensor_truncated_result_with_soft_fail_gives_no_table(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
 ) -> None:
     sandbox.tenant.export_row_limit = 300
@@ -128,7 +132,7 @@ def test_a_truncated_result_gives_no_table_with_soft_fail_either(
 
 @WAYS
 @pytest.mark.parametrize("body", ["", "device.uid,device.name\n", "foo,bar\n"], ids=["empty", "no rows", "another"])
-def test_a_result_without_a_device_proves_nothing_and_is_asked_for_again(
+def test_sensor_empty_result_proves_nothing_and_is_polled_again(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], body: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.faults.add(Fault(path="storage", kind="status", status=200, body=body, times=1))
@@ -147,7 +151,7 @@ def test_a_result_without_a_device_proves_nothing_and_is_asked_for_again(
         (None, {"uid_column": "device.name"}, "'device.name' of #all_devices has values that are no uid"),
     ],
 )
-def test_a_result_whose_uids_cannot_be_read_proves_nothing(
+def test_sensor_result_without_readable_uids_proves_nothing(
     sandbox: Sandbox, run_dag: RunDag, body: str | None, options: dict[str, Any], says: str
 ) -> None:
     if body is not None:
@@ -159,7 +163,7 @@ def test_a_result_whose_uids_cannot_be_read_proves_nothing(
     assert run.xcom("gone") is None
 
 
-def test_what_nobody_knows_is_looked_at_once(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_sensor_unknown_devices_are_checked_once(sandbox: Sandbox, run_dag: RunDag) -> None:
     devices = sandbox.tenant.devices()
     table = [
         {"uid": devices[0].uid, "name": "A", "status": "UNKNOWN", "request_id": "r"},
@@ -181,7 +185,7 @@ FINAL = [
 
 @WAYS
 @pytest.mark.parametrize(("fault", "says"), FINAL, ids=str)
-def test_an_error_that_no_retry_changes_fails_at_once_as_what_it_is(
+def test_sensor_final_error_fails_at_once(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any], fault: Fault, says: str
 ) -> None:
     sandbox.faults.add(fault)
@@ -212,7 +216,7 @@ def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "defer"])
 @pytest.mark.parametrize("blip", BLIPS, ids=lambda blip: f"{blip.path} {blip.kind} {blip.status}")
-def test_a_check_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
+def test_sensor_failed_check_does_not_fail_it_before_the_timeout(
     sandbox: Sandbox, run_dag: RunDag, deferrable: bool, blip: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.faults.add(blip)
@@ -227,7 +231,7 @@ def test_a_check_that_fails_does_not_fail_the_sensor_as_long_as_there_is_time(
 
 @pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize("pending_polls", [1, 3])
-def test_a_trigger_that_cannot_wait_for_an_export_that_is_not_ready_does_not_fail_the_sensor(
+def test_sensor_failed_trigger_does_not_fail_it(
     sandbox: Sandbox, run_dag: RunDag, pending_polls: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.tenant.pending_polls = pending_polls
@@ -242,7 +246,7 @@ def test_a_trigger_that_cannot_wait_for_an_export_that_is_not_ready_does_not_fai
 
 
 @WAYS
-def test_when_no_check_succeeds_in_time_it_says_so_and_pushes_no_table(
+def test_sensor_without_a_successful_check_says_so_and_pushes_no_table(
     sandbox: Sandbox, run_dag: RunDag, way: dict[str, Any]
 ) -> None:
     sandbox.faults.add(Fault(path="status", kind="status", status=404, times=-1))
@@ -257,7 +261,7 @@ def test_when_no_check_succeeds_in_time_it_says_so_and_pushes_no_table(
 
 
 @pytest.mark.usefixtures("_no_wait_before_retries")
-def test_deferred_last_check_fails_leaves_the_table_of_the_one_before(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_sensor_deferred_failed_last_check_keeps_the_table_of_the_one_before(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 5)
     sandbox.tenant.never_removed |= {row["uid"] for row in rows}
     sandbox.faults.add(Fault(path="export", kind="status", status=503, skip=1, times=-1))
@@ -269,7 +273,7 @@ def test_deferred_last_check_fails_leaves_the_table_of_the_one_before(sandbox: S
 
 
 @WAYS
-def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
+def test_sensor_late_export_is_not_blamed_on_its_timeout(
     sandbox: Sandbox,
     run_dag: RunDag,
     way: dict[str, Any],
@@ -284,7 +288,7 @@ def test_an_export_that_is_late_is_not_blamed_on_the_timeout_of_the_sensor(
     assert "raise the timeout" not in run.error + capsys.readouterr().out
 
 
-def test_an_event_of_another_shape_is_refused_and_a_retry_waits_anew(sandbox: Sandbox) -> None:
+def test_sensor_event_of_another_shape_is_refused(sandbox: Sandbox) -> None:
     task = sensor(devices_of(sandbox, 1))
     with pytest.raises(NexthinkEventError, match="does not say how the wait ended"):
         task.execute_complete({}, {"export_id": "e-1", "end_time": 1.0, "problem": None})
@@ -293,7 +297,7 @@ def test_an_event_of_another_shape_is_refused_and_a_retry_waits_anew(sandbox: Sa
 @pytest.mark.parametrize(
     "devices", [[], [{"uid": "x", "name": "y"}], [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "VIP-1"}]]
 )
-def test_where_nothing_was_scheduled_nobody_waits(sandbox: Sandbox, run_dag: RunDag, devices: Any) -> None:
+def test_sensor_without_scheduled_devices_does_not_wait(sandbox: Sandbox, run_dag: RunDag, devices: Any) -> None:
     run = delete_and_wait(run_dag, devices, deferrable=True)
     assert run.states == {"delete": "success", "gone": "success"}
     assert len(run.xcom("gone")) == len(devices)
@@ -301,7 +305,9 @@ def test_where_nothing_was_scheduled_nobody_waits(sandbox: Sandbox, run_dag: Run
 
 
 @pytest.mark.parametrize("form", ["records", "columns", "dataframe", "file", "mapped"])
-def test_the_outcome_table_in_every_form(sandbox: Sandbox, run_dag: RunDag, form: str, tmp_path: Path) -> None:
+def test_sensor_outcome_table_in_every_form_is_read(
+    sandbox: Sandbox, run_dag: RunDag, form: str, tmp_path: Path
+) -> None:
     rows = devices_of(sandbox, 30)
     with DAG("forms") as dag:
         options: dict[str, Any] = {"results_path": str(tmp_path / "table.parquet")}
@@ -319,7 +325,7 @@ def test_the_outcome_table_in_every_form(sandbox: Sandbox, run_dag: RunDag, form
     assert run.xcom("gone") == [{**row, "status": "GONE"} for row in rows]
 
 
-def test_devices_that_are_no_outcome_table(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_sensor_devices_without_an_outcome_are_checked(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 5)
     with DAG("plain") as dag:
 
@@ -332,7 +338,7 @@ def test_devices_that_are_no_outcome_table(sandbox: Sandbox, run_dag: RunDag) ->
     assert [row["status"] for row in run.xcom("gone")] == ["STILL_PRESENT"] * 5
 
 
-def test_a_query_with_two_uids_takes_the_one_that_is_named(sandbox: Sandbox, run_dag: RunDag) -> None:
+def test_sensor_query_with_two_uids_takes_the_named_one(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 5)
     run = delete_and_wait(run_dag, rows, query_id="#devices_both_uids")
     assert "'device.uid' and 'device.collector.uid'" in run.error
@@ -340,7 +346,7 @@ def test_a_query_with_two_uids_takes_the_one_that_is_named(sandbox: Sandbox, run
     assert delete_and_wait(run_dag, rows, query_id="#devices_both_uids", uid_column="device.uid").state == "success"
 
 
-def test_the_other_kind_of_uid_is_warned_of(
+def test_sensor_other_kind_of_uid_is_a_warning(
     sandbox: Sandbox, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sandbox.tenant.never_removed |= {row["uid"] for row in devices_of(sandbox, 5)}
@@ -358,10 +364,10 @@ def test_the_other_kind_of_uid_is_warned_of(
         ({"deferrable": True, "exponential_backoff": True}, "exponential_backoff does nothing"),
     ],
 )
-def test_a_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+def test_sensor_wrong_option_fails_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
     with pytest.raises(NexthinkInputError, match=says):
         sensor([], **options)
 
 
-def test_the_list_is_kept_out_of_the_rendered_view() -> None:
+def test_sensor_list_is_kept_out_of_the_rendered_view() -> None:
     assert str(sensor([{"uid": "1", "name": "{{ 7*7 }}"}]).devices) == "1 rows (list)"

@@ -125,7 +125,7 @@ def test_sql_not_a_single_query_is_refused_and_changes_nothing(
     run = delete(run_dag, "SELECT asset_uid AS uid, asset_name AS name FROM assets; DELETE FROM assets")
     assert (run.state, run.tries("delete")) == ("failed", 1)
     assert "sql takes one query, not several statements. This try ran none and sent nothing." in run.error
-    if database != "duckdb":  # which commits at once, and answers with how many
+    if database != "duckdb":  # which commits at once, and returns the count
         run = delete(run_dag, "DELETE FROM assets")
         assert (run.state, run.tries("delete")) == ("failed", 1)
         assert re.search("sql gives no rows.*This try sent nothing", run.error)

@@ -15,7 +15,7 @@ from tests.support.dags import Run, meant_to_go
 RunDag = Callable[..., Run]
 
 
-def test_a_run_plans_only_unless_it_is_told_otherwise(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
+def test_stale_dag_plans_only_by_default(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
     run = run_dag(stale_dag)
     assert run.state == "success"
     assert set(run.states.values()) == {"success"}
@@ -27,7 +27,9 @@ def test_a_run_plans_only_unless_it_is_told_otherwise(sandbox: Sandbox, stale_da
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_for_real_just_the_chosen_devices_go(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag, native: bool) -> None:
+def test_stale_dag_for_real_deletes_only_the_chosen_devices(
+    sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag, native: bool
+) -> None:
     before = sandbox.tenant.devices()
     expected = meant_to_go(before, 200)
     assert 0 < len(expected) < 250
@@ -44,7 +46,7 @@ def test_for_real_just_the_chosen_devices_go(sandbox: Sandbox, stale_dag: DAG, r
     assert run.xcom("delete_devices", "unscheduled") == []
 
 
-def test_odd_names_arrive_to_the_letter(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
+def test_stale_dag_odd_names_arrive_to_the_letter(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
     run = run_dag(stale_dag)
     names = {device.uid: device.name for device in sandbox.tenant.devices()}
     table = run.xcom("delete_devices")
@@ -52,7 +54,7 @@ def test_odd_names_arrive_to_the_letter(sandbox: Sandbox, stale_dag: DAG, run_da
     assert {"NA", "None", "00123", "1E10"} <= {row["name"] for row in run.xcom("choose_devices") for row in table}
 
 
-def test_more_than_max_devices_fails_with_nothing_sent(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
+def test_stale_dag_over_max_devices_fails_with_nothing_sent(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
     run = run_dag(stale_dag, dry_run=False, max_devices=10)
     assert run.state == "failed"
     assert run.states == {
@@ -64,7 +66,7 @@ def test_more_than_max_devices_fails_with_nothing_sent(sandbox: Sandbox, stale_d
     assert sandbox.tenant.queued == []
 
 
-def test_a_failed_deletion_fails_the_run_and_leaves_its_outcome(
+def test_stale_dag_failed_deletion_fails_the_run_with_its_outcome(
     sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag
 ) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="status", status=403, body='{"code": "FEATURE_NOT_ENABLED"}'))
@@ -74,7 +76,7 @@ def test_a_failed_deletion_fails_the_run_and_leaves_its_outcome(
     assert {row["status"] for row in run.xcom("delete_devices", "unscheduled")} == {"NOT_SENT"}
 
 
-def test_nothing_stale_is_a_success(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
+def test_stale_dag_without_stale_devices_succeeds(sandbox: Sandbox, stale_dag: DAG, run_dag: RunDag) -> None:
     run = run_dag(stale_dag, dry_run=False, min_days_unseen=10_000)
     assert run.state == "success"
     assert run.xcom("delete_devices") == []

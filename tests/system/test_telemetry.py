@@ -28,7 +28,7 @@ def traceparents(sandbox: Sandbox) -> set[str | None]:
     return {request.headers.get("traceparent") for request in sandbox.requests}
 
 
-def test_requests_of_every_thread_belong_to_the_trace_that_is_recorded(sandbox: Sandbox) -> None:
+def test_trace_recorded_has_the_requests_of_every_thread(sandbox: Sandbox) -> None:
     tracer = TracerProvider().get_tracer("test")
     with tracer.start_as_current_span("task") as span, NexthinkHook() as hook:
         result = hook.delete_devices(devices_of(sandbox, 200), batch_size=10, max_concurrency=4)
@@ -40,7 +40,7 @@ def test_requests_of_every_thread_belong_to_the_trace_that_is_recorded(sandbox: 
     assert {request.headers.get("traceparent") for request in sandbox.requests if "token" in request.path} == {None}
 
 
-def test_a_trace_that_is_not_recorded_goes_nowhere(sandbox: Sandbox) -> None:
+def test_trace_not_recorded_is_not_sent(sandbox: Sandbox) -> None:
     """As it is in a task where ``[traces] otel_on`` is off: there is a context, made up for each Dag run."""
     context = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     with trace.use_span(NonRecordingSpan(context)), NexthinkHook() as hook:
@@ -48,15 +48,15 @@ def test_a_trace_that_is_not_recorded_goes_nowhere(sandbox: Sandbox) -> None:
     assert traceparents(sandbox) == {None}
 
 
-def test_without_any_trace_nothing_is_sent(sandbox: Sandbox) -> None:
+def test_trace_without_opentelemetry_is_not_sent(sandbox: Sandbox) -> None:
     with NexthinkHook() as hook:
         hook.delete_devices(devices_of(sandbox, 20))
     assert traceparents(sandbox) == {None}
 
 
-def test_opentelemetry_is_not_imported_for_it() -> None:
+def test_trace_imports_no_opentelemetry() -> None:
     code = (
-        "import sys; from airflow_provider_nexthink import observability as it\n"
+        "import sys; from airflow_provider_nexthink.utils import telemetry as it\n"
         "for name in [name for name in sys.modules if name.startswith('opentelemetry')]: del sys.modules[name]\n"
         "it.request_tracer(); print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
@@ -85,7 +85,7 @@ class FailsAt(SpanProcessor):
 
 
 @pytest.mark.parametrize("moment", ["start", "end"])
-def test_a_trace_that_fails_costs_no_device(sandbox: Sandbox, moment: str) -> None:
+def test_trace_failure_is_suppressed_and_logged(sandbox: Sandbox, moment: str) -> None:
     provider = TracerProvider()
     provider.add_span_processor(FailsAt(moment))
     sandbox.faults.add(Fault(path="deletions", kind="status", status=503, skip=1))
@@ -131,17 +131,17 @@ def backend() -> Iterator[Callable[[Statistics], None]]:
     stats.initialize(factory=nothing, export_legacy_names=False)
 
 
-def test_statistics_that_fail_cost_no_outcome(
+def test_statistics_failure_is_suppressed_and_logged(
     sandbox: Sandbox, backend: Callable[[Statistics], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     backend(Statistics(ConnectionError("no way to the collector")))
     with caplog.at_level(logging.WARNING), NexthinkHook() as hook:
         result = hook.delete_devices(devices_of(sandbox, 20))
     assert result.counts["SCHEDULED"] == 20
-    assert "could not be told: ConnectionError: no way to the collector" in caplog.text
+    assert "Telemetry of this run failed: ConnectionError: no way to the collector" in caplog.text
 
 
-def test_a_retry_does_not_count_again_what_an_earlier_try_has_counted(
+def test_statistics_of_a_retry_do_not_count_earlier_tries_again(
     sandbox: Sandbox, backend: Callable[[Statistics], None]
 ) -> None:
     statistics, store = Statistics(), Store()

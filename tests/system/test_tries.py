@@ -121,7 +121,7 @@ def test_retry_that_fails_early_leaves_the_tables_of_the_try_before(
 
 
 @needs_task_state
-def test_retry_other_list_table_is_its_own_and_the_others_are_told(
+def test_retry_with_another_list_has_its_own_table_and_reports_the_others(
     sandbox: Sandbox, run_dag: RunDag, fleet: Devices, caplog: pytest.LogCaptureFixture
 ) -> None:
     def first() -> Devices:
@@ -202,7 +202,7 @@ def test_retry_with_another_credential_of_the_tenant_resumes(
 
 @needs_task_state
 @pytest.mark.parametrize("on_empty", ["succeed", "skip", "fail"])
-def test_retry_with_an_empty_list_tells_what_the_try_before_did(
+def test_retry_with_an_empty_list_reports_the_try_before(
     sandbox: Sandbox, run_dag: RunDag, fleet: Devices, on_empty: str
 ) -> None:
     def first() -> Devices:
@@ -452,7 +452,7 @@ def test_try_asks_with_few_writes_whether_it_is_over(sandbox: Sandbox, fleet: De
 
 @needs_task_state
 @pytest.mark.parametrize("when", ["post_execute", "pushing the table"])
-def test_failure_of_airflow_after_the_deletion_lets_no_retry_send_again(
+def test_retry_after_a_failure_of_airflow_behind_the_deletion_sends_nothing(
     sandbox: Sandbox, run_dag: RunDag, fleet: Devices, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     from airflow.sdk.execution_time import task_runner
@@ -499,7 +499,9 @@ def test_clearing_a_task_that_succeeded_changes_its_max_tries(
         assert ti.max_tries > before
 
 
-def test_cleared_task_that_succeeded_sends_all_again_and_so_do_its_retries(sandbox: Sandbox, fleet: Devices) -> None:
+def test_cleared_task_that_succeeded_sends_its_whole_list_and_so_do_its_retries(
+    sandbox: Sandbox, fleet: Devices
+) -> None:
     execute(operator_of(fleet[:250]), store := Store(), 1, max_tries=1)
     execute(operator_of(fleet[:250]), store, 2, max_tries=1)
     assert len(sandbox.tenant.queued) == 250
@@ -513,7 +515,7 @@ def test_cleared_task_that_succeeded_sends_all_again_and_so_do_its_retries(sandb
     assert len(sandbox.tenant.queued) == 500
 
 
-def test_retry_of_a_task_that_was_done_and_then_cleared_sends_what_is_open(sandbox: Sandbox, fleet: Devices) -> None:
+def test_cleared_retry_of_a_done_task_sends_the_unsettled_devices(sandbox: Sandbox, fleet: Devices) -> None:
     execute(operator_of(fleet[:200]), store := Store(), 1, max_tries=1)
     stop_after(sandbox, 0)
     retried = execute(operator_of(fleet[:250]), store, 2, max_tries=1)
@@ -526,7 +528,7 @@ def test_retry_of_a_task_that_was_done_and_then_cleared_sends_what_is_open(sandb
 
 @pytest.mark.parametrize("failure", ["wrong secret", "guard", "no table", "no connection", "interrupted"])
 @pytest.mark.parametrize("store_is", ["kept", "empty", "unreadable", "down"])
-def test_cleared_task_that_fails_early_tells_what_is_known_of_earlier_tries(
+def test_cleared_task_that_fails_early_reports_earlier_tries(
     sandbox: Sandbox, fleet: Devices, monkeypatch: pytest.MonkeyPatch, failure: str, store_is: str
 ) -> None:
     execute(operator_of(fleet[:250]), store := Store(), 1, max_tries=0)
@@ -611,7 +613,7 @@ def test_table_that_airflow_cannot_map_over_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("try_number", [1, 2])
-def test_without_a_store_a_retry_says_where_to_look(
+def test_retry_without_a_store_refers_to_the_earlier_logs(
     sandbox: Sandbox, fleet: Devices, capsys: pytest.CaptureFixture[str], try_number: int
 ) -> None:
     ti = execute(operator_of(fleet[:3]), None, try_number)
@@ -622,7 +624,7 @@ def test_without_a_store_a_retry_says_where_to_look(
         assert ti.xcoms["summary"]["earlier_tries"] is None
 
 
-def test_dry_run_after_a_try_that_sent_tells_of_it(sandbox: Sandbox, fleet: Devices) -> None:
+def test_dry_run_after_a_try_that_sent_reports_it(sandbox: Sandbox, fleet: Devices) -> None:
     store = Store()
     stop_after(sandbox, 1)
     execute(operator_of(fleet[:150], max_concurrency=1), store)
@@ -632,8 +634,8 @@ def test_dry_run_after_a_try_that_sent_tells_of_it(sandbox: Sandbox, fleet: Devi
     assert len(ti.xcoms["earlier_tries"]) == 150
 
 
-def is_told(sandbox: Sandbox, xcoms: dict[str, Any], devices: Devices) -> bool:
-    """Check that what the tenant has queued is in a pushed table; tell whether there is one."""
+def is_reported(sandbox: Sandbox, xcoms: dict[str, Any], devices: Devices) -> bool:
+    """Check that what the tenant has queued is in a pushed table; return whether there is one."""
     queued, table = set(sandbox.tenant.queued), xcoms.get("return_value")
     if table is None:
         assert queued == set()
@@ -667,7 +669,7 @@ def test_timeout_at_any_line_once_devices_were_sent_they_are_in_a_pushed_table(
         context: Any = {"ti": ti, "task_state_store": store} if has_store else {"ti": ti}
         with suppress(TaskTimeout), interrupted_at_new_line(seen, files, lambda: sandbox.tenant.queued):
             operator_of(fleet[:5], batch_size=5).execute(context)
-        assert is_told(sandbox, ti.xcoms, fleet[:5])
+        assert is_reported(sandbox, ti.xcoms, fleet[:5])
     assert {Path(path).name for path, *_ in seen} == files
 
 
@@ -693,6 +695,6 @@ def test_timeout_at_any_moment_what_was_sent_is_in_a_pushed_table(
                 operator.execute(context)
         except TaskTimeout:
             interrupted += 1
-        reported += is_told(sandbox, ti.xcoms, fleet[:20])
+        reported += is_reported(sandbox, ti.xcoms, fleet[:20])
     assert interrupted
     assert reported

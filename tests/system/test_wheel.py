@@ -46,7 +46,7 @@ def run(beside_airflow: Path, *arguments: str) -> str:
     ).stdout
 
 
-def test_it_carries_the_example_dags_and_nothing_that_is_not_its_own(wheel: Path) -> None:
+def test_wheel_holds_the_example_dags_and_only_its_own_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     dags = {path.name for path in (ROOT / "dags").glob("*.py")}
     assert {f"airflow_provider_nexthink/example_dags/{name}" for name in dags} <= names
@@ -57,7 +57,7 @@ def test_it_carries_the_example_dags_and_nothing_that_is_not_its_own(wheel: Path
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_airflow_lists_it_with_its_hook_operators_and_connection_type(beside_airflow: Path) -> None:
+def test_wheel_is_listed_by_airflow_with_hook_operators_and_connection_type(beside_airflow: Path) -> None:
     name = "airflow-provider-nexthink"
     shown = run(beside_airflow, "-m", "airflow", "providers", "get", name, "--full", "-o", "json")
     for part in (
@@ -72,18 +72,18 @@ def test_airflow_lists_it_with_its_hook_operators_and_connection_type(beside_air
     assert '"connection_type": "nexthink"' in hooks
 
 
-def test_airflow_lists_its_plugin(beside_airflow: Path) -> None:
+def test_wheel_plugin_is_listed_by_airflow(beside_airflow: Path) -> None:
     shown = run(beside_airflow, "-m", "airflow", "plugins", "-o", "json")
     assert "nexthink_deletions" in shown
     assert "nexthink-deletions" in shown  # the page's route
 
 
-def test_what_is_imported_is_the_wheel(beside_airflow: Path) -> None:
+def test_wheel_is_imported_instead_of_the_checkout(beside_airflow: Path) -> None:
     code = "import airflow_provider_nexthink.operators.nql as it; print(it.__file__)"
     assert str(beside_airflow) in run(beside_airflow, "-c", code)
 
 
-def test_its_example_dags_load(beside_airflow: Path) -> None:
+def test_wheel_example_dags_load(beside_airflow: Path) -> None:
     code = (
         "from pathlib import Path; import airflow_provider_nexthink as it\n"
         "from airflow.dag_processing.dagbag import DagBag\n"
