@@ -23,8 +23,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox tenant.
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
+# Coverage is of the unit tests: until Python 3.12 it doubles what a test costs, and the others start an Airflow each.
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser' --cov --cov-report=term
+	$(BIN)/python -m pytest $(SPREAD) tests/unit tests/contract --cov --cov-report=term
+	$(BIN)/python -m pytest $(SPREAD) tests/system tests/benchmarks tests/matrix -m 'not service and not browser'
 
 test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
 	$(BIN)/python -m pytest tests/unit -m 'not slow'
