@@ -29,7 +29,7 @@ test: $(READY) ## Run all tests that need no outside service.
 	$(BIN)/python -m pytest $(SPREAD) tests/system tests/benchmarks tests/matrix -m 'not service and not browser'
 
 test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
-	$(BIN)/python -m pytest tests/unit -m 'not slow'
+	$(BIN)/python -m pytest $(SPREAD) tests/unit -m 'not slow'
 
 bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 20 minutes).
 	$(BIN)/python -m tests.benchmarks

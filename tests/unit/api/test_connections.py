@@ -137,6 +137,7 @@ def test_exchange_without_connection_never_left(base_url: str) -> None:
     assert not exchange.has_left
 
 
+@pytest.mark.slow
 def test_exchange_host_with_many_silent_addresses_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=1) as silent, contextlib.ExitStack() as queue:
         for _ in range(4):  # a queue that is full: who comes now gets no reply
@@ -343,6 +344,7 @@ def test_verify_holds_for_an_https_proxy_too(authority: Authority, verify: str) 
     assert targets == [f"127.0.0.1:{port_of(api)}".encode()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["handshake", "response"])
 def test_exchange_dripping_within_the_tls_of_a_proxy_ends_in_time(authority: Authority, phase: str) -> None:
     """One TLS record that comes byte by byte: a single read of the inner TLS would wait for all of it."""
@@ -456,6 +458,7 @@ def test_ca_bundle_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, a
 # --- downloads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "drop"),
     [
@@ -482,6 +485,7 @@ def test_download_dripping_ends_in_time_as_an_error_of_the_export(before: bytes,
     assert time.monotonic() - start < 10.0
 
 
+@pytest.mark.slow
 def test_download_deadline_grows_with_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steady, but longer than an exchange may take that brings nothing."""
 

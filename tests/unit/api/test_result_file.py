@@ -119,6 +119,7 @@ def test_read_csv_compressed_file_cut_off_is_refused(
         read_csv(in_chunks(content[:cut], size))
 
 
+@pytest.mark.slow
 def test_read_csv_large_file_in_chunks() -> None:
     table = [
         ["device.uid", "device.name"],
@@ -333,6 +334,7 @@ def bomb(kind: str, piece: bytes) -> bytes:
     return b"".join(pieces_of(compress, piece * (1024**2 // len(piece)), BOMB_BYTES, b"a,b\r\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize(
     ("piece", "message"),

@@ -198,6 +198,7 @@ def test_killed_retry_keeps_the_request_of_each_device() -> None:
     assert (first["request_id"], first["attempts"]) == (before.request_id[0], before.attempts[0])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     lists=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 30)), min_size=1, max_size=4),
