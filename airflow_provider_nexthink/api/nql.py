@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, TypeVar
+from typing import Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -50,6 +50,15 @@ EXPORT_SECONDS = 3600.0
 """The default timeout of an export."""
 
 _Read = TypeVar("_Read")
+
+
+class ExportOptions(TypedDict, total=False):
+    """The options of an export. See ``NexthinkClient.export_nql``."""
+
+    compression: Compression
+    poll_interval: float
+    timeout: float
+    allow_truncated: bool
 
 
 class NqlRows(list[dict[str, str]]):

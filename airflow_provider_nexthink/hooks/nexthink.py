@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.client import NexthinkClient
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import httpx
     from airflow.sdk import Connection
 
-    from airflow_provider_nexthink.api.nql import Compression, NqlRows
+    from airflow_provider_nexthink.api.nql import ExportOptions, NqlRows
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
     from airflow_provider_nexthink.deletion.deletion import Deletion
     from airflow_provider_nexthink.deletion.options import DeletionOptionsDict
@@ -172,68 +171,27 @@ class NexthinkHook(BaseHook):
         return rows
 
     def export_nql(
-        self,
-        query_id: str,
-        parameters: Mapping[str, str] | None = None,
-        *,
-        compression: Compression = "GZIP",
-        poll_interval: float = nql.POLL_SECONDS,
-        timeout: float = nql.EXPORT_SECONDS,
-        allow_truncated: bool = False,
+        self, query_id: str, parameters: Mapping[str, str] | None = None, **options: Unpack[ExportOptions]
     ) -> NqlRows:
         """Export the result of a saved NQL query, wait for the file and read it.
 
+        The single steps are methods of ``get_conn()``, a ``NexthinkClient``.
+
         :param query_id: the id of the saved query, such as ``#stale_devices``.
         :param parameters: values for the query's ``where`` clause.
-        :param compression: of the result file in transit: NONE, GZIP or ZSTD.
-        :param poll_interval: seconds between two polls, growing to a minute.
-        :param timeout: seconds after which to give up.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param options: as ``NexthinkClient.export_nql`` describes them.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
         """
-        export_id = self.start_export(query_id, parameters, compression=compression)
-        self.wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
-        return self.fetch_export(export_id, query_id=query_id, allow_truncated=allow_truncated)
+        rows = self.get_conn().export_nql(query_id, parameters, **options)
+        report_read(self, self.get_conn().settings.instance, query_id)
+        return rows
 
-    def start_export(
-        self, query_id: str, parameters: Mapping[str, str] | None = None, *, compression: Compression = "GZIP"
-    ) -> str:
-        """Start the export of a saved NQL query's result.
-
-        :param query_id: the id of the saved query, such as ``#stale_devices``.
-        :param parameters: values for the query's ``where`` clause.
-        :param compression: of the result file in transit: NONE, GZIP or ZSTD.
-        :return: the id of the export.
-        :raises NexthinkError: if Nexthink refuses, or does not respond.
-        """
-        return self.get_conn().start_export(query_id, parameters, compression=compression)
-
-    def wait_for_export(
-        self, export_id: str, *, poll_interval: float = nql.POLL_SECONDS, timeout: float = nql.EXPORT_SECONDS
-    ) -> None:
-        """Wait until the file of an export is there. Polls at least once.
-
-        :param export_id: what ``start_export`` returned.
-        :param poll_interval: seconds between two polls, growing to a minute.
-        :param timeout: seconds after which to give up.
-        :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails or is not ready in time.
-        """
-        self.get_conn().wait_for_export(export_id, poll_interval=poll_interval, timeout=timeout)
-
-    def is_export_ready(self, export_id: str) -> bool:
-        """Tell whether the file of an export is there.
-
-        :param export_id: what ``start_export`` returned.
-        :raises NexthinkError: if Nexthink refuses or does not respond, or the export failed.
-        """
-        return self.get_conn().is_export_ready(export_id)
-
-    def fetch_export(self, export_id: str, *, query_id: str | None = None, allow_truncated: bool = False) -> NqlRows:
+    def fetch_export(self, export_id: str, *, query_id: str, allow_truncated: bool = False) -> NqlRows:
         """Fetch and read the file of an export that is ready.
 
-        :param export_id: what ``start_export`` returned.
+        :param export_id: the id of the export.
         :param query_id: the query that was exported, for Airflow's lineage.
         :param allow_truncated: whether to take a result that the licence's maximum cut off.
         :return: the rows, each ``{column: text}``.
@@ -241,8 +199,7 @@ class NexthinkHook(BaseHook):
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         rows = self.get_conn().fetch_export(export_id, allow_truncated=allow_truncated)
-        if query_id is not None:
-            report_read(self, self.get_conn().settings.instance, query_id)
+        report_read(self, self.get_conn().settings.instance, query_id)
         return rows
 
     def request(self, method: str, path: str, **request_options: Any) -> httpx.Response:

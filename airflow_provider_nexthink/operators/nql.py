@@ -115,7 +115,9 @@ class NexthinkNqlOperator(BaseOperator):
             with _cleared_unless_resumable(state):
                 export = state.load(time.time())
                 if export is None:
-                    export_id = hook.start_export(self.query_id, self.parameters, compression=self.compression)
+                    export_id = hook.get_conn().start_export(
+                        self.query_id, self.parameters, compression=self.compression
+                    )
                     export = Export(export_id, time.time() + self.timeout)
                     state.save(export)
                 else:
@@ -175,13 +177,15 @@ class NexthinkNqlOperator(BaseOperator):
 
     def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
         """Wait for the export until its time is over, and fetch it."""
-        hook.wait_for_export(export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time())
+        hook.get_conn().wait_for_export(
+            export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time()
+        )
         return self._fetch_file(hook, export)
 
     def _fetch_if_ready(self, hook: NexthinkHook, export: Export) -> NqlRows | None:
         """Fetch an export, or return None to keep waiting. Transient errors do not end the wait while there is time."""
         try:
-            if hook.is_export_ready(export.export_id):
+            if hook.get_conn().is_export_ready(export.export_id):
                 return self._fetch_file(hook, export)
         except NexthinkExportError:
             raise  # of the export itself: waiting longer does not help

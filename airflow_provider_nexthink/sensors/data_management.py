@@ -144,7 +144,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         """Fetch the export of the triggerer; if it could not start one, export here."""
         if ended.export_id is None:
             return self._export(hook)
-        if not hook.is_export_ready(ended.export_id):
+        if not hook.get_conn().is_export_ready(ended.export_id):
             raise NexthinkExportError(f"The export {ended.export_id} is not ready. {ended.failure or ''}".rstrip())
         return hook.fetch_export(ended.export_id, query_id=self.query_id)
 

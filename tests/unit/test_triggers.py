@@ -72,7 +72,7 @@ def started(sandbox: Sandbox, *, pending_polls: int = 2) -> str:
     """Start an export that is ready at the poll after so many, and return its id."""
     sandbox.tenant.pending_polls = pending_polls
     with NexthinkHook() as hook:
-        export_id = hook.start_export("#stale_devices")
+        export_id = hook.get_conn().start_export("#stale_devices")
     sandbox.requests.clear()
     return export_id
 
@@ -92,7 +92,7 @@ def query_trigger(**changes: Any) -> NexthinkQueryTrigger:
 
 def test_export_trigger_ready_export_is_a_success(sandbox: Sandbox) -> None:
     with NexthinkHook() as hook:
-        export_id = hook.start_export("#stale_devices")
+        export_id = hook.get_conn().start_export("#stale_devices")
         (event,) = events(export_trigger(export_id))
         assert event == {
             "status": "success",
@@ -100,13 +100,13 @@ def test_export_trigger_ready_export_is_a_success(sandbox: Sandbox) -> None:
             "export_id": export_id,
             "end_time": EPOCH + 60.0,
         }
-        assert len(hook.fetch_export(export_id)) == 10
+        assert len(hook.get_conn().fetch_export(export_id)) == 10
 
 
 def test_export_trigger_late_export_is_an_error(sandbox: Sandbox) -> None:
     sandbox.tenant.pending_polls = 1000
     with NexthinkHook() as hook:
-        export_id = hook.start_export("#stale_devices")
+        export_id = hook.get_conn().start_export("#stale_devices")
     (event,) = events(export_trigger(export_id, seconds=-1.0))
     assert (event["status"], event["export_id"]) == ("error", export_id)
     assert "not ready in time" in event["message"]
@@ -124,7 +124,7 @@ def test_export_trigger_late_export_is_an_error(sandbox: Sandbox) -> None:
 )
 def test_export_trigger_refused_poll_ends_the_wait(sandbox: Sandbox, fault: Fault, says: str) -> None:
     with NexthinkHook() as hook:
-        export_id = hook.start_export("#stale_devices")
+        export_id = hook.get_conn().start_export("#stale_devices")
     sandbox.faults.add(fault)
     (event,) = events(export_trigger(export_id))
     assert event["status"] == "error"
@@ -147,13 +147,13 @@ def test_query_trigger_starts_the_export_at_its_time(sandbox: Sandbox) -> None:
     assert waits[0] == 600.0
     assert (event["end_time"], event["status"]) == (EPOCH + 100, "success")
     with NexthinkHook() as hook:
-        assert len(hook.fetch_export(event["export_id"])) == 10
+        assert len(hook.get_conn().fetch_export(event["export_id"])) == 10
 
 
 def test_query_trigger_passes_the_parameters(sandbox: Sandbox) -> None:
     (event,) = events(query_trigger(query_id="#stale_devices", parameters={"min_days_unseen": "10000"}))
     with NexthinkHook() as hook:
-        assert hook.fetch_export(event["export_id"]) == []
+        assert hook.get_conn().fetch_export(event["export_id"]) == []
 
 
 def test_query_trigger_unknown_query_is_an_error(sandbox: Sandbox) -> None:
