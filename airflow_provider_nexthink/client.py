@@ -97,7 +97,8 @@ class NexthinkClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, and end what still waits in other threads."""
+        """Stop, and close the connections. Nothing is sent after this."""
+        self.stop()
         self._transport.close()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections import Counter
 from typing import Any
 
 
@@ -40,7 +41,6 @@ def read_json(text: str | bytes, **options: Any) -> Any:
 def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for at, key in enumerate(keys) if key in keys[:at])
-        raise RepeatedKeyError(repeated, reprlib.repr(pairs))
+        counts = Counter(key for key, _ in pairs)
+        raise RepeatedKeyError(next(key for key, count in counts.items() if count > 1), reprlib.repr(pairs))
     return read

@@ -94,7 +94,7 @@ def to_error(
     status = response.status_code
     hints = {**_HINTS, **(hints or {})}
     is_of_proxy = status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED or (
-        status == httpx.codes.FORBIDDEN and response.content.lstrip()[:1] == b"<"
+        status == httpx.codes.FORBIDDEN and response.content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
     )
     if is_of_proxy:
         hints[status] = (
@@ -150,7 +150,7 @@ def no_response(
             code, reason = getattr(cause, "verify_code", 0), getattr(cause, "verify_message", str(cause))
             hint = next((hint for codes, hint in _CERTIFICATE_HINTS.items() if code in codes), _ANY_CERTIFICATE)
             return NexthinkSettingsError(f"The certificate of {whose} is not accepted: {reason.rstrip('.')}. {hint}")
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError) and not has_left:
         return NexthinkSettingsError(f"The request to {host} could not be made: {type(error).__name__}.")
     reason = _reason(error, scrub)
     if isinstance(error, httpx.ProxyError) and reason.startswith(_PROXY_REFUSALS):

@@ -26,6 +26,7 @@ from airflow_provider_nexthink.api.settings import NexthinkSettings, is_private_
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, wait_before_retry
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import (
+    NexthinkAmbiguousResponseError,
     NexthinkConnectError,
     NexthinkError,
     NexthinkExportError,
@@ -49,6 +50,10 @@ _DOWNLOAD_SECONDS = 3600.0
 """No result file may take longer than this."""
 
 _RESPONSE_BYTES = 64 * 1024 * 1024
+_TOKEN_BYTES = 1024 * 1024
+_ERROR_BYTES = 64 * 1024
+"""An error that is larger, or cannot be decompressed, counts by its status alone."""
+
 _SECRET_CHARACTERS = 6
 
 _HEADERS = {
@@ -164,6 +169,7 @@ class Transport:
         hints: Mapping[int, str] | None = None,
         depart: Callable[[], None] = lambda: None,
         is_cancelled: Callable[[], bool] | None = None,
+        max_bytes: int = _RESPONSE_BYTES,
         **request_options: Any,
     ) -> httpx.Response:
         """Send a request once (and once more with a new token after a 401).
@@ -175,6 +181,7 @@ class Transport:
         :param depart: called at the moment at which the request leaves; it does not if this raises.
         :param is_cancelled: called while waiting for the response; once it returns true, the wait ends. By default
             ``is_stopped``.
+        :param max_bytes: how large the response may be, also once decompressed.
         :param request_options: ``json``, ``params``, ``headers`` and so on, as httpx names them.
         :return: the response, a success (2xx).
         :raises NexthinkError: for every other response, and for none.
@@ -184,11 +191,11 @@ class Transport:
         request = self._request(method, path, request_id or str(uuid.uuid4()), request_options)
         with self._traced(request):
             flow = self._auth.sync_auth_flow(request)
-            response = self._response(next(flow), exchange)
+            response = self._response(next(flow), exchange, max_bytes)
             with suppress(StopIteration):  # of a flow that is done
                 request = flow.send(response)
                 exchange.has_left = False  # the first attempt got its response: 401
-                response = self._response(request, exchange)
+                response = self._response(request, exchange, max_bytes)
             return self._checked(response, hints)
 
     def send(self, method: str, path: str, *, idempotent: bool, **request_options: Any) -> httpx.Response:
@@ -264,7 +271,7 @@ class Transport:
         headers.update(request_options.pop("headers", None))
         return httpx.Request(method, _address(self.settings.base_url, path), headers=headers, **request_options)
 
-    def _response(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
+    def _response(self, request: httpx.Request, exchange: Exchange, max_bytes: int = _RESPONSE_BYTES) -> httpx.Response:
         """Send a request and read its response, a success or not.
 
         Every error that arises once the request has left is ambiguous: the request may have
@@ -272,7 +279,7 @@ class Transport:
         """
         try:
             with self._connections.send(request, exchange) as response:
-                return self._read_response(response, exchange)
+                return self._read_response(response, exchange, max_bytes)
         except httpx.RequestError as error:
             if not exchange.has_left:  # else it may have been carried out, stopped or not
                 self._check_stop()
@@ -299,21 +306,21 @@ class Transport:
     ) -> Exchange:
         return Exchange(timeout, _RESPONSE_TIMEOUTS * timeout, is_cancelled, depart)
 
-    def _read_response(self, response: httpx.Response, exchange: Exchange) -> httpx.Response:
+    def _read_response(self, response: httpx.Response, exchange: Exchange, max_bytes: int) -> httpx.Response:
         """Return a response with its body: bounded, and with no other encoding than was asked for."""
-        body = bytearray()
-        for chunk in cast("httpx.SyncByteStream", response.stream):
-            body += chunk
-            if len(body) > _RESPONSE_BYTES:
-                raise ambiguous_response("its response is larger than 64 MiB", response.request)
         headers: Any = response.headers
-        if encoding := headers.get("content-encoding", "").strip().lower():
-            body = bytearray(_decoded(bytes(body), encoding, response.request))
+        try:
+            body = _read_body(response, max_bytes if response.is_success else _ERROR_BYTES)
+        except NexthinkAmbiguousResponseError:
+            if response.is_success:
+                raise
+            body = b""
+        if "content-encoding" in headers:
             headers = [(name, value) for name, value in headers.multi_items() if name not in _BODY_HEADERS]
         whole = httpx.Response(
             response.status_code,
             headers=headers,
-            content=bytes(body),
+            content=body,
             request=response.request,
             extensions=response.extensions,
         )
@@ -341,7 +348,7 @@ class Transport:
         timeout = self.settings.timeout
 
         def attempt() -> httpx.Response:
-            return self._checked(self._response(request, self._exchange(timeout, self._has_ended)))
+            return self._checked(self._response(request, self._exchange(timeout, self._has_ended), _TOKEN_BYTES))
 
         try:
             return self._retry(attempt, idempotent=True)
@@ -377,19 +384,30 @@ class Transport:
             raise NexthinkStoppedError("The run was stopped from outside: nothing more is sent.")
 
 
-def _decoded(body: bytes, encoding: str, request: httpx.Request) -> bytes:
-    """Decompress a body, one layer, and no further than a response may be large."""
+def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
+    """Read a body and decompress it, one layer, as far as it may be large.
+
+    :raises NexthinkAmbiguousResponseError: if it is larger, or has an encoding that was not asked for, or is damaged.
+    """
+    request = response.request
+    size = f"{max_bytes // 1024**2} MiB" if max_bytes >= 1024**2 else f"{max_bytes // 1024} KiB"
+    body = bytearray()
+    for chunk in cast("httpx.SyncByteStream", response.stream):
+        body += chunk
+        if len(body) > max_bytes:
+            raise ambiguous_response(f"its response is larger than {size}", request)
+    encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in _ENCODINGS:
         raise ambiguous_response(f"its response has the encoding {encoding[:40]!r}, which was not asked for", request)
     if not _ENCODINGS[encoding] or not body:
-        return body
+        return bytes(body)
     decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        decoded = decoder.decompress(body, _RESPONSE_BYTES)
+        decoded = decoder.decompress(body, max_bytes)
     except zlib.error as error:
         raise ambiguous_response(f"its response cannot be decompressed ({error})", request) from None
     if decoder.unconsumed_tail:
-        raise ambiguous_response("its response is larger than 64 MiB", request)
+        raise ambiguous_response(f"its response is larger than {size}", request)
     if not decoder.eof:
         raise ambiguous_response("its response is cut off", request)
     return decoded

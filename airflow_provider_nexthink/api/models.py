@@ -99,7 +99,7 @@ class ExecuteResponse(_Response):
 class ExportResponse(_Response):
     """The id of an export, for its status."""
 
-    exportId: str = Field(min_length=1)  # noqa: N815 - Nexthink's spelling
+    exportId: str = Field(min_length=1, max_length=200)  # noqa: N815 - Nexthink's spelling
 
 
 class StatusResponse(_Response):

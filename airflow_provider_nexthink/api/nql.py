@@ -30,6 +30,8 @@ from airflow_provider_nexthink.strict_json import read_json
 
 log = logging.getLogger(__name__)
 
+_DESCRIPTION_CHARACTERS = 300
+
 Compression = Literal["NONE", "GZIP", "ZSTD"]
 
 _DOWNLOAD_ATTEMPTS = 3
@@ -145,7 +147,7 @@ def export_status(transport: Transport, export_id: str) -> tuple[StatusResponse,
             status=error.status,
             request_id=error.request_id,
         ) from None
-    return _status(export_id, response)
+    return _status(export_id, response, transport.scrub)
 
 
 def is_ready(transport: Transport, export_id: str) -> bool:
@@ -253,12 +255,12 @@ def _status_path(export_id: str) -> str:
     return f"/api/v1/nql/status/{quote(export_id, safe='')}"
 
 
-def _status(export_id: str, response: httpx.Response) -> tuple[StatusResponse, bool]:
+def _status(export_id: str, response: httpx.Response, scrub: Callable[[str], str]) -> tuple[StatusResponse, bool]:
     status = _read(lambda: StatusResponse.read(response.content), response)
     if status.status == "ERROR":
         raise NexthinkExportError(
             f"Nexthink could not export the result (export {export_id}): "
-            f"{status.errorDescription or 'no reason given'}.",
+            f"{scrub(status.errorDescription or 'no reason given')[:_DESCRIPTION_CHARACTERS]}.",
             request_id=response.request.headers.get("x-request-id"),
         )
     return status, response.status_code == httpx.codes.PARTIAL_CONTENT

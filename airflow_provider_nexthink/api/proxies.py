@@ -72,8 +72,6 @@ def is_exception(host: str, port: int, exceptions: list[str]) -> bool:
 
 
 def _matches(host: str, port: int, entry: str) -> bool:
-    if entry == "*":
-        return True
     entry = re.sub(r"^[a-z][a-z0-9+.-]*://", "", entry.lower())
     if not _is_network(entry) and (
         match := re.fullmatch(r"(?P<host>\[[^]]*\](?:/\d+)?|[^:]*(?:/\d+)?):(?P<port>\d+)/?", entry)
@@ -87,11 +85,14 @@ def _matches(host: str, port: int, entry: str) -> bool:
             return ip_address(host.partition("%")[0]) in ip_network(entry, strict=False)
         except ValueError:  # the host is a name
             return False
-    name = entry.rstrip("/").rstrip(".").removeprefix("*").lstrip(".")
+    if entry == "*":
+        return True
+    entry = entry.rstrip("/").rstrip(".")
+    if "*" in entry.removeprefix("*"):
+        return re.fullmatch(".*".join(map(re.escape, entry.split("*"))), host) is not None
+    name = entry.removeprefix("*").lstrip(".")
     if not name:
         return False
-    if "*" in name:
-        return re.fullmatch(".*".join(map(re.escape, name.split("*"))), host) is not None
     return host == name or (host.endswith(f".{name}") and not _is_network(host))
 
 

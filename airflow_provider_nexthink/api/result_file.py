@@ -69,7 +69,7 @@ def read_csv(
     except (UnicodeDecodeError, csv.Error) as error:
         raise NexthinkExportError(f"The result file cannot be read: {type(error).__name__}: {error}.") from None
     has_line_end = lines.last.endswith(("\r", "\n"))
-    if not rows and (not has_line_end or (len(columns) == 1 and re.search(r"\s", columns[0]))):
+    if not rows and not (has_line_end and _is_header(columns)):
         raise _not_a_table(", ".join(columns))
     if ends_with_line and not has_line_end and not file.is_compressed:
         raise NexthinkExportError("The result file ends within a line: it may be cut off.")
@@ -101,6 +101,16 @@ def _table(lines: _Lines, limits: ResultLimits) -> tuple[list[str], list[dict[st
             )
         rows.append(dict(zip(columns, cells, strict=True)))
     return columns, rows
+
+
+def _is_header(columns: list[str]) -> bool:
+    """Tell the header of a table without rows from a line of text, such as the message of a gateway.
+
+    A single word is a header only if it looks like a field of NQL: ``device.uid``, ``days_unseen``.
+    """
+    if len(columns) == 1:
+        return re.fullmatch(r"[^\W\d]\w*([._]\w+)+", columns[0]) is not None
+    return all(re.fullmatch(r"[^\W\d]([\w .#/()%-]*[\w)%])?", column) for column in columns)
 
 
 def _not_a_table(beginning: str) -> NexthinkExportError:

@@ -33,7 +33,7 @@ from airflow_provider_nexthink.deletion.journal import (
 )
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan
-from airflow_provider_nexthink.exceptions import NexthinkTryOverError
+from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkTryOverError
 from airflow_provider_nexthink.status import RESUMABLE, Status
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,12 @@ class Checkpoint:
         :param to_send: the positions of its rows to send; each uid is there once.
         :param tenant: what tells the tenant from any other.
         :return: how many devices earlier tries have sent, or may have sent, beyond those in ``to_send``.
+        :raises NexthinkInputError: if this checkpoint has recorded another run: it is good for one.
         """
+        if self._entries:
+            raise NexthinkInputError(
+                "This checkpoint has recorded another run already: make a new Checkpoint over the same store for each."
+            )
         earlier = self.load()
         self._outcomes = outcomes
         self._index_of = array("q", [-1]) * len(outcomes)

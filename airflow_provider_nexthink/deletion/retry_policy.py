@@ -94,4 +94,4 @@ def reason_of(error: BaseException) -> str:
         return f"{error.status} {error.code}" if error.code else str(error.status)
     if isinstance(error, NexthinkError):
         return error.reason or str(error.args[0])[:_PREVIEW_CHARACTERS].rstrip(". ")
-    return f"{type(error).__name__}: {error}"[:_PREVIEW_CHARACTERS].rstrip(": ")
+    return type(error).__name__  # its text may hold what belongs in no table

@@ -370,7 +370,9 @@ class Scheduler:
 
     def _give_up(self, batch: Batch, error: BaseException) -> None:
         """Leave the batch UNKNOWN or NOT_SENT; end the run if the circuit opens."""
-        self._explain_not_sent(batch.positions, f"not sent: {reason_of(error)}")
+        for position in batch.positions:
+            if self._outcomes.status[position] is Status.NOT_SENT:  # whatever an earlier attempt ended with
+                self._outcomes.reason[position] = f"not sent: {reason_of(error)}"
         self.settled += len(batch.positions)
         self._consecutive_ambiguous += 1
         if self._consecutive_ambiguous >= AMBIGUOUS_LIMIT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
+from inspect import getattr_static
 from types import NoneType
 from typing import Any
 from uuid import UUID
@@ -109,7 +110,9 @@ def fields_of(row: Any) -> tuple[Any, ...] | None:
 def _is_frame(row: Any) -> bool:
     """Tell frames and Series from rows."""
     return (
-        is_array(row) or bool(loader_hint(row)) or any(hasattr(row, name) for name in ("columns", "dtypes", "schema"))
+        is_array(row)
+        or bool(loader_hint(row))
+        or any(getattr_static(row, name, None) is not None for name in ("columns", "dtypes", "schema"))
     )
 
 

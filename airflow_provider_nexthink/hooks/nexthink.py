@@ -74,6 +74,8 @@ class NexthinkHook(BaseHook):
 
         :raises NexthinkSettingsError: if the connection lacks something.
         """
+        if threading.get_ident() == self._thread:
+            self.mask_secrets()  # of a token that was renewed in the background
         if self._client is None or self._is_closed:
             settings = self._settings(self.get_connection(self.nexthink_conn_id))
             client = NexthinkClient(settings, on_secret=self._mask_soon, traced=request_tracer(), open_file=open_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
 from contextlib import contextmanager, suppress
+from inspect import getattr_static
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +175,7 @@ def _cells_of(container: Any) -> Iterable[Any]:
 
 def _objects_in_frame(value: Any) -> Iterable[Any]:
     """Return the cells of a DataFrame's columns that may hold any object."""
-    if not hasattr(value, "dtypes"):
+    if getattr_static(value, "dtypes", None) is None:
         return ()
     from airflow_provider_nexthink.devices.frames import is_table, table_columns
 

@@ -163,7 +163,8 @@ class _Tenant:
     async def __aexit__(self, *_: object) -> None:
         if self._call is None or self._call.done():
             self._hook.close()
-        else:  # cancelled, but a thread cannot be: its connection is closed once its call has ended
+        else:  # a thread cannot be cancelled: it is stopped, and closed once its call has ended
+            self._hook.stop()
             self._call.add_done_callback(self._close)
 
     async def start_export(self, query_id: str, parameters: Mapping[str, str] | None, timeout: float) -> str:
