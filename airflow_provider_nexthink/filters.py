@@ -20,7 +20,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from airflow_provider_nexthink.deletion.options import read_number
-from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, Column, find_column, uid_kind
+from airflow_provider_nexthink.devices.columns import (
+    NAME_COLUMNS,
+    UID_COLUMNS,
+    Column,
+    MissingColumnError,
+    find_column,
+    uid_kind,
+)
 from airflow_provider_nexthink.devices.frames import filter_table, is_arrow, is_table, load_reader
 from airflow_provider_nexthink.devices.identity import canonical_uid, is_missing, normalize_name
 from airflow_provider_nexthink.devices.rows import check_single_values
@@ -142,6 +149,8 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
     :raises NexthinkInputError: if the column is missing, ``others`` is none of these, has something other than a uid
         (or a name) or only rows without one, or the two lists have different kinds of uid.
     """
+    if on not in _KEYS:
+        raise NexthinkInputError(f"on is {on!r}: it takes 'uid' or 'name'.")
     devices = _reread(devices)
     key, _ = _KEYS[on]
     mine, theirs = _find(devices, on), _find(others, on)
@@ -157,6 +166,8 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
             f"The other list has {len(theirs.cells)} rows, but no {on} in any of them: nothing would be subtracted. "
             f"Give it the {on} of each device."
         )
+    if on == "name" and there and all(map(canonical_uid, there)):
+        raise NexthinkInputError("The other list has uids, not names: nothing would be subtracted. Use on='uid'.")
     return _where(devices, [key(cell) not in there for cell in mine.cells])
 
 
@@ -232,7 +243,7 @@ def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | N
     """
     try:
         column, has_days = find_column(devices, "age", age_column, DAYS_COLUMNS), True
-    except NexthinkInputError:
+    except MissingColumnError:
         column, has_days = find_column(devices, "age", age_column, TIME_COLUMNS), False
     ages = [_read_age(cell, has_days) for cell in column.cells]
     if {type(age) for age in ages} >= {timedelta, datetime}:

@@ -45,6 +45,9 @@ def parameters_as_text(parameters: object) -> dict[str, str]:
         raise NexthinkInputError(
             f"parameters is a {type(parameters).__name__}: it takes a mapping of names to text or numbers."
         )
+    for name in parameters:
+        if not isinstance(name, str):
+            raise NexthinkInputError(f"The name of an NQL parameter is {name!r}: it takes text.")
     return {name: _as_text(name, value) for name, value in parameters.items()}
 
 
@@ -59,6 +62,6 @@ def _as_text(name: str, value: object) -> str:
             exact = Decimal(str(number))
             whole = exact.to_integral_value()
             return f"{whole if whole == exact else exact:f}"
-    except ValueError:  # a signalling NaN, or more digits than Python writes
+    except (TypeError, ValueError):  # NumPy's timedelta; a signalling NaN, or more digits than Python writes
         pass
     raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a number.")

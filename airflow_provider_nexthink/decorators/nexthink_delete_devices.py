@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Collection, Iterator, Mapping, Sequence, Sized
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Unpack, overload
 
@@ -123,9 +123,9 @@ def _wrapped(argument: Any) -> Any:
         is_table = bool(argument) and all(isinstance(cells, list) for cells in argument.values())
     elif isinstance(argument, list | tuple):
         first = next((row for row in argument if not isinstance(row, ResolveMixin)), None)
-        is_table = isinstance(first, Mapping | list | tuple)
+        is_table = isinstance(first, Sized) and not isinstance(first, str | bytes | set | frozenset)
     else:  # a DataFrame, the XComs of a mapped task; but not a number or another object
-        is_table = isinstance(argument, Sized) and not isinstance(argument, set | frozenset)
+        is_table = isinstance(argument, Sized | Iterator) and not isinstance(argument, set | frozenset)
     return DeviceInput(argument) if is_table else argument
 
 

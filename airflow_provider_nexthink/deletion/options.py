@@ -108,6 +108,8 @@ def check_columns(value: object) -> tuple[str, ...] | None:
     :param value: what was given.
     :raises NexthinkInputError: if it is not a list of names.
     """
+    if isinstance(value, set | frozenset):
+        raise NexthinkInputError(f"columns is {value!r:.100}: a set has no order. It takes a list.")
     return None if value is None else _texts("columns", value, "the names of the columns")
 
 

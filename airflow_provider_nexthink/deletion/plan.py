@@ -124,7 +124,7 @@ def _keep_decided(plan: Plan, rows: DeviceRows) -> list[int]:
 def _hold_back(plan: Plan, kept: list[int], first_of: dict[str, int]) -> set[str]:
     """Keep a device from being sent by one row where another row is kept back; in doubt it is not sent.
 
-    No plan has such rows. Tables that were joined, or edited, may have them.
+    Tables that were joined, or edited, have such rows, and so has a plan in which a name was missing.
 
     :return: the uids that have two names.
     """
@@ -132,9 +132,10 @@ def _hold_back(plan: Plan, kept: list[int], first_of: dict[str, int]) -> set[str
     for position in kept:
         uid, reason = plan.uids[position] or "", plan.reasons[position] or ""
         first = first_of.get(uid)
-        if first is None or plan.statuses[first] is not None or reason.startswith(_NAME_REFUSED):
-            continue
         status = plan.statuses[position]
+        is_of_its_name = status is Status.REJECTED and reason.startswith(_NAME_REFUSED)
+        if first is None or plan.statuses[first] is not None or is_of_its_name:
+            continue
         if status is not Status.DUPLICATE:
             plan.statuses[first] = status
             plan.reasons[first] = f"another row of the list has this device as {status}: {reason}"[:_REASON_CHARACTERS]

@@ -68,7 +68,7 @@ def next_step(error: BaseException, *, size: int, ambiguous: int, limited: int, 
     if isinstance(error, NexthinkInvalidRequestError):
         return Step(Action.SPLIT if size > 1 else Action.REJECT)
     if isinstance(error, NexthinkUnavailableError):
-        retry = wait_before_retry(ambiguous, error.retry_after, rng)
+        retry = wait_before_retry(ambiguous, min(error.retry_after or 0.0, RETRY_AFTER_CAP_SECONDS), rng)
         return Step(Action.GIVE_UP) if retry is None else Step(Action.RETRY, retry)
     return Step(Action.ABORT)
 

@@ -15,6 +15,10 @@ UID_COLUMNS = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid
 NAME_COLUMNS = frozenset({"name", "devicename"})
 
 
+class MissingColumnError(NexthinkInputError):
+    """A list has no column for what is sought."""
+
+
 class Column(NamedTuple):
     """One column of a list.
 
@@ -114,11 +118,11 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
         return found[0]
     there = ", ".join(repr(str(label)) for label in labels[:20]) or "none"
     if not found and asked is None:
-        raise NexthinkInputError(
+        raise MissingColumnError(
             f"devices has no column for the {what}. Its columns are {there}: set {what}_column to the right one."
         )
     if not found:
-        raise NexthinkInputError(f"devices has no column {asked!r} ({what}_column). Its columns are {there}.")
+        raise MissingColumnError(f"devices has no column {asked!r} ({what}_column). Its columns are {there}.")
     both = " and ".join(repr(str(labels[position])) for position in found)
     more = (
         " The uid of a device and the uid of its Collector differ: the docs say how to find out which one "

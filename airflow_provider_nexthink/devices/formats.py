@@ -192,7 +192,10 @@ def _checked_rows(rows: Any, width: int, before: int, what: str) -> Iterator[lis
 
 def _decoded(text: io.TextIOWrapper, what: str) -> Iterator[str]:
     try:
-        yield from text
+        for line in text:
+            if "\0" in line:  # UTF-16 or UTF-32 without its mark
+                raise UnicodeError
+            yield line
     except UnicodeError:
         raise NexthinkInputError(f"{what} is not UTF-8: save it as 'CSV UTF-8'.") from None
 

@@ -17,15 +17,15 @@ from airflow_provider_nexthink.devices.rows import (
     HINT,
     as_column,
     as_list,
+    check_cells,
     check_fields,
-    check_single_values,
     fields_of,
     is_container,
     mapping_cells,
     mapping_columns,
     not_a_list,
 )
-from airflow_provider_nexthink.devices.statuses import find_statuses, reason_column, status_columns
+from airflow_provider_nexthink.devices.statuses import find_statuses, reason_columns, status_columns
 from airflow_provider_nexthink.devices.text import Lines, is_path_object, read_text_or_file
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Presence, Status
@@ -146,9 +146,9 @@ def pick_rows(
     uid, name = find_uid_and_name(labels, uid_column, name_column)
     uids: list[Any] = []
     names: list[Any] = []
-    others: dict[int, list[Any]] = {at: [] for at in status_columns(labels, uid, name)}
-    if (reason := reason_column(labels, uid, name)) is not None:
-        others[reason] = []
+    others: dict[int, list[Any]] = {
+        at: [] for at in (*status_columns(labels, uid, name), *reason_columns(labels, uid, name))
+    }
     for row in rows:
         uids.append(row[uid])
         names.append(row[name])
@@ -156,7 +156,7 @@ def pick_rows(
             cells.append(row[at])
     if not uids:
         return DeviceRows([], [])
-    check_single_values(uids, "uid")
+    check_cells(uids, names)
     statuses, reasons = find_statuses(labels, uid, name, others.__getitem__)
     return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), statuses, reasons)
 
@@ -176,6 +176,8 @@ def _unfold(
     if all(isinstance(each, Mapping) for each in values):
         return _unfold_nested(mapping, uid_column, name_column)
     columns = [as_column(cells, label) for label, cells in mapping.items()]
+    if all(cells is None for cells in columns):  # one device, with an object among its values
+        return [dict(mapping)]
     if len({-1 if cells is None else len(cells) for cells in columns}) > 1:
         raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of the same length. {HINT}")
     return _Columns(list(mapping), [cells or [] for cells in columns])
@@ -214,6 +216,8 @@ def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
         return False
     if len(rows) > 1 and all(isinstance(cell, str) and _UID.fullmatch(cell) for cell in rows):
         return False  # a list of uids
+    if any(isinstance(cell, str) and (cell.lstrip()[:1] in ("[", "{") or "\n" in cell) for cell in rows):
+        return False  # texts that each hold a list
     return all(isinstance(cell, str) or not isinstance(cell, Iterable) for cell in rows) and any(
         cell is not None for cell in rows
     )
@@ -276,7 +280,7 @@ def _pick(
     if not length:
         return DeviceRows([], [])
     uid, name = find_uid_and_name(labels, uid_column, name_column)
-    uids = cells(uid)
-    check_single_values(uids, "uid")
+    uids, names = cells(uid), cells(name)
+    check_cells(uids, names)
     statuses, reasons = find_statuses(labels, uid, name, cells)
-    return DeviceRows(uids, cells(name), str(labels[uid]), str(labels[name]), statuses, reasons)
+    return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), statuses, reasons)

@@ -80,6 +80,21 @@ def check_single_values(cells: list[Any], what: str, owner: str = "devices") -> 
             )
 
 
+def check_cells(uids: list[Any], names: list[Any]) -> None:
+    """Check that each row has one uid, and that no cell is an XCom: only Airflow can resolve it.
+
+    :param uids: the cells of the column with the uid.
+    :param names: the cells of the column with the name.
+    :raises NexthinkInputError: if they are not so.
+    """
+    check_single_values(uids, "uid")
+    if any(hasattr(kind, "iter_references") for kind in {*map(type, uids), *map(type, names)}):
+        raise NexthinkInputError(
+            "devices has an XCom as a uid or a name that Airflow has not resolved: it finds those in lists, tuples and "
+            "mappings only. Pass one of these, or build the list in a task."
+        )
+
+
 def not_a_list(value: object) -> NexthinkInputError:
     """Return the error for what cannot be read as a list of devices.
 

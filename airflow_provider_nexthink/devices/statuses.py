@@ -47,7 +47,7 @@ def find_statuses(
     columns = {at: _Statuses(cells(at)) for at in status_columns(labels, uid, name)}
     named = [at for at in columns if _label_stem(labels[at]) in STATUS_COLUMNS]
     candidates = [at for at in named if columns[at].known or columns[at].kept is not None]
-    # Other columns that end in "status" (`deletion_status`, but also `certificate_status`) count only by their cells.
+    # Others with "status" in their name (`status_plan`, but also `certificate_status`) count only by their cells.
     candidates += [
         at
         for at, column in columns.items()
@@ -56,11 +56,11 @@ def find_statuses(
             column.only_statuses or (not candidates and (column.kept is not None or (column.known and has_request_id)))
         )
     ]
-    reason = reason_column(labels, uid, name)
-    reasons = None if reason is None else cells(reason)
+    all_reasons = [cells(at) for at in reason_columns(labels, uid, name)]
+    reasons = all_reasons[0] if all_reasons else None
     if not candidates and (
         (not named and found & _OUTCOME_ONLY_COLUMNS)
-        or any(_as_text(cell).startswith(_KEPT_REASONS) for cell in reasons or ())
+        or any(_as_text(cell).startswith(_KEPT_REASONS) for column in all_reasons for cell in column)
     ):
         raise NexthinkInputError(
             "devices looks like an outcome table, but has no column 'status' that says which of its devices must not "
@@ -97,18 +97,18 @@ def status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
     :param uid: the position of the column with the uid.
     :param name: the position of the column with the name.
     """
-    return [at for at, label in enumerate(labels) if _label_stem(label).endswith("status") and at not in (uid, name)]
+    return [at for at, label in enumerate(labels) if "status" in normalize_label(label) and at not in (uid, name)]
 
 
-def reason_column(labels: list[Any], uid: int, name: int) -> int | None:
-    """Return the position of the column with the reasons of an outcome table, or None.
+def reason_columns(labels: list[Any], uid: int, name: int) -> list[int]:
+    """Return the positions of the columns that may hold the reasons of an outcome table, the likeliest first.
 
     :param labels: the names of the columns.
     :param uid: the position of the column with the uid.
     :param name: the position of the column with the name.
     """
-    found = [at for at, label in enumerate(labels) if _label_stem(label) == "reason" and at not in (uid, name)]
-    return min(found, key=lambda at: normalize_label(labels[at]) != "reason", default=None)
+    found = [at for at, label in enumerate(labels) if "reason" in normalize_label(label) and at not in (uid, name)]
+    return sorted(found, key=lambda at: (normalize_label(labels[at]) != "reason", _label_stem(labels[at]) != "reason"))
 
 
 class _Statuses:

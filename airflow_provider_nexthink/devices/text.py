@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -83,6 +84,10 @@ def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
         raise NexthinkInputError(f"The file {shown} does not exist.") from None
     except (PermissionError, IsADirectoryError) as error:
         raise NexthinkInputError(f"The file {shown} cannot be read: {error.strerror}.") from None
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise  # of a storage that may be back later
+        raise NexthinkInputError(f"The file {shown:.200} cannot be opened: {error.strerror}.") from None
     return Lines(*table) if isinstance(table, tuple) else table
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
+from collections import UserList, deque
+from collections.abc import Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, Sized, ValuesView
 from contextlib import contextmanager, suppress
 from inspect import getattr_static
 from numbers import Number
@@ -27,7 +27,7 @@ else:
 RETURN_FORMATS = ("records", "columns", "dataframe")
 
 _Literal: Any = type(literal(None))
-_CONTAINERS = (list, tuple, set, frozenset, deque, Mapping, ValuesView)
+_CONTAINERS = (list, tuple, set, frozenset, deque, UserList, Mapping, ItemsView, ValuesView)
 
 
 @contextmanager
@@ -121,6 +121,8 @@ class DeviceInput(ResolveMixin):
         value = self._resolved(context)
         if value is self.value or not isinstance(value, list | tuple) or any(map(_is_cell, value)):
             return DeviceInput(value)
+        if value and all(part is None for part in value):
+            return DeviceInput(None)  # an error, as one task that returned nothing is
         is_xcom = [isinstance(part, ResolveMixin) for part in self.value]  # type: ignore[attr-defined] # as value is
         parts = [
             _as_list_of_devices(part) if came_by_xcom else [part]

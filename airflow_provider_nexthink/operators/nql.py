@@ -232,7 +232,7 @@ def _seconds(option: str, value: Any) -> float:
     """Return a time in seconds."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, Real | Decimal) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):  # a signalling NaN; an integer too large for a float
+        with suppress(TypeError, ValueError, OverflowError):  # NumPy's timedelta; a signalling NaN; a huge integer
             if 0 < (seconds := float(number)) < inf:
                 return seconds
     raise NexthinkInputError(f"{option} is {value!r}: it takes a number of seconds above 0, or a timedelta.")

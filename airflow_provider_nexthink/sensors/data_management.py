@@ -217,10 +217,12 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         from airflow_provider_nexthink.api import nql
         from airflow_provider_nexthink.triggers.nql import NexthinkQueryTrigger
 
+        with fail_without_retry():
+            parameters = None if self.parameters is None else parameters_as_text(self.parameters)
         trigger = NexthinkQueryTrigger(
             nexthink_conn_id=self.nexthink_conn_id,
             query_id=self.query_id,
-            parameters=None if self.parameters is None else parameters_as_text(self.parameters),
+            parameters=parameters,
             start_time=start_time,
             poll_interval=nql.POLL_SECONDS,
             timeout=nql.EXPORT_SECONDS,

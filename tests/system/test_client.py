@@ -171,3 +171,18 @@ def test_secrets_are_reported_before_they_are_used(sandbox: Sandbox) -> None:
         assert sandbox.client_secret in reported
         token = client.get_token().get_secret_value()
     assert token in reported
+
+
+def test_close_from_another_thread_ends_the_run_and_nothing_is_sent_after_it(sandbox: Sandbox) -> None:
+    client = NexthinkClient(settings_of(sandbox))
+
+    class CloseOnce(DeletionObserver):
+        def on_request(self, seconds: float) -> None:
+            client.close()
+
+    result = client.delete_devices(devices_of(sandbox, 500), max_concurrency=1, observer=CloseOnce())
+    assert isinstance(result.error, NexthinkStoppedError)
+    assert (result.counts["SCHEDULED"], result.counts["NOT_SENT"]) == (100, 400)
+    with pytest.raises(NexthinkStoppedError):
+        client.delete_devices(devices_of(sandbox, 5))
+    assert len(sandbox.tenant.queued) == 100

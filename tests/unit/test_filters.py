@@ -310,3 +310,19 @@ def test_filters_records_and_dataframes_give_the_same_rows_and_lose_none(
     ):
         assert places(kept_of_frame) == [row["at"] for row in kept]
     assert (numbered, others) == before
+
+
+def test_not_seen_for_two_columns_of_days_are_an_error() -> None:
+    row = {"uid": UIDS[0], "name": "PC", "days_since_last_seen": "1", "device.days_since_last_seen": "200"}
+    with pytest.raises(NexthinkInputError, match="age_column"):
+        not_seen_for([{**row, "last_seen": "2020-01-01T00:00:00Z"}], 90, now=NOW)
+
+
+def test_anti_join_of_uids_by_name_is_an_error() -> None:
+    with pytest.raises(NexthinkInputError, match="uids, not names"):
+        anti_join(fleet(("PC-1", 1)), [UIDS[0], UIDS[1].upper()], on="name")
+
+
+def test_anti_join_on_another_word_is_an_error() -> None:
+    with pytest.raises(NexthinkInputError, match="'uid' or 'name'"):
+        anti_join(fleet(("PC-1", 1)), [], on="Name")  # type: ignore[arg-type]

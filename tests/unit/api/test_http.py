@@ -763,3 +763,15 @@ def test_pause_ends_when_stopped(waits_for: str) -> None:
         assert waiting.wait(30)
         stopped.set()
         assert isinstance(sending.exception(30), NexthinkStoppedError)
+
+
+@pytest.mark.parametrize("status", [403, 407, 429])
+@pytest.mark.parametrize("body", [b"x" * 100_000, b"not brotli"])
+def test_send_error_with_an_unreadable_body_counts_by_its_status(
+    net: Net, transport: Transport, status: int, body: bytes
+) -> None:
+    net.responses = [httpx.Response(status, headers={"content-encoding": "br"}, stream=httpx.ByteStream(body))]
+    with pytest.raises(NexthinkApiError) as caught:
+        transport.send_once("POST", "/x")
+    assert caught.value.status == status
+    assert not isinstance(caught.value, NexthinkAmbiguousResponseError)

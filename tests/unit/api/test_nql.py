@@ -524,3 +524,12 @@ def test_fetch_export_beyond_a_limit_is_not_fetched_again(nexthink: Nexthink, tr
     with pytest.raises(NexthinkResultLimitError, match="more than 1 rows"):
         fetch_export(transport, "e-1", limits=ResultLimits(rows=1))
     assert nexthink.sleeps == []
+
+
+def test_export_error_description_is_scrubbed_and_short(nexthink: Nexthink, transport: Transport) -> None:
+    description = f"you sent Bearer made-up-token-1 {'x' * 5000}"
+    nexthink.responses = [httpx.Response(200, json={"status": "ERROR", "errorDescription": description})]
+    with pytest.raises(NexthinkExportError) as caught:
+        export_status(transport, "e-1")
+    assert "made-up-token" not in str(caught.value)
+    assert len(str(caught.value)) < 500

@@ -170,3 +170,9 @@ def test_proxy_rules_proxy_of_the_connection_knows_no_exceptions(monkeypatch: py
 @given(st.text(), st.sampled_from(["acme.example", "10.0.0.1", "fd00::1"]))
 def test_is_exception_arbitrary_entry_is_no_error(entry: str, host: str) -> None:
     assert is_exception(host, 443, [entry]) in (True, False)
+
+
+@pytest.mark.parametrize("entry", ["*.api.*.nexthink.cloud", "*.nexthink.*", "*api.eu*", "acme.*.cloud", "*:443"])
+def test_no_proxy_stars_match_anywhere(entry: str) -> None:
+    assert is_exception("acme.api.eu.nexthink.cloud", 443, [entry])
+    assert not is_exception("other.example", 8443, [entry])

@@ -25,7 +25,12 @@ from airflow_provider_nexthink.deletion.journal import LOST, EarlierTries, finge
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan, make_plan
 from airflow_provider_nexthink.devices.reader import DeviceRows
-from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkPermissionError, NexthinkTryOverError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkError,
+    NexthinkInputError,
+    NexthinkPermissionError,
+    NexthinkTryOverError,
+)
 from airflow_provider_nexthink.status import RESUMABLE, Status
 from tests.support.fake_time import FakeTime
 from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
@@ -548,3 +553,11 @@ def test_interrupt_at_any_line_leaves_a_journal_of_every_try(
             if row["status"] == "UNKNOWN":
                 assert row == next(each for each in known.rows() if each["uid"] == row["uid"]), number
     assert number > 200
+
+
+def test_checkpoint_of_another_run_is_refused() -> None:
+    store = Store()
+    first = one_try(Tenant(), store, make_plan(rows(0, 3)))
+    other = make_plan(rows(3, 5))
+    with pytest.raises(NexthinkInputError, match="new Checkpoint"):
+        first.checkpoint.resume(Outcomes(other), other.to_send, ACME)

@@ -487,3 +487,22 @@ def test_outcomes_kept_rows_have_their_status_in_the_next_table() -> None:
     rows = [row(A, "a", word, "why") for word in sorted(KEPT)]
     table = Outcomes(make_plan(read_devices(rows))).rows()
     assert [(each["status"], each["reason"]) for each in table] == [(word, "why") for word in sorted(KEPT)]
+
+
+@pytest.mark.parametrize("suffixes", [("_plan", "_cmdb"), ("_dryrun", ""), (" (plan)", " (cmdb)"), ("_nx", "_sn")])
+def test_next_list_merged_under_any_suffix_keeps_its_decided_rows(suffixes: tuple[str, str]) -> None:
+    ours, theirs = suffixes
+    rows: list[dict[str, Any]] = [
+        {"uid": A, "name": "VIP-1", f"status{ours}": "EXCLUDED", f"reason{ours}": "excluded by 'VIP-*'"},
+        {"uid": B, "name": "PC-1", f"status{ours}": "PLANNED", f"reason{ours}": None},
+    ]
+    plan = make_plan(read_devices([{**row, f"status{theirs}": "in use", f"reason{theirs}": "lease"} for row in rows]))
+    assert plan.to_send == [1]
+
+
+def test_next_list_reason_that_begins_like_that_of_a_name_holds_the_device_back() -> None:
+    rows = [
+        {"uid": A, "name": "a", "status": "EXCLUDED", "reason": "the name is on the VIP list"},
+        {"uid": A, "name": "a", "status": "PLANNED", "reason": None},
+    ]
+    assert make_plan(read_devices(rows)).to_send == []

@@ -216,3 +216,8 @@ def test_checked_with_an_unknown_option_raises_type_error() -> None:
     unknown: dict[str, Any] = {"max_device": 5}
     with pytest.raises(TypeError, match="max_device"):
         DeletionOptions.checked(**unknown)
+
+
+def test_options_columns_without_an_order_are_an_error() -> None:
+    with pytest.raises(NexthinkInputError, match="a set has no order"):
+        DeletionOptions.checked(columns={"uid", "name"})  # type: ignore[arg-type]

@@ -404,3 +404,28 @@ def test_read_devices_struct_array_is_read_and_groupby_is_an_error() -> None:
     assert read_devices(table.to_struct_array()).names == ["a", "b", "c"]
     with pytest.raises(NexthinkInputError, match="devices|Row"):
         read_devices(pd.DataFrame({"uid": UIDS, "name": ["a", "b", "c"]}).groupby("uid"))
+
+
+def test_read_devices_one_device_with_a_nested_object_is_one_row() -> None:
+    device = {"uid": UIDS[0], "name": "PC-1", "os": {"name": "x"}}
+    for form in (device, json.dumps(device), [device]):
+        assert read_devices(form).names == ["PC-1"]
+
+
+def test_read_devices_texts_that_each_hold_a_list_are_not_one_row() -> None:
+    texts = [json.dumps([{"uid": uid, "name": "a"}]) for uid in UIDS[:2]]
+    with pytest.raises(NexthinkInputError, match="columns is for rows that are tuples"):
+        read_devices(texts, columns=["uid", "name"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-16-le"])
+def test_read_devices_file_with_nul_characters_is_an_error(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "devices.csv"
+    path.write_bytes(f"uid,name\n{UIDS[0]},a".encode(encoding))
+    with pytest.raises(NexthinkInputError, match="not UTF-8"):
+        read_devices(str(path))
+
+
+def test_read_devices_path_that_is_too_long_is_an_input_error() -> None:
+    with pytest.raises(NexthinkInputError, match="cannot be opened"):
+        read_devices("x" * 300 + ".csv")
