@@ -29,8 +29,8 @@ POSTGRES_CHAR = 1042
 def _tokens(quotes: str) -> re.Pattern[str]:
     """Return what finds the tokens of SQL; whitespace is none of them."""
     return re.compile(
-        rf"""(?P<comment>--[^\n]*|/\*.*?\*/)
-        |(?P<code>{quotes}|`[^`]*+`|\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$)
+        rf"""(?P<comment>--[^\n]*|/\*.*?\*/|(?<=;)\s*(?:\#|//)[^\n]*)
+        |(?P<code>{quotes}|`[^`]*+`|\[[^]'"\n]*]|\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$)
         |(?P<unterminated>['"`]|/\*)
         |(?P<end>;)
         |(?P<other>[^\s;'"`/$-]+|[/$-])""",

@@ -13,6 +13,8 @@ from airflow_provider_nexthink.transfers.sql_to_nexthink import single_statement
     "sql",
     [
         "SELECT 1",
+        "SELECT [a;b] FROM t",
+        "SELECT ARRAY['a]; b'][1]",
         "SELECT ';'",
         "SELECT 'a''; b'",
         """SELECT ";", `;`, ';'""",
@@ -37,7 +39,21 @@ def test_single_statement_of_one_query_is_the_query(sql: str) -> None:
     assert single_statement(sql) == sql.strip()
 
 
-@pytest.mark.parametrize("end", [";", " ;", ";\n", " ; ; ", ";-- done", "; -- it's done", ";\n/* done; */\n", "; ;--;"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        ";",
+        " ;",
+        ";\n",
+        " ; ; ",
+        ";-- done",
+        "; -- it's done",
+        ";\n/* done; */\n",
+        "; ;--;",
+        "; # it's; done",
+        ";// done;\n",
+    ],
+)
 def test_single_statement_with_a_semicolon_at_its_end_is_the_query_without_it(end: str) -> None:
     for sql in ("SELECT 1", "SELECT ';'", "SELECT 'D:\\'", r"SELECT 'it\'s; here'", "SELECT 1 -- a; b\n"):
         assert single_statement(sql + end) == sql.strip()
@@ -55,6 +71,8 @@ def test_single_statement_with_a_semicolon_at_its_end_is_the_query_without_it(en
         "SELECT 1 /* ; */; DELETE FROM assets",
         "SELECT 1 -- ;\n; DELETE FROM assets",
         "SELECT $$;$$; DELETE FROM assets",
+        "SELECT 1; # a comment\nDELETE FROM assets",
+        "SELECT a[1]; DELETE FROM assets WHERE b[2] = 1",
     ],
 )
 def test_single_statement_of_several_is_none(sql: str) -> None:
