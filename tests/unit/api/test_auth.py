@@ -1,4 +1,4 @@
-"""One token: fetched once, shared, renewed in good time, and never shown."""
+"""One token: fetched once, shared, renewed early, and never shown."""
 
 from __future__ import annotations
 
