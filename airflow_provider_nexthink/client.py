@@ -102,7 +102,9 @@ class NexthinkClient:
         self._transport.close()
 
     def stop(self) -> None:
-        """Send nothing more, and end every wait. Responses to batches in flight are still taken for a moment.
+        """Send nothing more, and end every wait but that for a connection to be made.
+
+        Responses to batches in flight are still taken for a moment.
 
         May be called by any thread, and by a signal handler. There is no way back: make another client.
         """

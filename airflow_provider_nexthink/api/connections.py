@@ -1,7 +1,7 @@
 """Connections to the tenant: directly or through a proxy, each exchange with one deadline for all of it.
 
 httpx limits each read, not their sum: a server that drips would hold a request forever. So the sockets are wrapped
-in httpcore's network backend, where every wait of an exchange ends in time, and ends at once when
+in httpcore's network backend, where every wait of an exchange but that for DNS ends in time. A read ends at once when
 the exchange is cancelled.
 """
 

@@ -109,7 +109,8 @@ class Transport:
     :param traced: the context in which a request is sent; may add headers to it.
     :param max_attempts: how often one request is sent at most; 1 for a caller that has its own retries, such as a
         trigger, whose event loop must not sleep here.
-    :param is_stopped: called during every wait; once it returns true, the wait ends with ``NexthinkStoppedError``.
+    :param is_stopped: called during every wait but that for a connection; once it returns true, the wait ends with
+        ``NexthinkStoppedError``.
     :param clock: time and chance.
     :param http_transport: what carries the requests, for tests; by default the network.
     """
