@@ -50,6 +50,14 @@ class NexthinkGuardError(NexthinkInputError):
         self.limit = limit
 
 
+class NexthinkPolicyError(NexthinkInputError):
+    """The policy on the connection forbids it, or cannot take effect."""
+
+
+class NexthinkLedgerMismatchError(NexthinkInputError):
+    """The database is not this tenant's ledger, or cannot be one. A retry changes nothing."""
+
+
 class NexthinkApiError(NexthinkError):
     """A response, or the lack of one, that ends a request.
 
@@ -163,6 +171,10 @@ class NexthinkAmbiguousResponseError(NexthinkUnavailableError):
 
 class NexthinkEventError(NexthinkRetryableError):
     """A task was resumed with an event that does not say how its wait ended."""
+
+
+class NexthinkLedgerError(NexthinkRetryableError):
+    """The ledger cannot be read or written just now, or no longer counts this run as running."""
 
 
 class NexthinkStoppedError(NexthinkRetryableError):

@@ -1,0 +1,205 @@
+"""The database of a ledger: one tenant's, of a known version, and one transaction at a time where a limit depends on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert, inspect, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.exceptions import NexthinkLedgerError, NexthinkLedgerMismatchError
+from airflow_provider_nexthink.ledger import schema
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
+"""The databases that a ledger can be in."""
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far the clock of this machine may be behind that of whoever wrote to the ledger last."""
+
+_LOCK_SECONDS = 30
+_CREATE_ATTEMPTS = 5
+# What drivers say of a database that works, but not for this.
+_REFUSED = re.compile(r"permission|denied|read[- ]?only|not authorized|readonly|privilege", re.IGNORECASE)
+
+
+class Database:
+    """The ledger of one tenant, in a database. Its tables are made by the first one who opens it.
+
+    :param engine: of SQLAlchemy, to PostgreSQL, MySQL, MariaDB or SQLite.
+    :param tenant: what tells the tenant from any other (``NexthinkClient.tenant``).
+    :param instance: the tenant's name, for people.
+    :param clock: the time.
+    :param steps: what makes the schema, version by version.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        tenant: str,
+        instance: str,
+        clock: Clock | None = None,
+        steps: Sequence[Callable[[Connection], None]] = schema.STEPS,
+    ) -> None:
+        self.tenant = tenant.replace("\0", " ")  # PostgreSQL keeps no NUL
+        self.instance = instance
+        self.clock = clock or Clock()
+        self._steps = steps
+        self._is_open = False
+        self.dialect = engine.dialect.name
+        if self.dialect not in DIALECTS:
+            raise NexthinkLedgerMismatchError(
+                f"The ledger cannot be in a database of the kind {self.dialect!r}: it takes PostgreSQL, MySQL, MariaDB "
+                "or SQLite."
+            )
+        if self.dialect == "sqlite":
+            if engine.url.database in (None, "", ":memory:"):
+                raise NexthinkLedgerMismatchError(
+                    "The ledger cannot be in an SQLite database in memory: it would forget everything. Give it a file."
+                )
+            self._engine = engine
+        else:
+            self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+
+    def open(self) -> None:
+        """Make the tables, or bring them to this version; check whose ledger it is. Later calls do nothing.
+
+        :raises NexthinkLedgerError: if the database does not respond.
+        :raises NexthinkLedgerMismatchError: if it is another tenant's ledger, or one of a newer version, or the tables
+            cannot be made.
+        """
+        if self._is_open:
+            return
+        for attempt in range(_CREATE_ATTEMPTS):
+            try:
+                self._open_once()
+                break
+            except (IntegrityError, OperationalError, ProgrammingError) as error:
+                # Two processes may make the tables at once: one of them fails, and then finds them there.
+                if attempt + 1 == _CREATE_ATTEMPTS or _REFUSED.search(str(error)):
+                    raise self._to_error(error, "opened") from error
+                self.clock.sleep(0.2, lambda: False)
+            except SQLAlchemyError as error:
+                raise self._to_error(error, "opened") from error
+        self._is_open = True
+
+    def _open_once(self) -> None:
+        with self._engine.begin() as connection:
+            self._prepare(connection)
+            is_there = inspect(connection).has_table(schema.ledgers.name)
+        version = 0
+        if is_there:
+            with self._engine.begin() as connection:
+                version = self._check_owner(connection)
+        if version < len(self._steps):
+            self._upgrade(version)
+
+    def _check_owner(self, connection: Connection) -> int:
+        """Return the version of the schema; 0 where the making of the tables has not ended."""
+        row = connection.execute(select(schema.ledgers)).first()
+        if row is None:
+            return 0
+        if row.schema_version > len(self._steps):
+            raise NexthinkLedgerMismatchError(
+                f"The ledger has the schema version {row.schema_version}, and this version of the provider knows "
+                f"{len(self._steps)}: it was used by a newer one. Upgrade the provider here, too. Nothing was sent."
+            )
+        if row.tenant != self.tenant:
+            raise NexthinkLedgerMismatchError(
+                f"The ledger is that of another tenant: {row.tenant!r}, not {self.tenant!r}. Each tenant has a ledger "
+                "of its own: give ledger_conn_id another database or schema. Nothing was sent."
+            )
+        return int(row.schema_version)
+
+    def _upgrade(self, version: int) -> None:
+        with self._engine.begin() as connection:
+            self._prepare(connection)
+            if version:
+                version = self._lock_row(connection)  # another process may be at it
+            for step in self._steps[version:]:
+                step(connection)
+            now = self.clock.now()
+            if version:
+                connection.execute(update(schema.ledgers).values(schema_version=len(self._steps)))
+            elif connection.execute(select(schema.ledgers.c.id)).first() is None:
+                connection.execute(
+                    insert(schema.ledgers).values(
+                        id=1,
+                        schema_version=len(self._steps),
+                        tenant=self.tenant,
+                        instance=self.instance,
+                        created_at=now,
+                        latest_at=now,
+                    )
+                )
+
+    def _lock_row(self, connection: Connection) -> int:
+        connection.execute(update(schema.ledgers).values(latest_at=schema.ledgers.c.latest_at))
+        return int(connection.execute(select(schema.ledgers.c.schema_version)).scalar_one())
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Give a connection in a transaction, which is committed at the end, and rolled back after an error.
+
+        :raises NexthinkLedgerError: if the database does not respond, or refuses.
+        :raises NexthinkLedgerMismatchError: as ``open`` does.
+        """
+        self.open()
+        try:
+            with self._engine.begin() as connection:
+                self._prepare(connection)
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._to_error(error, "used") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[tuple[Connection, datetime]]:
+        """Give a connection in a transaction that no other one of its kind runs beside, and the time of the ledger.
+
+        That time never goes back: where the clock of this machine is a little behind, it is that of the last one.
+
+        :raises NexthinkLedgerError: also if another process holds the lock for half a minute, or the clock of this
+            machine is behind the ledger by more than ``CLOCK_TOLERANCE``.
+        """
+        with self.transaction() as connection:
+            # A write is what takes the lock on every database: on SQLite, of the whole file.
+            self._lock_row(connection)
+            latest = connection.execute(select(schema.ledgers.c.latest_at)).scalar_one()
+            now = self.clock.now()
+            if now < latest - CLOCK_TOLERANCE:
+                raise NexthinkLedgerError(
+                    f"The clock of this machine says {now:%Y-%m-%d %H:%M:%S} UTC, but the ledger was written at "
+                    f"{latest:%Y-%m-%d %H:%M:%S} UTC: one of the two is wrong, and limits in time would be, too. Set "
+                    "the clock right. Nothing was sent by this try."
+                )
+            now = max(now, latest)
+            connection.execute(update(schema.ledgers).values(latest_at=now))
+            yield connection, now
+
+    def _prepare(self, connection: Connection) -> None:
+        """Bound the wait for a lock."""
+        if self.dialect == "sqlite":
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_LOCK_SECONDS * 1000}")
+        elif self.dialect == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+        else:
+            connection.execute(text(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}"))
+
+    def _to_error(self, error: SQLAlchemyError, what: str) -> NexthinkLedgerError | NexthinkLedgerMismatchError:
+        # The driver's own words: those of SQLAlchemy repeat the statement, with the names of devices.
+        cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+        cause = " ".join(cause.split())[:300]
+        if isinstance(error, DBAPIError) and _REFUSED.search(cause):
+            return NexthinkLedgerMismatchError(
+                f"The ledger cannot be {what}: the database refuses ({cause}). Its user needs the right to make the "
+                "tables nexthink_* once, and to read and write them."
+            )
+        return NexthinkLedgerError(f"The ledger cannot be {what} ({type(error).__name__}: {cause}).")
