@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
 from airflow_provider_nexthink.deletion.plan import Plan, check_guards, make_plan
-from airflow_provider_nexthink.deletion.run import DeletionRun, Send
+from airflow_provider_nexthink.deletion.run import DeletionRun, RunLedger, Send
 from airflow_provider_nexthink.deletion.scheduler import Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
-from airflow_provider_nexthink.exceptions import NexthinkTryOverError
+from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkStoppedError, NexthinkTryOverError
 from airflow_provider_nexthink.status import Status
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ class Deletion:
     :param clock: time and chance.
     :param checkpoint: records the run for a later try, if there is one.
     :param observer: watches it.
+    :param reserve: records the devices in the ledger, if there is one, before the first of them is sent. It is called
+        with this deletion and the positions of the rows to send, also for a dry run, for which it only checks limits.
     """
 
     def __init__(
@@ -82,18 +84,23 @@ class Deletion:
         clock: Clock,
         checkpoint: Checkpoint | None = None,
         observer: DeletionObserver | None = None,
+        reserve: Callable[[Deletion, Sequence[int]], RunLedger] | None = None,
     ) -> None:
         self.plan = make_plan(rows, options.exclude)
         self.outcomes = Outcomes(self.plan)
         self.has_begun = False
         """Whether the guards have let it pass: from here on there is a result."""
         self._run: DeletionRun | None = None  # None as long as there is nothing to send
-        self._rows = rows
-        self._options = options
+        self.rows = rows
+        self.options = options
+        self.checkpoint = checkpoint
+        self._reserve = reserve
+        self._ledger: RunLedger | None = None
+        self._to_send: list[int] = []
+        self._check: Callable[[], None] = lambda: None
         self._tenant = tenant
         self._instance = instance
         self._clock = clock
-        self._checkpoint = checkpoint
         self._observer = observer or DeletionObserver()
         self._started_at, self._start = clock.now(), clock.monotonic()
 
@@ -106,25 +113,29 @@ class Deletion:
         """Restore what earlier tries of the task have settled, and hold the guards against all tries.
 
         :raises NexthinkGuardError: if a guard trips; this try sent nothing.
+        :raises NexthinkLedgerError: if the ledger cannot be written; this try sent nothing.
         """
         plan = self.plan
         log.info(
             "%d devices for %s (uid from %r, name from %r): %d to send, %d not to be sent.",
-            len(self._rows),
+            len(self.rows),
             self._instance,
-            self._rows.uid_column,
-            self._rows.name_column,
+            self.rows.uid_column,
+            self.rows.name_column,
             len(plan.to_send),
-            len(self._rows) - len(plan.to_send),
+            len(self.rows) - len(plan.to_send),
         )
         check_guards(
             plan,
-            max_devices=self._options.max_devices,
-            max_share=self._options.max_share,
-            fleet_size=self._options.fleet_size,
-            sent_before=self._restore(self._checkpoint) if self._checkpoint else 0,
+            max_devices=self.options.max_devices,
+            max_share=self.options.max_share,
+            fleet_size=self.options.fleet_size,
+            sent_before=self._restore(self.checkpoint) if self.checkpoint else 0,
         )
         self._observer.on_plan(plan)
+        self._to_send = [at for at in plan.to_send if self.outcomes.status[at] is Status.NOT_SENT]
+        if self._reserve:
+            self._ledger = self._reserve(self, self._to_send)
 
     def execute(self, send: Send, prepare: Callable[[], object], check: Callable[[], None]) -> DeletionResult:
         """Send what the plan says, without what an earlier try has settled.
@@ -136,8 +147,9 @@ class Deletion:
         :raises NexthinkError: if nothing was sent, now or by earlier tries.
         """
         self.has_begun = True
+        self._check = check
         try:
-            if self._options.dry_run:
+            if self.options.dry_run:
                 for position in self.plan.to_send:
                     self.outcomes.status[position] = Status.PLANNED
             elif self.plan.to_send:
@@ -147,6 +159,7 @@ class Deletion:
             self._observer.on_result(result)
         except BaseException as error:  # a timeout may come at any instruction: what was sent has a table
             if self._run is None or not self._run.counters.requests:
+                self._finish_ledger(error)  # gives back what was reserved
                 raise
             result = self.result(error)
         return result
@@ -158,19 +171,23 @@ class Deletion:
         """
         finished_at, duration = self._clock.now(), self._clock.monotonic() - self._start
         error = (self._run.error if self._run else None) or error
-        checkpoint = self._checkpoint
+        checkpoint = self.checkpoint
         if checkpoint and self._run:
             try:
                 checkpoint.finish()
             except NexthinkTryOverError as over:
                 error = error or over
+        unrecorded = self._finish_ledger(error)
+        if unrecorded is not None:
+            log.warning("%s", unrecorded)
+            error = error or unrecorded
         return DeletionResult(
             self.outcomes,
             error=error,
             counters=self._run.counters if self._run else RunCounters(),
-            dry_run=self._options.dry_run,
-            uid_column=self._rows.uid_column,
-            name_column=self._rows.name_column,
+            dry_run=self.options.dry_run,
+            uid_column=self.rows.uid_column,
+            name_column=self.rows.name_column,
             instance=self._instance,
             started_at=self._started_at,
             finished_at=finished_at,
@@ -180,10 +197,26 @@ class Deletion:
             clear_checkpoint=checkpoint.clear if checkpoint else None,
         )
 
+    def _finish_ledger(self, error: BaseException | None) -> BaseException | None:
+        """Record in the ledger what became of each device; return what kept it from being recorded."""
+        if self._ledger is None:
+            return None
+        return self._ledger.finish(error, is_stopped=lambda: self._is_to_end_soon(error))
+
+    def _is_to_end_soon(self, error: BaseException | None) -> bool:
+        """Return whether the run was stopped or interrupted, so that its process is killed soon."""
+        if error is not None and (isinstance(error, NexthinkStoppedError) or not isinstance(error, NexthinkError)):
+            return True
+        try:
+            self._check()
+        except NexthinkStoppedError:
+            return True
+        return False
+
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Restore what earlier tries of the task have settled; return how many other devices they may have sent."""
         # A dry run sends nothing: its rows become PLANNED, whatever earlier tries have done with these devices.
-        is_dry_run = self._options.dry_run
+        is_dry_run = self.options.dry_run
         outcomes = Outcomes(self.plan) if is_dry_run else self.outcomes
         sent_before = checkpoint.resume(outcomes, self.plan.to_send, self._tenant)
         earlier = checkpoint.earlier
@@ -199,8 +232,8 @@ class Deletion:
         return sent_before
 
     def _send(self, send: Send, prepare: Callable[[], object], check: Callable[[], None]) -> None:
-        plan, outcomes, checkpoint, options = self.plan, self.outcomes, self._checkpoint, self._options
-        to_send = [position for position in plan.to_send if outcomes.status[position] is Status.NOT_SENT]
+        plan, outcomes, checkpoint, options = self.plan, self.outcomes, self.checkpoint, self.options
+        to_send = self._to_send
         if restored := len(plan.to_send) - len(to_send):
             # What the plan decides was the same then, and was counted then too.
             self._observer.on_resume(status for status in outcomes.status if status is not Status.NOT_SENT)
@@ -226,6 +259,7 @@ class Deletion:
             check=check,
             on_progress=lambda settled: self._observer.on_progress(settled, len(to_send)),
             checkpoint=checkpoint,
+            ledger=self._ledger,
             clock=self._clock,
         )
         if not to_send:
@@ -235,8 +269,8 @@ class Deletion:
                 to_send,
                 tenant=self._tenant,
                 instance=self._instance,
-                uid_column=self._rows.uid_column,
-                name_column=self._rows.name_column,
+                uid_column=self.rows.uid_column,
+                name_column=self.rows.name_column,
             )
         run.run()
         if run.error and not run.counters.batches and not (checkpoint and checkpoint.earlier):

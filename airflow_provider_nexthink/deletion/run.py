@@ -50,6 +50,30 @@ class Send(Protocol):
         """
 
 
+class RunLedger(Protocol):
+    """The memory between runs: it knows of each device before that is sent. One call at a time."""
+
+    @property
+    def released(self) -> int:
+        """How many devices, in order, may be sent."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """What keeps it from being written; the run must end."""
+
+    on_change: Callable[[], object]
+    """Called by another thread when one of these has changed."""
+
+    def take(self, count: int) -> None:
+        """Learn how many devices have been handed out, retries aside."""
+
+    def record(self, positions: Sequence[int]) -> None:
+        """Record those of these rows that have a final status."""
+
+    def finish(self, error: BaseException | None, *, is_stopped: Callable[[], bool]) -> BaseException | None:
+        """Record what became of each device; return what kept it from being recorded. May be called again."""
+
+
 @dataclass
 class DeletionRun:
     """Sends what a scheduler hands out, until all is done or something ends it.
@@ -62,6 +86,7 @@ class DeletionRun:
     :param check: called in any thread, often, and before each request leaves: raises what is to end the run.
     :param on_progress: called in the calling thread a few times a second, with the number of devices settled.
     :param checkpoint: stores what is settled for a retry; called in the calling thread.
+    :param ledger: knows of each device before it is sent, if there is one.
     :param clock: time.
     """
 
@@ -72,6 +97,7 @@ class DeletionRun:
     check: Callable[[], None] = lambda: None
     on_progress: Callable[[int], None] = lambda _: None
     checkpoint: Checkpoint | None = None
+    ledger: RunLedger | None = None
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -82,8 +108,11 @@ class DeletionRun:
         self._changed = threading.Condition(self._lock)  # for the workers; the main thread takes the lock itself
         self._wake: SimpleQueue[None] = SimpleQueue()  # the main thread
         self._settled: list[Sequence[int]] = []  # grows only
-        self._saved = 0
+        self._saved = self._recorded = 0  # so many of them are in the checkpoint, and in the ledger
         self._unsaved_batches = max(self.max_concurrency, _UNSAVED_BATCHES)
+        if self.ledger:
+            self.scheduler.limit = self.ledger.released
+            self.ledger.on_change = self._follow_ledger
 
     def run(self) -> BaseException | None:
         """Send everything.
@@ -116,6 +145,8 @@ class DeletionRun:
         while not self._is_over():
             self.check()
             self._report()
+            if self.ledger and self.ledger.error:
+                raise self.ledger.error
             with suppress(Empty):
                 self._wake.get(timeout=_TICK_SECONDS)
 
@@ -132,6 +163,9 @@ class DeletionRun:
                 self._saved += 1
             with self._lock:
                 self._changed.notify_all()
+        while self.ledger and self._recorded < len(self._settled):
+            self.ledger.record(self._settled[self._recorded])
+            self._recorded += 1
         self.on_progress(self.scheduler.settled)
 
     def _log(self) -> None:
@@ -171,6 +205,15 @@ class DeletionRun:
         with self._lock:
             return self.scheduler.awaits_response
 
+    # In the thread of the ledger
+
+    def _follow_ledger(self) -> None:
+        assert self.ledger  # noqa: S101 - it is what calls this
+        with self._changed:
+            self.scheduler.limit = self.ledger.released
+            self._changed.notify_all()
+        self._wake.put(None)
+
     # In the workers
 
     def _work(self) -> None:
@@ -199,7 +242,10 @@ class DeletionRun:
         """Return what the scheduler returns; infinite seconds also while the main thread has to save first."""
         if self.checkpoint and not self.has_ended and len(self._settled) - self._saved >= 2 * self._unsaved_batches:
             return inf
-        return self.scheduler.next_batch(self.clock.monotonic())
+        step = self.scheduler.next_batch(self.clock.monotonic())
+        if self.ledger:
+            self.ledger.take(self.scheduler.handed_out)
+        return step
 
     def _response_to(self, batch: Batch) -> Response | BaseException:
         try:

@@ -121,6 +121,10 @@ class Scheduler:
         self.counters = RunCounters()
         self.error: BaseException | None = None
         self.settled = 0
+        self.limit = inf
+        """How many devices may be handed out, retries aside."""
+        self.handed_out = 0
+        """How many have been handed out, retries aside."""
         self.messages: deque[tuple[Any, ...]] = deque()
         """Log records to be written by the main thread, as arguments of ``Logger.log``."""
         self._outcomes = outcomes
@@ -177,7 +181,7 @@ class Scheduler:
             self._waiting.remove(due)
             return self._hand_out(due, now)
         has_room = len(self._in_flight) + len(self._waiting) < self._max_concurrency
-        if self._queue and has_room:
+        if has_room and self._may_take_next():
             quick = self._seconds_to_join(now)
             return quick or self._hand_out(self._new_batch(), now)
         return min((batch.not_before - now for batch in self._waiting), default=inf)
@@ -205,6 +209,13 @@ class Scheduler:
         self._in_flight[batch] = None
         return batch
 
+    def _may_take_next(self) -> bool:
+        """Return whether the first devices in the queue may be sent: there are some, and they are within the limit."""
+        if not self._queue:
+            return False
+        positions, is_retry = self._queue[0]
+        return is_retry or self.handed_out + min(len(positions), self._batch_size) <= self.limit
+
     def _seconds_to_join(self, now: float) -> float:
         """Return for how long another request must wait for those in flight, since the tenant may be a quick one."""
         if self._is_slow or not self._in_flight:
@@ -222,6 +233,8 @@ class Scheduler:
         if len(positions) > self._batch_size:  # the tenant has shown since that it takes fewer
             self._queue.appendleft((positions[self._batch_size :], is_retry))
             positions = positions[: self._batch_size]
+        if not is_retry:
+            self.handed_out += len(positions)
         self.counters.batches += 1
         outcomes = self._outcomes
         uids, names = read_cells(outcomes.uid, positions), read_cells(outcomes.name, positions)

@@ -1,4 +1,4 @@
-"""The database of a ledger: one tenant's, of a known version, and one transaction at a time where a limit depends on it."""
+"""The database of a ledger: that of one tenant, of a known version; one transaction at a time where limits count."""
 
 from __future__ import annotations
 

@@ -144,6 +144,21 @@ looks = Table(
 )
 """One row for each look at the inventory that was compared with the deletions."""
 
+proofs = Table(
+    "nexthink_proofs",
+    metadata,
+    Column("uid_kind", String(16), primary_key=True),
+    Column("strength", String(16), primary_key=True),
+    Column("uid", String(36), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("seen_at", UtcTime, nullable=False),
+    Column("days_unseen", Float),
+    Column("requested_at", UtcTime, nullable=False),
+    Column("gone_at", UtcTime, nullable=False),
+    mysql_charset="utf8mb4",
+)
+"""The first device of each kind of uid that has been seen to go: strong, or weak where its age was not known."""
+
 lists = Table(
     "nexthink_lists",
     metadata,

@@ -1,0 +1,450 @@
+"""The beginning of a run in the ledger: its devices are committed as REQUESTED, if all limits allow it.
+
+Everything here happens in one transaction that holds the lock of the ledger: limits are exact also where runs overlap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import bindparam, case, func, insert, select, update
+
+from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth, planned_by_dag_run
+from airflow_provider_nexthink.ledger.proof import check_proof
+from airflow_provider_nexthink.ledger.quota import Quota, check_quota
+from airflow_provider_nexthink.ledger.schema import deletions, runs
+from airflow_provider_nexthink.origin import RunOrigin
+from airflow_provider_nexthink.status import Status
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+REQUESTED = "REQUESTED"
+"""The status of a device from before the first request until its outcome is recorded."""
+
+RUNNING, FINISHED, LOST = "RUNNING", "FINISHED", "LOST"
+"""The states of a run. A run is LOST whose process ended without a word: what it had not released was not sent."""
+
+LOST_AFTER = timedelta(minutes=10)
+"""A run whose process has given no sign of life for this long is LOST."""
+
+LOST_REASON = "the process of the run was lost before its turn"
+
+_ROWS_AT_ONCE = 10_000
+
+
+class Columns(Protocol):
+    """The outcome table, column by column."""
+
+    uid: list[str | None]
+    name: list[str | None]
+    status: list[Status]
+    reason: list[str | None]
+    batch: list[int | None]
+    request_id: list[str | None]
+    trace_id: list[str | None]
+    attempts: list[int]
+    submitted_at: list[str | None]
+
+
+@dataclass(frozen=True)
+class InventoryLook:
+    """A look at the inventory just before a run.
+
+    :param looked_at: when.
+    :param days_unseen: for each uid in it, how many days the device had not been seen; None where that is not known.
+    """
+
+    looked_at: datetime
+    days_unseen: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a run is about to do, for whom, and within which limits.
+
+    :param origin: the task, the try and the person.
+    :param reason: why, in the words of that person.
+    :param provider_version: of this package.
+    :param uid_column: where the uids were found.
+    :param uid_kind: the kind of uid, ``device`` or ``collector``; None if the column does not say.
+    :param name_column: where the names were found.
+    :param limits: the limits and exclusions in force, for the record; plain JSON values.
+    :param quota: the limit over all runs of the tenant.
+    :param max_growth: how many times the median of the runs before is allowed.
+    :param require_proof: whether more than a few devices need a proof that deletions remove devices.
+    :param planned: how many devices the plan would send, with those that earlier tries have settled.
+    :param dry_run: check the limits, and reserve nothing.
+    """
+
+    origin: RunOrigin
+    provider_version: str
+    planned: int
+    reason: str | None = None
+    uid_column: str | None = None
+    uid_kind: str | None = None
+    name_column: str | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    quota: Quota | None = None
+    max_growth: float | None = None
+    require_proof: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A run in the ledger.
+
+    :param run_id: its number; None where nothing was reserved.
+    :param warnings: what to log.
+    """
+
+    run_id: int | None
+    warnings: Sequence[str] = ()
+
+
+def reserve(
+    connection: Connection,
+    now: datetime,
+    request: RunRequest,
+    columns: Columns,
+    positions: Sequence[int],
+    *,
+    released: int,
+    earlier: Columns | None = None,
+    look: InventoryLook | None = None,
+) -> Reservation:
+    """Check the limits that need memory, and record each device as REQUESTED.
+
+    :param connection: to the ledger, whose lock it holds.
+    :param now: the time of the ledger.
+    :param request: what the run is about to do.
+    :param columns: the outcome table.
+    :param positions: the rows to send, in order.
+    :param released: how many of them may be sent before the run has said that more may.
+    :param earlier: what is known of earlier tries of the same task.
+    :param look: a look at the inventory just before.
+    :return: the reservation.
+    :raises NexthinkGuardError: if a limit is exceeded; nothing is recorded.
+    """
+    close_lost(connection, now)
+    close_earlier_tries(connection, now, request.origin.task_key, earlier)
+    uids = [columns.uid[at] or "" for at in positions]
+    _supersede(connection, request.origin.task_key, uids)
+    warnings: list[str | None] = []
+    if request.quota:
+        check_quota(connection, request.quota, now, len(uids))
+    if request.max_growth is not None:
+        warnings.append(check_growth(connection, request.origin, request.planned, request.max_growth))
+    if request.require_proof:
+        total = planned_by_dag_run(connection, request.origin, request.planned)[request.origin.dag_run_id]
+        warnings.append(check_proof(connection, request.uid_kind, total))
+    run_id = None
+    if uids and not request.dry_run:
+        run_id = _insert_run(connection, now, request, len(uids), released)
+        rows = _device_rows(run_id, now, uids, [columns.name[at] or "" for at in positions], look)
+        for part in _slices(rows):
+            connection.execute(insert(deletions), part)
+    return Reservation(run_id, [warning for warning in warnings if warning])
+
+
+def record_blocked(connection: Connection, now: datetime, request: RunRequest, error: str) -> None:
+    """Record that a limit has stopped a run before it sent anything.
+
+    :param connection: to the ledger.
+    :param now: the time of the ledger.
+    :param request: what it was about to do.
+    :param error: which limit, in words.
+    """
+    values = _run_values(now, request, devices=0, released=0)
+    connection.execute(insert(runs).values(**values | {"state": BLOCKED, "error": error, "finished_at": now}))
+
+
+def _insert_run(connection: Connection, now: datetime, request: RunRequest, devices: int, released: int) -> int:
+    result = connection.execute(insert(runs).values(**_run_values(now, request, devices=devices, released=released)))
+    key = result.inserted_primary_key
+    assert key is not None  # noqa: S101 - of a single row
+    return int(key[0])
+
+
+def _run_values(now: datetime, request: RunRequest, *, devices: int, released: int) -> dict[str, Any]:
+    origin = request.origin
+    return {
+        "task_key": origin.task_key,
+        "dag_id": origin.dag_id,
+        "dag_run_id": origin.dag_run_id,
+        "task_id": origin.task_id,
+        "map_index": origin.map_index,
+        "try_number": origin.try_number,
+        "triggered_by": origin.triggered_by,
+        "reason": request.reason,
+        "provider_version": request.provider_version,
+        "uid_column": request.uid_column,
+        "uid_kind": request.uid_kind,
+        "name_column": request.name_column,
+        "limits": json.dumps(dict(request.limits)),
+        "state": RUNNING,
+        "planned": request.planned,
+        "devices": devices,
+        "released": min(released, devices),
+        "charged": devices,
+        "started_at": now,
+        "heartbeat_at": now,
+    }
+
+
+def _device_rows(
+    run_id: int, now: datetime, uids: Iterable[str], names: Iterable[str], look: InventoryLook | None
+) -> Iterator[dict[str, Any]]:
+    seen = look.days_unseen if look else {}
+    for seq, (uid, name) in enumerate(zip(uids, names, strict=True)):
+        yield {
+            "run_id": run_id,
+            "seq": seq,
+            "uid": uid,
+            "name": name,
+            "requested_at": now,
+            "status": REQUESTED,
+            "attempts": 0,
+            "superseded": False,
+            "seen_at": look.looked_at if look and uid in seen else None,
+            "days_unseen": seen.get(uid),
+        }
+
+
+def close_lost(connection: Connection, now: datetime) -> None:
+    """Give back what runs have reserved and not sent whose process has given no sign of life for ``LOST_AFTER``.
+
+    :param connection: to the ledger, whose lock it holds.
+    :param now: the time of the ledger.
+    """
+    silent = runs.c.state == RUNNING, runs.c.heartbeat_at < now - LOST_AFTER
+    for run_id in connection.execute(select(runs.c.id).where(*silent)).scalars().all():
+        close_run(connection, now, run_id)
+
+
+def close_earlier_tries(connection: Connection, now: datetime, task_key: str, earlier: Columns | None) -> None:
+    """Close the runs of earlier tries of a task, and record the outcomes that they could not record any more.
+
+    :param connection: to the ledger, whose lock it holds.
+    :param now: the time of the ledger.
+    :param task_key: of the task.
+    :param earlier: what the checkpoint knows of their devices.
+    """
+    rows = connection.execute(select(runs.c.id, runs.c.state).where(runs.c.task_key == task_key)).all()
+    known: dict[tuple[str | None, str | None], int] = {}
+    if earlier is not None:
+        known = {key: at for at, key in enumerate(zip(earlier.uid, earlier.name, strict=True))}
+    for run_id, state in rows:
+        if state == RUNNING:
+            close_run(connection, now, run_id)
+        if known and state in (RUNNING, LOST, FINISHED):
+            _record_known(connection, run_id, earlier, known)
+
+
+def _record_known(
+    connection: Connection, run_id: int, earlier: Any, known: Mapping[tuple[str | None, str | None], int]
+) -> None:
+    open_rows = connection.execute(
+        select(deletions.c.seq, deletions.c.uid, deletions.c.name).where(
+            deletions.c.run_id == run_id, deletions.c.status == REQUESTED, deletions.c.superseded.is_(False)
+        )
+    ).all()
+    pairs = [(seq, at) for seq, uid, name in open_rows if (at := known.get((uid, name))) is not None]
+    # A device of which even the checkpoint does not know what became of it stays REQUESTED.
+    pairs = [(seq, at) for seq, at in pairs if earlier.status[at] is not Status.UNKNOWN or earlier.attempts[at]]
+    if pairs:
+        lock_run(connection, run_id)
+        write_outcomes(connection, run_id, outcomes_of(earlier, pairs))
+        count_run(connection, run_id)
+
+
+def close_run(connection: Connection, now: datetime, run_id: int) -> None:
+    """Close a run whose process is gone: what it had not released was not sent.
+
+    :param connection: to the ledger.
+    :param now: the time.
+    :param run_id: the run.
+    """
+    # First of all, so that its process, should it live, cannot release more.
+    closed = connection.execute(
+        update(runs).where(runs.c.id == run_id, runs.c.state == RUNNING).values(state=LOST, finished_at=now)
+    )
+    if not closed.rowcount:
+        return
+    released = connection.execute(select(runs.c.released).where(runs.c.id == run_id)).scalar_one()
+    connection.execute(
+        update(deletions)
+        .where(deletions.c.run_id == run_id, deletions.c.seq >= released, deletions.c.status == REQUESTED)
+        .values(status=Status.NOT_SENT.value, reason=LOST_REASON)
+    )
+    count_run(connection, run_id)
+
+
+def _supersede(connection: Connection, task_key: str, uids: Sequence[str]) -> None:
+    """Mark devices that an earlier try of the task has asked for, and this one asks for again: they count once."""
+    wanted = set(uids)
+    run_ids = connection.execute(select(runs.c.id).where(runs.c.task_key == task_key, runs.c.charged > 0)).scalars()
+    for run_id in run_ids.all():
+        rows = connection.execute(
+            select(deletions.c.seq, deletions.c.uid).where(
+                deletions.c.run_id == run_id,
+                deletions.c.superseded.is_(False),
+                deletions.c.status != Status.NOT_SENT.value,
+            )
+        ).all()
+        found = [seq for seq, uid in rows if uid in wanted]
+        if not found:
+            continue
+        lock_run(connection, run_id)
+        connection.execute(
+            update(deletions)
+            .where(
+                deletions.c.run_id == bindparam("in_run"),
+                deletions.c.seq.between(bindparam("first"), bindparam("last")),
+            )
+            .values(superseded=True),
+            [{"in_run": run_id, "first": first, "last": last} for first, last in spans_of(found)],
+        )
+        count_run(connection, run_id)
+
+
+def lock_run(connection: Connection, run_id: int) -> None:
+    """Lock the row of a run, before those of its devices: everybody takes the locks in this order.
+
+    :param connection: to the ledger.
+    :param run_id: the run.
+    """
+    connection.execute(update(runs).where(runs.c.id == run_id).values(state=runs.c.state))
+
+
+def count_run(connection: Connection, run_id: int) -> None:
+    """Count the devices of a run by status, and those that count in a quota.
+
+    :param connection: to the ledger.
+    :param run_id: the run.
+    """
+    counts: dict[str, int] = {}
+    charged = 0
+    rows = connection.execute(
+        select(
+            deletions.c.status,
+            func.count(),
+            func.sum(case((deletions.c.superseded.is_(False), 1), else_=0)),
+        )
+        .where(deletions.c.run_id == run_id)
+        .group_by(deletions.c.status)
+    )
+    for status, count, counting in rows:
+        counts[status] = count
+        charged += 0 if status == Status.NOT_SENT.value else int(counting)
+    columns = ("scheduled", "invalid", "failed", "rejected", "unknown", "not_sent")
+    values = {column: counts.get(column.upper(), 0) for column in columns}
+    connection.execute(update(runs).where(runs.c.id == run_id).values(charged=charged, **values))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of devices that had the same outcome.
+
+    :param spans: the first and the last number of each unbroken row of them in the run.
+    :param values: of the columns of ``nexthink_deletions``.
+    """
+
+    spans: list[tuple[int, int]]
+    values: dict[str, Any]
+
+
+def outcomes_of(columns: Columns, pairs: Iterable[tuple[int, int]]) -> list[Outcome]:
+    """Return the outcomes of devices, those that are alike together.
+
+    :param columns: the outcome table.
+    :param pairs: of each device its number in the run and its position in the table.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for seq, at in pairs:
+        key = (
+            columns.status[at],
+            columns.reason[at],
+            columns.batch[at],
+            columns.request_id[at],
+            columns.trace_id[at],
+            columns.attempts[at],
+            columns.submitted_at[at],
+        )
+        alike.setdefault(key, []).append(seq)
+    return [
+        Outcome(
+            spans_of(sorted(numbers)),
+            {
+                "status": status.value,
+                "reason": reason,
+                "batch": batch,
+                "request_id": request_id,
+                "trace_id": trace_id,
+                "attempts": attempts,
+                "submitted_at": datetime.fromisoformat(submitted_at) if submitted_at else None,
+            },
+        )
+        for (status, reason, batch, request_id, trace_id, attempts, submitted_at), numbers in alike.items()
+    ]
+
+
+def write_outcomes(connection: Connection, run_id: int, outcomes: Iterable[Outcome]) -> None:
+    """Record what became of devices; a row that has an outcome keeps it.
+
+    :param connection: to the ledger.
+    :param run_id: the run.
+    :param outcomes: of its devices.
+    """
+    statement = (
+        update(deletions)
+        .where(
+            deletions.c.run_id == bindparam("in_run"),
+            deletions.c.seq.between(bindparam("first"), bindparam("last")),
+            deletions.c.status == REQUESTED,
+        )
+        .values(
+            **{
+                column: bindparam(f"new_{column}")
+                for column in ("status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
+            }
+        )
+    )
+    parameters = [
+        {"in_run": run_id, "first": first, "last": last}
+        | {f"new_{column}": value for column, value in outcome.values.items()}
+        for outcome in outcomes
+        for first, last in outcome.spans
+    ]
+    if parameters:
+        connection.execute(statement, parameters)
+
+
+def spans_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of each unbroken row of numbers.
+
+    :param numbers: in ascending order.
+    """
+    spans: list[tuple[int, int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1] = spans[-1][0], number
+        else:
+            spans.append((number, number))
+    return spans
+
+
+def _slices(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    part: list[dict[str, Any]] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == _ROWS_AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
