@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import update
 
@@ -34,6 +34,8 @@ STOP_SECONDS = 1.0
 _TICK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _SAVE_SECONDS = 1.0
+
+Done = TypeVar("Done")
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class LedgerRun:
         self._written = 0  # so many of them are in the database
         self._wanted = 0
         self._final: tuple[list[Outcome], str | None] | None = None
-        self._is_abandoned = False
+        self._is_abandoned = self._has_thread = False
         self._is_over = self._has_given_up = False
         self._has_ended: SimpleQueue[None] = SimpleQueue()
         self._beat_at = self._failing_since = 0.0
@@ -94,24 +96,8 @@ class LedgerRun:
         :raises NexthinkLedgerMismatchError: if it is no ledger of this tenant; nothing is sent.
         """
         self._columns, self._positions = columns, positions
-        outcome: SimpleQueue[reservation.Reservation | BaseException] = SimpleQueue()
-        threading.Thread(target=self._work, name="nexthink-ledger", daemon=True).start()
-
-        def job() -> None:
-            try:
-                outcome.put(self._reserve(request, earlier, look))
-            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
-                outcome.put(error)
-
-        self._jobs.put(job)
         try:
-            reserved: reservation.Reservation | BaseException | None = None
-            while reserved is None:
-                check()
-                with suppress(Empty):
-                    reserved = outcome.get(timeout=_TICK_SECONDS)
-            if isinstance(reserved, BaseException):
-                raise reserved
+            reserved = self._wait_for(lambda: self._reserve(request, earlier, look), check)
         except BaseException:
             self.abandon()
             raise
@@ -124,6 +110,19 @@ class LedgerRun:
         self._seq_of = {position: seq for seq, position in enumerate(positions)}
         self._is_recorded = bytearray(len(positions))
         self._jobs.put(self._keep_up)
+
+    def record_blocked(self, request: RunRequest, error: NexthinkGuardError, *, check: Callable[[], None]) -> None:
+        """Record that a guard has stopped the run before it sent anything; a failure is logged.
+
+        :param request: what the run was about to do.
+        :param error: of the guard.
+        :param check: called often; raises what is to end the wait.
+        """
+        try:
+            self._wait_for(lambda: self._record_blocked(request, str(error)), check)
+        except NexthinkError as failure:
+            log.warning("That a guard has stopped this run could not be written to the ledger: %s", failure)
+        self._jobs.put(None)
 
     def abandon(self) -> None:
         """Give back what was reserved: nothing of it is sent."""
@@ -183,6 +182,28 @@ class LedgerRun:
             "the next try of this task has written it. The outcome table of this try is complete."
         )
 
+    def _wait_for(self, job: Callable[[], Done], check: Callable[[], None]) -> Done:
+        """Run a job in the thread of the ledger, and wait for what it returns or raises."""
+        outcome: SimpleQueue[tuple[Done] | BaseException] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                outcome.put((job(),))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+                outcome.put(error)
+
+        if not self._has_thread:
+            self._has_thread = True
+            threading.Thread(target=self._work, name="nexthink-ledger", daemon=True).start()
+        self._jobs.put(run)
+        while True:
+            check()
+            with suppress(Empty):
+                done = outcome.get(timeout=_TICK_SECONDS)
+                if isinstance(done, BaseException):
+                    raise done
+                return done[0]
+
     # In the thread of the ledger
 
     def _work(self) -> None:
@@ -209,9 +230,6 @@ class LedgerRun:
                     raise _NothingReservedError(reserved)
         except _NothingReservedError as nothing:  # rolled back
             return nothing.reserved
-        except NexthinkGuardError as error:
-            self._record_blocked(request, str(error))
-            raise
         except NexthinkLedgerError as error:
             raise NexthinkLedgerError(f"{error} Nothing was sent by this try.") from error
         self.run_id = reserved.run_id
@@ -220,7 +238,7 @@ class LedgerRun:
         return reserved
 
     def _record_blocked(self, request: RunRequest, error: str) -> None:
-        with suppress(NexthinkError), self._database.locked() as (connection, now):
+        with self._database.locked() as (connection, now):
             reservation.record_blocked(connection, now, request, error)
 
     def _give_back(self) -> None:
