@@ -25,6 +25,7 @@ from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
 from airflow_provider_nexthink.deletion.deletion import Deletion, DeletionObserver
 from airflow_provider_nexthink.deletion.options import DeletionOptions, DeletionOptionsDict
 from airflow_provider_nexthink.deletion.outcome import DeletionResult
+from airflow_provider_nexthink.deletion.policy import DeletionPolicy
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
@@ -32,12 +33,21 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkPermissionError,
     NexthinkStoppedError,
 )
+from airflow_provider_nexthink.origin import RunOrigin
 
 if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
 
-__all__ = ["DeletionObserver", "DeletionResult", "NexthinkClient", "NexthinkSettings", "NqlRows", "ResultLimits"]
+__all__ = [
+    "DeletionObserver",
+    "DeletionPolicy",
+    "DeletionResult",
+    "NexthinkClient",
+    "NexthinkSettings",
+    "NqlRows",
+    "ResultLimits",
+]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +63,7 @@ class NexthinkClient:
     call ``close``.
 
     :param settings: the tenant and the credential.
+    :param policy: what limits every ``delete_devices``, beside the options of its caller; None for nothing.
     :param on_secret: called by any thread with every value that must not show in a log, as soon as it is known.
     :param traced: what each request is sent within, once it is made; may add headers to it.
     :param open_file: opens the path of a device list for reading bytes; by default fsspec does.
@@ -67,6 +78,7 @@ class NexthinkClient:
         self,
         settings: NexthinkSettings,
         *,
+        policy: DeletionPolicy | None = None,
         on_secret: Callable[[str], None] = lambda _: None,
         traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
         open_file: Callable[[str], BinaryIO] | None = None,
@@ -75,6 +87,7 @@ class NexthinkClient:
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
+        self.policy = policy or DeletionPolicy()
         self.deletion: Deletion | None = None
         """What ``delete_devices`` has planned last: after an interruption, its result is still there."""
         self._open_file = open_file
@@ -134,6 +147,7 @@ class NexthinkClient:
         *,
         state_store: StateStore | Checkpoint | None = None,
         observer: DeletionObserver | None = None,
+        origin: RunOrigin | None = None,
         **options: Unpack[DeletionOptionsDict],
     ) -> DeletionResult:
         """Ask Nexthink to delete these devices. There is no undo.
@@ -145,12 +159,15 @@ class NexthinkClient:
             device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
             limits.
         :param observer: watches the deletion.
+        :param origin: who started it, and in which task; None for plain Python.
         :param options: as ``DeletionOptions`` describes them.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
-        :raises NexthinkInputError: if the input, an option or a setting is wrong, or a guard trips; nothing was sent.
+        :raises NexthinkInputError: if the input, an option or a setting is wrong, the policy forbids it, or a guard
+            trips; nothing was sent.
         :raises NexthinkError: if Nexthink gives no token; nothing was sent.
         """
         checked = DeletionOptions.checked(**options)
+        self.policy.check_allowed()
         observer = observer or DeletionObserver()
         rows = read_devices(
             devices,
@@ -167,6 +184,8 @@ class NexthinkClient:
             clock=self.clock,
             checkpoint=_checkpoint_of(state_store, self.clock),
             observer=observer,
+            policy=self.policy,
+            origin=origin,
         )
         deletion.check()
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
 from airflow_provider_nexthink.deletion.plan import Plan, check_guards, make_plan
+from airflow_provider_nexthink.deletion.policy import DRY_RUN_ONLY, DeletionPolicy
 from airflow_provider_nexthink.deletion.run import DeletionRun, RunLedger, Send
 from airflow_provider_nexthink.deletion.scheduler import Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkStoppedError, NexthinkTryOverError
+from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import Status
 
 log = logging.getLogger(__name__)
@@ -64,12 +68,14 @@ class Deletion:
     """One deletion. Its result can be taken at any moment, also after an interruption.
 
     :param rows: the devices.
-    :param options: how they are to be deleted.
+    :param options: how they are to be deleted; where the policy is stricter, it holds.
     :param tenant: what tells the tenant from any other.
     :param instance: the tenant's name, for people.
     :param clock: time and chance.
     :param checkpoint: records the run for a later try, if there is one.
     :param observer: watches it.
+    :param policy: what the connection allows; None for everything.
+    :param origin: who started it, and in which task; None for plain Python.
     :param reserve: records the devices in the ledger, if there is one, before the first of them is sent. It is called
         with this deletion and the positions of the rows to send, also for a dry run, for which it only checks limits.
     """
@@ -84,15 +90,19 @@ class Deletion:
         clock: Clock,
         checkpoint: Checkpoint | None = None,
         observer: DeletionObserver | None = None,
+        policy: DeletionPolicy | None = None,
+        origin: RunOrigin | None = None,
         reserve: Callable[[Deletion, Sequence[int]], RunLedger] | None = None,
     ) -> None:
-        self.plan = make_plan(rows, options.exclude)
+        self.policy = policy or DeletionPolicy()
+        self.origin = origin or RunOrigin()
+        self.plan = make_plan(rows, options.exclude, self.policy.protected)
         self.outcomes = Outcomes(self.plan)
         self.has_begun = False
         """Whether the guards have let it pass: from here on there is a result."""
         self._run: DeletionRun | None = None  # None as long as there is nothing to send
         self.rows = rows
-        self.options = options
+        self.options = self.policy.tighten(options)
         self.checkpoint = checkpoint
         self._reserve = reserve
         self._ledger: RunLedger | None = None
@@ -108,6 +118,11 @@ class Deletion:
     def has_ended(self) -> bool:
         """Whether the run has ended, so that nothing waits for a response any more."""
         return self._run is not None and self._run.has_ended
+
+    @cached_property
+    def limits(self) -> dict[str, Any]:
+        """What limits this deletion, and who says so; plain JSON values."""
+        return self.policy.limits_in_force(self.options)
 
     def check(self) -> None:
         """Restore what earlier tries of the task have settled, and hold the guards against all tries.
@@ -125,9 +140,11 @@ class Deletion:
             len(plan.to_send),
             len(self.rows) - len(plan.to_send),
         )
+        self._log_origin()
         check_guards(
             plan,
             max_devices=self.options.max_devices,
+            max_devices_set_by=self.policy.who_sets_max_devices(self.options),
             max_share=self.options.max_share,
             fleet_size=self.options.fleet_size,
             sent_before=self._restore(self.checkpoint) if self.checkpoint else 0,
@@ -192,6 +209,9 @@ class Deletion:
             started_at=self._started_at,
             finished_at=finished_at,
             duration_seconds=duration,
+            origin=self.origin,
+            reason=self.options.reason,
+            limits=self.limits,
             earlier=checkpoint.earlier if checkpoint else None,
             is_earlier_known=checkpoint.is_earlier_known if checkpoint else True,
             clear_checkpoint=checkpoint.clear if checkpoint else None,
@@ -212,6 +232,14 @@ class Deletion:
         except NexthinkStoppedError:
             return True
         return False
+
+    def _log_origin(self) -> None:
+        """Log who asked for this, why, and what the connection allows."""
+        known = [f"Triggered by {self.origin.triggered_by}."] if self.origin.triggered_by else []
+        known += [f"Reason: {self.options.reason!r}."] if self.options.reason else []
+        log.info("%s", " ".join([*known, f"Policy of the connection: {self.policy.describe()}."]))
+        if self.policy.deletions == DRY_RUN_ONLY:
+            log.warning("The connection allows dry runs only (its extra deletions): this is one, and sends nothing.")
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Restore what earlier tries of the task have settled; return how many other devices they may have sent."""

@@ -27,6 +27,8 @@ MAX_CONCURRENCY = 32
 
 _LARGEST = 10**18
 
+MAX_REASON_CHARACTERS = 1000
+
 RESULTS_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
@@ -40,6 +42,7 @@ class DeletionOptionsDict(TypedDict, total=False):
     max_devices: int | str | None
     max_share: float | str | None
     fleet_size: int | str | None
+    reason: str | None
     dry_run: bool | str
     batch_size: int | str
     max_concurrency: int | str
@@ -57,6 +60,7 @@ class DeletionOptions:
     :param max_devices: how many devices may be sent at most; None for no limit.
     :param max_share: the share of ``fleet_size`` that may be sent at most, above 0 up to 1; None for no limit.
     :param fleet_size: how many devices the fleet has; needed only for ``max_share``.
+    :param reason: why, such as a ticket or a sentence, for the summary, the log and the ledger; None for none.
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: how many requests are in flight at most.
@@ -70,6 +74,7 @@ class DeletionOptions:
     max_devices: int | None = 1000
     max_share: float | None = None
     fleet_size: int | None = None
+    reason: str | None = None
     dry_run: bool = False
     batch_size: int = MAX_BATCH_SIZE
     max_concurrency: int = 4
@@ -190,6 +195,33 @@ def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
         raise NexthinkInputError("fleet_size alone does nothing: set max_share too, such as max_share=0.05.")
 
 
+def check_reason(value: object) -> str | None:
+    """Return why devices are deleted, in words; None for none, also from a template without a value.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is no text, too long, or no database can store it.
+    """
+    if type(value) in (int, float):  # a ticket's number, from a template that renders natively
+        value = str(value)
+    if value is None or (isinstance(value, str) and value.strip() in ("", "None")):
+        return None
+    if not isinstance(value, str):
+        raise NexthinkInputError(f"reason is {value!r:.100}: it takes text.")
+    reason = value.strip()
+    if len(reason) > MAX_REASON_CHARACTERS:
+        raise NexthinkInputError(
+            f"reason has {len(reason)} characters: it takes {MAX_REASON_CHARACTERS} at most, such as a ticket or a "
+            "sentence."
+        )
+    try:
+        reason.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        reason = "\0"
+    if "\0" in reason:
+        raise NexthinkInputError(f"reason is {value!r:.100}: it has characters that no database can store.")
+    return reason
+
+
 def check_requests_per_second(value: object) -> float | None:
     """Return how many requests may start per second; None for no limit.
 
@@ -227,14 +259,10 @@ def check_dry_run(value: object) -> bool:
     :param value: what was given.
     :raises NexthinkInputError: if it is neither.
     """
-    value = _unboxed(value)
-    if isinstance(value, bool):
-        return value
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    word = str(value).strip().lower() if isinstance(value, str | int) else ""
-    if word not in known:
+    is_dry_run = read_boolean(value)
+    if is_dry_run is None:
         raise NexthinkInputError(f"dry_run is {value!r}: it takes True or False.")
-    return known[word]
+    return is_dry_run
 
 
 def check_number(option: str, value: object, maximum: int) -> int:
@@ -284,12 +312,25 @@ CHECKS: dict[str, Callable[[object], Any]] = {
     "max_devices": check_max_devices,
     "max_share": check_max_share,
     "fleet_size": check_fleet_size,
+    "reason": check_reason,
     "dry_run": check_dry_run,
     "batch_size": partial(check_number, "batch_size", maximum=MAX_BATCH_SIZE),
     "max_concurrency": partial(check_number, "max_concurrency", maximum=MAX_CONCURRENCY),
     "requests_per_second": check_requests_per_second,
 }
 """What checks each option of ``DeletionOptions``."""
+
+
+def read_boolean(value: object) -> bool | None:
+    """Return a boolean, also from text; None for anything but yes or no.
+
+    :param value: what was given.
+    """
+    value = _unboxed(value)
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    return known.get(str(value).strip().lower()) if isinstance(value, str | int) else None
 
 
 def read_number(value: object) -> float:

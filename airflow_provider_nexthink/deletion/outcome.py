@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesError,
@@ -17,6 +18,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesRetryableError,
     NexthinkError,
 )
+from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import (
     ACTION_REQUIRED,
     COLUMNS,
@@ -153,6 +155,10 @@ class DeletionResult:
     :param started_at: when the run began.
     :param finished_at: when it ended.
     :param duration_seconds: how long it took.
+    :param origin: who started it, and in which task.
+    :param reason: why, in words; None for none.
+    :param limits: what limits it, and who says so, as ``DeletionPolicy.limits_in_force`` returns it; None where the
+        list was not read.
     :param earlier: what is known of earlier tries of the same task; None where no records are kept.
     :param is_earlier_known: False if there were earlier tries, or may have been, whose records are not there.
     :param clear_checkpoint: deletes what is stored for a later try; call it once there will be none.
@@ -168,6 +174,9 @@ class DeletionResult:
     started_at: datetime
     finished_at: datetime
     duration_seconds: float = 0.0
+    origin: RunOrigin = field(default_factory=RunOrigin)
+    reason: str | None = None
+    limits: dict[str, Any] | None = None
     earlier: EarlierTries | None = None
     is_earlier_known: bool = True
     clear_checkpoint: Callable[[], None] | None = None
@@ -208,6 +217,15 @@ class DeletionResult:
             "instance": self.instance,
             "started_at": self.started_at.isoformat(),
             "finished_at": self.finished_at.isoformat(),
+            "triggered_by": self.origin.triggered_by,
+            "reason": self.reason,
+            "dag_id": self.origin.dag_id,
+            "dag_run_id": self.origin.dag_run_id,
+            "task_id": self.origin.task_id,
+            "map_index": self.origin.map_index,
+            "try_number": self.origin.try_number,
+            "provider_version": __version__,
+            "limits": self.limits,
             **earlier_in_summary(self.earlier, is_known=self.is_earlier_known),
             **error_in_summary(self.error),
         }

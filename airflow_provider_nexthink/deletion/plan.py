@@ -49,7 +49,7 @@ class Plan:
     to_send: list[int]
 
 
-def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
+def make_plan(rows: DeviceRows, exclude: Sequence[str] = (), protected: Sequence[str] = ()) -> Plan:
     """Decide on each row by itself, then on rows of the same device.
 
     In a list that is an outcome table, a row that is EXCLUDED, REJECTED, INVALID or DUPLICATE keeps its status and its
@@ -57,13 +57,14 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
 
     :param rows: the devices of the list.
     :param exclude: globs on the name, whatever its case, and uids that are not to be sent.
+    :param protected: the same of the connection.
     """
     uids, names = list(rows.uids), list(rows.names)
     statuses: list[Status | None] = [None] * len(rows)
     reasons: list[str | None] = [None] * len(rows)
     to_send: list[int] = []
     plan = Plan(uids, names, statuses, reasons, to_send)
-    excluded = _matcher(exclude) if exclude else None
+    excluded = _exclusions(exclude, protected)
     first_of: dict[str, int] = {}
     two_names: set[str] = set()
     kept = [] if rows.statuses is None else _keep_decided(plan, rows)
@@ -94,8 +95,8 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = ()) -> Plan:
             statuses[position], reasons[position] = _DUPLICATE
             if names[first] != name:
                 two_names.add(uid)
-        elif excluded and (pattern := excluded(uid, name)):
-            statuses[position], reasons[position] = Status.EXCLUDED, f"excluded by {pattern!r}"
+        elif excluded and (reason := excluded(uid, name)):
+            statuses[position], reasons[position] = Status.EXCLUDED, reason
         else:
             to_send.append(position)
     if kept:
@@ -158,6 +159,7 @@ def check_guards(
     plan: Plan,
     *,
     max_devices: int | None,
+    max_devices_set_by: str | None = "task",
     max_share: float | None = None,
     fleet_size: int | None = None,
     sent_before: int = 0,
@@ -168,6 +170,7 @@ def check_guards(
 
     :param plan: the whole plan.
     :param max_devices: how many devices may be sent at most; None for no limit.
+    :param max_devices_set_by: who says so, the ``task`` or the ``connection``.
     :param max_share: which share of the fleet may be sent at most, above 0 to 1; None for no limit.
     :param fleet_size: how many devices the fleet has; counts where ``max_share`` is given.
     :param sent_before: how many devices that are not to be sent now earlier tries have sent, or may have sent.
@@ -184,8 +187,9 @@ def check_guards(
         )
     if max_devices is not None and total > max_devices:
         raise NexthinkGuardError(
-            f"The list would delete {described}, more than max_devices={max_devices} allows. {nothing} "
-            "If that many are meant, raise max_devices; there is no undo.",
+            f"The list would delete {described}, more than max_devices={max_devices} of the {max_devices_set_by} "
+            f"allows. {nothing} If that many are meant, raise max_devices of the {max_devices_set_by}; there is no "
+            "undo.",
             planned=total,
             limit=max_devices,
         )
@@ -196,7 +200,7 @@ def check_guards(
         described = described.replace(" devices", f" of {fleet_size} devices", 1)
         raise NexthinkGuardError(
             f"The list would delete {described} ({total / fleet_size:.1%}), more than "
-            f"max_share={max_share} ({max_share:.1%}) allows. {nothing} If that many are meant, "
+            f"max_share={max_share} ({max_share:.1%}) of the task allows. {nothing} If that many are meant, "
             "raise max_share; there is no undo.",
             planned=total,
             limit=limit,
@@ -247,6 +251,21 @@ def _preview(cell: Any, characters: int = _PREVIEW_CHARACTERS) -> str | None:
     text = cell if isinstance(cell, str) else reprlib.repr(cell)
     text = text[:characters] + "…" * (len(text) > characters)
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _exclusions(exclude: Sequence[str], protected: Sequence[str]) -> Callable[[str, str], str | None] | None:
+    """Return what says why a uid and a name are excluded, or None; None itself if nothing can be."""
+    # Each reason begins as the reader of outcome tables knows it: see devices/statuses.py.
+    wordings = ((protected, "excluded by {!r}, which the connection protects"), (exclude, "excluded by {!r}"))
+    matchers = [(_matcher(entries), wording) for entries, wording in wordings if entries]
+
+    def reason(uid: str, name: str) -> str | None:
+        for match, wording in matchers:
+            if entry := match(uid, name):
+                return wording.format(entry)
+        return None
+
+    return reason if matchers else None
 
 
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:

@@ -13,6 +13,7 @@ from airflow.sdk.log import mask_secret
 
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.client import NexthinkClient
+from airflow_provider_nexthink.deletion import policy
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.options import DeletionOptionsDict
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
+    from airflow_provider_nexthink.origin import RunOrigin
     from airflow_provider_nexthink.status import Status
 
 PROGRESS_SECONDS = 15.0
 
 _HTTPS_PORT = 443
-_EXTRAS = ("region", "base_url", "login_url", "timeout", "verify", "proxy")
+_SETTINGS = ("region", "base_url", "login_url", "timeout", "verify", "proxy")
+_EXTRAS = (*_SETTINGS, *policy.EXTRAS)
 
 
 class NexthinkHook(BaseHook):
@@ -46,7 +49,8 @@ class NexthinkHook(BaseHook):
     what threads of it can use.
 
     :param nexthink_conn_id: the connection, of type ``nexthink``: host = instance, login = client id,
-        password = client secret; extras ``region``, ``base_url``, ``login_url``, ``timeout``, ``verify``, ``proxy``.
+        password = client secret; extras ``region``, ``base_url``, ``login_url``, ``timeout``, ``verify``, ``proxy``,
+        and those of ``DeletionPolicy``.
     """
 
     conn_name_attr = "nexthink_conn_id"
@@ -73,12 +77,20 @@ class NexthinkHook(BaseHook):
         """Return the client of this connection; its first request fetches the token.
 
         :raises NexthinkSettingsError: if the connection lacks something.
+        :raises NexthinkPolicyError: if its policy cannot take effect.
         """
         if threading.get_ident() == self._thread:
             self.mask_secrets()  # of a token that was renewed in the background
         if self._client is None or self._is_closed:
-            settings = self._settings(self.get_connection(self.nexthink_conn_id))
-            client = NexthinkClient(settings, on_secret=self._mask_soon, traced=request_tracer(), open_file=open_file)
+            connection = self.get_connection(self.nexthink_conn_id)
+            extra = self._checked_extra(connection.extra_dejson)
+            client = NexthinkClient(
+                self._settings(connection, extra),
+                policy=policy.DeletionPolicy.resolve(extra),
+                on_secret=self._mask_soon,
+                traced=request_tracer(),
+                open_file=open_file,
+            )
             self._client, self._is_closed = client, False
             if self._is_stopped:  # perhaps just now, by a signal handler
                 client.stop()
@@ -91,12 +103,18 @@ class NexthinkHook(BaseHook):
         fetch a token, so call ``amask_secrets`` after it.
 
         :raises NexthinkSettingsError: if the connection lacks something.
+        :raises NexthinkPolicyError: if its policy cannot take effect.
         """
         if self._client is None or self._is_closed:
             connection = await self.aget_connection(self.nexthink_conn_id)
-            settings = self._settings(connection, await connection_extra(connection))
+            extra = self._checked_extra(await connection_extra(connection))
             self._client = await asyncio.to_thread(  # which reads certificates
-                NexthinkClient, settings, on_secret=self._unmasked.append, traced=request_tracer(), max_attempts=1
+                NexthinkClient,
+                self._settings(connection, extra),
+                policy=policy.DeletionPolicy.resolve(extra),
+                on_secret=self._unmasked.append,
+                traced=request_tracer(),
+                max_attempts=1,
             )
             self._is_closed = False
             await self.amask_secrets()
@@ -135,6 +153,7 @@ class NexthinkHook(BaseHook):
         *,
         state_store: StateStore | Checkpoint | None = None,
         on_plan: Callable[[Plan], object] = lambda _: None,
+        origin: RunOrigin | None = None,
         **options: Unpack[DeletionOptionsDict],
     ) -> DeletionResult:
         """Ask Nexthink to delete these devices. There is no undo.
@@ -146,16 +165,21 @@ class NexthinkHook(BaseHook):
             device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
             limits.
         :param on_plan: called with the plan before the first request; if it raises, nothing is sent.
+        :param origin: who started it, and in which task; None for plain Python.
         :param options: as ``DeletionOptions`` describes them.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
-        :raises NexthinkInputError: if the input, an option or the connection is wrong, or a guard trips; nothing
-            was sent.
+        :raises NexthinkInputError: if the input, an option or the connection is wrong, its policy forbids it, or a
+            guard trips; nothing was sent.
         :raises NexthinkError: if Nexthink gives no token; nothing was sent.
         """
         client = self.get_conn()
         try:
             return client.delete_devices(
-                devices, state_store=state_store, observer=_TaskObserver(self, client, on_plan), **options
+                devices,
+                state_store=state_store,
+                observer=_TaskObserver(self, client, on_plan),
+                origin=origin,
+                **options,
             )
         finally:
             self.mask_secrets()
@@ -253,9 +277,7 @@ class NexthinkHook(BaseHook):
             "placeholders": declared["placeholders"],
         }
 
-    def _settings(self, connection: Connection, extra: Mapping[str, Any] | None = None) -> NexthinkSettings:
-        if extra is None:
-            extra = connection.extra_dejson
+    def _checked_extra(self, extra: Any) -> Mapping[str, Any]:
         if not isinstance(extra, Mapping):
             raise NexthinkSettingsError(
                 f"The extra of connection {self.nexthink_conn_id} is JSON, but a {type(extra).__name__}: it takes an "
@@ -268,6 +290,9 @@ class NexthinkHook(BaseHook):
                 ", ".join(unknown),
                 ", ".join(_EXTRAS),
             )
+        return extra
+
+    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> NexthinkSettings:
         if connection.port not in (None, 0, _HTTPS_PORT):
             self.log.warning(
                 "Connection %s has the port %s, which is not used: see base_url.",
@@ -278,7 +303,7 @@ class NexthinkHook(BaseHook):
             instance=connection.host,
             client_id=connection.login,
             client_secret=connection.password,
-            **{name: extra.get(name) for name in _EXTRAS},
+            **{name: extra.get(name) for name in _SETTINGS},
         )
 
     def mask_secrets(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.deletion import Deletion
     from airflow_provider_nexthink.deletion.journal import EarlierTries
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
+    from airflow_provider_nexthink.origin import RunOrigin
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,15 @@ class DeletionReport:
     :param context: the task's context.
     :param enabled: whether XComs are to be pushed at all.
     :param to_format: turns a result into the value for ``return_value``.
+    :param origin: who started the deletion, and in which task.
     """
 
-    def __init__(self, context: Context, *, enabled: bool, to_format: Callable[[DeletionResult], Any]) -> None:
+    def __init__(
+        self, context: Context, *, enabled: bool, to_format: Callable[[DeletionResult], Any], origin: RunOrigin
+    ) -> None:
+        self.origin = origin
+        self.reason: str | None = None
+        """Why the devices are deleted, once that is known; for the summary of a try that sends nothing."""
         self._context = context
         self._enabled = enabled
         self._to_format = to_format
@@ -102,7 +109,8 @@ class DeletionReport:
         :param deletion: its plan, if it came that far.
         """
         if self._earlier:
-            summary = self._earlier_result(error).summary
+            result = self._earlier_result(error)
+            summary = replace(result, limits=deletion.limits if deletion else None).summary
         elif deletion:
             summary = deletion.result(error).summary
         else:
@@ -140,6 +148,8 @@ class DeletionReport:
             instance="",
             started_at=now,
             finished_at=now,
+            origin=self.origin,
+            reason=self.reason,
             is_earlier_known=self._is_earlier_known,
         )
 

@@ -21,6 +21,7 @@ from airflow_provider_nexthink.operators._base import (
 )
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
+from airflow_provider_nexthink.utils.origin import run_origin
 from airflow_provider_nexthink.utils.task_state import TaskState, cancel_timeout
 from airflow_provider_nexthink.version_compat import (
     AirflowSkipException,
@@ -72,6 +73,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         (templated)
     :param fleet_size: number of devices in the fleet; required by ``max_share``, and used for nothing else.
         (templated)
+    :param reason: why these devices are deleted, such as a ticket or a sentence of at most 1000 characters: for the
+        summary, the log and the ledger. None, or blank, for none. (templated)
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: maximum number of requests in flight, 1 to 32.
@@ -94,6 +97,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         "max_devices",
         "max_share",
         "fleet_size",
+        "reason",
         "dry_run",
         "requests_per_second",
         "results_path",
@@ -114,6 +118,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         max_devices: int | str | None = 1000,
         max_share: float | str | None = None,
         fleet_size: int | str | None = None,
+        reason: str | None = None,
         dry_run: bool | str = False,
         batch_size: int | str = options.MAX_BATCH_SIZE,
         max_concurrency: int | str = 4,
@@ -134,6 +139,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.max_devices = max_devices
         self.max_share = max_share
         self.fleet_size = fleet_size
+        self.reason = reason
         self.dry_run = dry_run  # type: ignore[method-assign, assignment] # hides BaseOperator.dry_run()
         self.batch_size = batch_size
         self.max_concurrency = max_concurrency
@@ -150,7 +156,9 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
         self._hook = None
-        report = DeletionReport(context, enabled=self.do_xcom_push, to_format=self._formatted)
+        report = DeletionReport(
+            context, enabled=self.do_xcom_push, to_format=self._formatted, origin=run_origin(context)
+        )
         with fail_without_retry():
             try:
                 return self._execute(context, report)
@@ -168,11 +176,13 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
         with NexthinkHook(self.nexthink_conn_id) as self._hook:
             self._check_rendered()
+            report.reason = options.check_reason(self.reason)
             chosen: Any = {option: getattr(self, option) for option in options.CHECKS}
             result = self._hook.delete_devices(
                 self._read_devices(context),
                 state_store=checkpoint,
                 on_plan=partial(self._check_table, context),
+                origin=report.origin,
                 **chosen,
             )
             if not result.outcomes and self.on_empty == "fail":

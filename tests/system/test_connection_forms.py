@@ -83,7 +83,7 @@ def test_connection_form_command_line_works(airflow_db: None) -> None:
     arguments.func(arguments)
     with create_session() as session:
         stored = session.scalars(select(Connection).where(Connection.conn_id == "nexthink_default")).one()
-        found = NexthinkHook()._settings(stored)
+        found = NexthinkHook()._settings(stored, stored.extra_dejson)
         session.delete(stored)
     assert_acme(found)
 

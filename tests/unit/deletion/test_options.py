@@ -149,11 +149,32 @@ def test_options_text_and_numbers_of_every_kind_are_read(option: str, value: Any
         ("columns", [1, 2]),
         ("uid_column", ""),
         ("uid_column", 3),
+        ("reason", "x" * 1001),
+        ("reason", "a\0b"),
+        ("reason", "\ud800"),
+        ("reason", True),
+        ("reason", ["CHG-1"]),
     ],
 )
 def test_options_value_that_cannot_take_effect_is_refused_by_name(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match=option):
         DeletionOptions.checked(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (" CHG-17 ", "CHG-17"),
+        ("", None),
+        (" ", None),
+        ("None", None),
+        (None, None),
+        (17, "17"),
+        ("x" * 1000, "x" * 1000),
+    ],
+)
+def test_options_reason_is_text_or_none(value: Any, expected: str | None) -> None:
+    assert DeletionOptions.checked(reason=value).reason == expected
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, None), (2, 2.0), (0.5, 0.5), ("0.5", 0.5), (" 10 ", 10.0)])

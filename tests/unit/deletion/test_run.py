@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
@@ -658,6 +659,15 @@ def test_result_summary_counts_every_status() -> None:
         "instance": "acme",
         "started_at": "2026-11-23T00:00:00+00:00",
         "finished_at": "2026-11-23T00:00:00+00:00",
+        "triggered_by": None,
+        "reason": None,
+        "dag_id": None,
+        "dag_run_id": None,
+        "task_id": None,
+        "map_index": -1,
+        "try_number": None,
+        "provider_version": __version__,
+        "limits": None,
     }
 
 

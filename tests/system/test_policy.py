@@ -1,0 +1,137 @@
+"""The policy on the connection, and who asked why: against a real Airflow and a sandbox tenant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.support.dags import Run
+
+RunDag = Callable[..., Run]
+VARIABLE = "AIRFLOW_CONN_NEXTHINK_DEFAULT"
+
+
+@pytest.fixture
+def set_extras(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what adds extras to the connection."""
+
+    def add(**extras: Any) -> None:
+        fields = json.loads(sandbox.airflow_connection())
+        fields["extra"] |= extras
+        monkeypatch.setenv(VARIABLE, json.dumps(fields))
+
+    return add
+
+
+def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
+
+
+def delete(run_dag: RunDag, devices: Any, **options: Any) -> Run:
+    with DAG("policy", default_args={"retries": 1}) as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, **options)
+    return run_dag(dag)
+
+
+def test_operator_summary_says_who_and_why(sandbox: Sandbox, run_dag: RunDag) -> None:
+    with DAG("why", params={"ticket": "CHG-17"}) as dag:
+        NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=devices_of(sandbox, 2), reason="{{ params.ticket }}: retired laptops "
+        )
+    run = run_dag(dag)
+    summary = run.xcom("delete", "summary")
+    assert summary["reason"] == "CHG-17: retired laptops"
+    assert summary["triggered_by"] == (run.dag_run.triggering_user_name or "manual")
+    assert (summary["dag_id"], summary["dag_run_id"], summary["task_id"]) == ("why", run.dag_run.run_id, "delete")
+    assert (summary["map_index"], summary["try_number"]) == (-1, 1)
+
+
+def test_operator_summary_of_a_try_that_sent_nothing_says_who_and_why(
+    sandbox: Sandbox, run_dag: RunDag, set_extras: Callable[..., None]
+) -> None:
+    set_extras(max_devices=1)
+    run = delete(run_dag, devices_of(sandbox, 2), reason="CHG-17")
+    assert run.state == "failed"
+    assert "max_devices=1 of the connection" in run.error
+    summary = run.xcom("delete", "summary")
+    assert (summary["reason"], summary["task_id"], summary["error"]["type"]) == (
+        "CHG-17",
+        "delete",
+        "NexthinkGuardError",
+    )
+    assert summary["limits"]["max_devices_set_by"] == "connection"
+    unread = delete(run_dag, [1, 2], reason="CHG-18").xcom("delete", "summary")
+    assert (unread["reason"], unread["task_id"], unread["requested"], unread["limits"]) == (
+        "CHG-18",
+        "delete",
+        None,
+        None,
+    )
+    assert sandbox.requests == []
+
+
+def test_operator_reason_that_is_too_long_fails_without_a_request(sandbox: Sandbox, run_dag: RunDag) -> None:
+    run = delete(run_dag, devices_of(sandbox, 1), reason="{{ 'x' * 1001 }}")
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert "reason has 1001 characters" in run.error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_operator_with_deletions_off_fails_without_a_retry_or_a_request(
+    sandbox: Sandbox, run_dag: RunDag, set_extras: Callable[..., None], dry_run: bool
+) -> None:
+    set_extras(deletions="off")
+    run = delete(run_dag, devices_of(sandbox, 1), dry_run=dry_run)
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert "NexthinkPolicyError: Deletions are off" in run.error
+    assert sandbox.requests == []
+
+
+def test_operator_with_dry_run_only_plans(sandbox: Sandbox, run_dag: RunDag, set_extras: Callable[..., None]) -> None:
+    set_extras(deletions="dry_run_only", protected="KEEP-*")
+    devices = [*devices_of(sandbox, 2), {"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "KEEP-1"}]
+    run = delete(run_dag, devices)
+    assert [row["status"] for row in run.xcom("delete")] == ["PLANNED", "PLANNED", "EXCLUDED"]
+    summary = run.xcom("delete", "summary")
+    assert (summary["dry_run"], summary["limits"]["dry_run_set_by"]) == (True, "connection")
+    assert sandbox.requests == []
+
+
+def test_hook_with_a_policy_without_effect_sends_nothing(
+    sandbox: Sandbox, run_dag: RunDag, set_extras: Callable[..., None]
+) -> None:
+    set_extras(quota_devices=5, quota_days=7)
+    with DAG("by_hook") as dag:
+
+        @task
+        def by_hook(devices: Any) -> None:
+            with NexthinkHook() as hook:
+                hook.delete_devices(devices)
+
+        by_hook(devices_of(sandbox, 1))
+    run = run_dag(dag)
+    assert run.state == "failed"
+    assert "quota_devices, which needs a ledger: set the extra ledger_conn_id" in run.error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("as_uri", [False, True])
+def test_hook_reads_the_policy_of_a_uri_and_of_json(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, set_extras: Callable[..., None], as_uri: bool
+) -> None:
+    if as_uri:
+        address = "nexthink://id:secret@acme/?region=eu&max_devices=5&protected=SRV-%2A%0AVIP-%2A&require_proof=true"
+        monkeypatch.setenv(VARIABLE, f"{address}&ledger_conn_id=warehouse")
+    else:
+        set_extras(max_devices=5, protected=["SRV-*", "VIP-*"], require_proof=True, ledger_conn_id="warehouse")
+    with NexthinkHook() as hook:
+        policy = hook.get_conn().policy
+    assert (policy.max_devices, policy.protected, policy.require_proof) == (5, ("SRV-*", "VIP-*"), True)
