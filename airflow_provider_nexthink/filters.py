@@ -13,13 +13,14 @@ found by name, as for a deletion. If in doubt, a device is *not* among those tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
-from airflow_provider_nexthink.deletion.options import read_number
+from airflow_provider_nexthink.deletion.options import check_column, read_number
 from airflow_provider_nexthink.devices.columns import (
     NAME_COLUMNS,
     UID_COLUMNS,
@@ -29,7 +30,7 @@ from airflow_provider_nexthink.devices.columns import (
     uid_kind,
 )
 from airflow_provider_nexthink.devices.frames import filter_table, is_arrow, is_table, load_reader
-from airflow_provider_nexthink.devices.identity import canonical_uid, is_missing, normalize_name
+from airflow_provider_nexthink.devices.identity import canonical_uid, fold_case, is_missing, normalize_name
 from airflow_provider_nexthink.devices.rows import check_single_values
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
@@ -45,6 +46,8 @@ DAYS_COLUMNS = ("dayssincelastseen", "devicedayssincelastseen")
 
 TIME_COLUMNS = ("lastseen", "devicelastseen")
 """The column, if there is none with an age, with the time at which a device was last seen."""
+
+_OTHER_KINDS = "*"
 
 PLACEHOLDER_AGE = timedelta(days=50 * 365)
 """Ages from here on are placeholders for a missing age: 1970-01-01, 0001-01-01, 999999 days."""
@@ -73,28 +76,48 @@ class ByName(NamedTuple, Generic[Devices]):
 
 
 def not_seen_for(
-    devices: Devices, days: float | Decimal, *, age_column: str | None = None, now: datetime | None = None
+    devices: Devices,
+    days: float | Decimal | Mapping[str, float | Decimal],
+    *,
+    by: str | None = None,
+    age_column: str | None = None,
+    now: datetime | None = None,
 ) -> ByAge[Devices]:
     """Split devices into those not seen for a number of days, those seen more recently, and those of unknown age.
 
+    With one number of days for each kind of device, a device is ``unknown`` as well if its kind is not listed and
+    there is no ``"*"``. A device whose kind is missing, blank or not text may be of any kind: with ``"*"`` the largest
+    of all numbers holds for it, so that none is stale that its own kind would keep; without ``"*"`` it is ``unknown``.
+
     :param devices: a DataFrame, an Arrow table, or a list of mappings.
-    :param days: the age, in days, from which a device is stale.
+    :param days: the age, in days, from which a device is stale; or one for each kind of device, ``"*"`` for every other
+        kind: ``{"windows": 90, "macos": 120, "*": 180}``. Kinds are compared whatever their case and surrounding
+        blanks.
+    :param by: the column with the kind, such as ``device.operating_system.platform``; required for ``days`` by kind.
     :param age_column: the column with the age (days, as a number or text), or with the time when the device was last
         seen (``datetime``, or ISO 8601 text); None for ``days_since_last_seen``, else ``last_seen``.
     :param now: the time to count back from, with its time zone; needed only if the column has times.
     :return: the devices, ``stale``, ``recent`` and ``unknown``.
-    :raises NexthinkInputError: if the column is missing, ``days`` is not a number of days, a time has no time zone, or
-        there are times but no ``now``.
+    :raises NexthinkInputError: if a column is missing, ``days`` has something other than a number of days, names no
+        kind or one of them twice, is by kind without ``by`` or the reverse, a time has no time zone, or there are
+        times but no ``now``.
     """
-    number = math.nan if isinstance(days, str) else read_number(days)
-    if not 0 <= number <= timedelta.max.days:
-        raise NexthinkInputError(f"days is {days!r}: it takes a number of days, 0 or more.")
-
-    devices = _reread(devices)
-    limit = timedelta(days=number)
+    limits: Iterable[timedelta | None]
+    if isinstance(days, Mapping):
+        days_of_kind = _read_days_by_kind(days, by)
+        devices = _reread(devices)
+        limits = _limits_by_kind(_kinds(devices, by), days_of_kind)
+    else:
+        if by is not None:
+            raise NexthinkInputError(
+                f"by is {by!r}, but days is one number: by is for days by kind, such as "
+                "days={'windows': 90, 'macos': 120, '*': 180}."
+            )
+        limits = repeat(_read_days("days", days))
+        devices = _reread(devices)
     groups = [
-        "unknown" if age is None else "stale" if age >= limit else "recent"
-        for age in _count_back(_ages(devices, age_column), now)
+        "unknown" if age is None or limit is None else "stale" if age >= limit else "recent"
+        for age, limit in zip(_count_back(_ages(devices, age_column), now), limits, strict=False)  # repeat() is endless
     ]
     return ByAge(*_split(devices, groups, ByAge._fields))
 
@@ -234,6 +257,58 @@ _KEYS: dict[str, tuple[Callable[[Any], str | None], Collection[str]]] = {
     "uid": (canonical_uid, UID_COLUMNS),
     "name": (_normalized, NAME_COLUMNS),
 }
+
+
+def _read_days(option: str, value: object) -> timedelta:
+    """Return a number of days as a time span.
+
+    :param option: its name, for the error.
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a number of days, 0 or more.
+    """
+    number = math.nan if isinstance(value, str) else read_number(value)
+    if not 0 <= number <= timedelta.max.days:
+        raise NexthinkInputError(f"{option} is {value!r}: it takes a number of days, 0 or more.")
+    return timedelta(days=number)
+
+
+def _read_days_by_kind(days: Mapping[str, float | Decimal], by: str | None) -> dict[str, timedelta]:
+    """Return the age from which each kind of device is stale.
+
+    :param days: as ``not_seen_for`` takes it.
+    :param by: the column with the kind.
+    :raises NexthinkInputError: if one of them cannot take effect.
+    """
+    if by is None:
+        raise NexthinkInputError(
+            "days is by kind, but which column has the kind? Set by, such as by='device.operating_system.platform'."
+        )
+    check_column("by", by)
+    if not days:
+        raise NexthinkInputError("days is an empty mapping: name a kind, or '*' for every kind.")
+    read: dict[str, timedelta] = {}
+    for kind, value in days.items():
+        if not isinstance(kind, str) or not kind.strip():
+            raise NexthinkInputError(f"days has {kind!r} as a kind: it takes text, or '*' for every other kind.")
+        if (folded := fold_case(kind)) in read:
+            raise NexthinkInputError(f"days names the kind {kind!r} twice (case does not matter): which days count?")
+        read[folded] = _read_days(f"days[{kind!r}]", value)
+    return read
+
+
+def _kinds(devices: Any, by: str | None) -> list[str | None]:
+    """Return the kind of each device, folded; None where it is missing, blank or not text."""
+    column = find_column(devices, "kind", by, ())
+    if column.label is None and column.cells:
+        raise NexthinkInputError(f"devices is a list of single values, without a column {by!r} (by).")
+    return [fold_case(cell) or None if isinstance(cell, str) else None for cell in column.cells]
+
+
+def _limits_by_kind(kinds: Iterable[str | None], days: dict[str, timedelta]) -> list[timedelta | None]:
+    """Return the age from which each device is stale; None where that is not known."""
+    others = days.get(_OTHER_KINDS)
+    of_unknown_kind = None if others is None else max(days.values())
+    return [of_unknown_kind if kind is None else days.get(kind, others) for kind in kinds]
 
 
 def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | None]:

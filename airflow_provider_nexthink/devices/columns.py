@@ -108,6 +108,7 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
     :param known: the names it may have, normalized.
     :raises NexthinkInputError: if there is no such column, or more than one.
     """
+    option = "by" if what == "kind" else f"{what}_column"  # days by kind: see filters.not_seen_for
     if asked is None:
         found = [position for position, label in enumerate(labels) if normalize_label(label) in known]
     else:
@@ -119,10 +120,10 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
     there = ", ".join(repr(str(label)) for label in labels[:20]) or "none"
     if not found and asked is None:
         raise MissingColumnError(
-            f"devices has no column for the {what}. Its columns are {there}: set {what}_column to the right one."
+            f"devices has no column for the {what}. Its columns are {there}: set {option} to the right one."
         )
     if not found:
-        raise MissingColumnError(f"devices has no column {asked!r} ({what}_column). Its columns are {there}.")
+        raise MissingColumnError(f"devices has no column {asked!r} ({option}). Its columns are {there}.")
     both = " and ".join(repr(str(labels[position])) for position in found)
     more = (
         " The uid of a device and the uid of its Collector differ: the docs say how to find out which one "
@@ -130,7 +131,7 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
         if what == "uid"
         else ""
     )
-    raise NexthinkInputError(f"devices has {both}: set {what}_column to the one that holds the {what}.{more}")
+    raise NexthinkInputError(f"devices has {both}: set {option} to the one that holds the {what}.{more}")
 
 
 def normalize_label(label: object) -> str:

@@ -128,6 +128,115 @@ def test_not_seen_for_days_take_precedence_over_times_unless_a_column_is_named()
     assert not_seen_for(rows, 90, age_column="SEEN").recent == rows
 
 
+PLATFORM = "device.operating_system.platform"
+
+
+def fleet_of_kinds(*devices: tuple[Any, Any]) -> list[dict[str, Any]]:
+    """Devices of (kind, days unseen)."""
+    return [{"uid": UIDS[0], "name": "PC", PLATFORM: kind, "days_since_last_seen": days} for kind, days in devices]
+
+
+def kinds_of(rows: Any) -> list[tuple[Any, Any]]:
+    return [(row[PLATFORM], row["days_since_last_seen"]) for row in rows]
+
+
+def test_not_seen_for_days_by_kind_hold_each_for_their_kind() -> None:
+    rows = fleet_of_kinds(
+        (" WINDOWS ", 90), ("Windows", 89), ("macOS", 119), ("macOS", "120"), ("Linux", 179), ("", 180)
+    )
+    age = not_seen_for(rows, {"windows": 90, "macos": 120, "*": 180}, by=PLATFORM)
+    assert kinds_of(age.stale) == [(" WINDOWS ", 90), ("macOS", "120"), ("", 180)]
+    assert kinds_of(age.recent) == [("Windows", 89), ("macOS", 119), ("Linux", 179)]
+    assert age.unknown == []
+
+
+def test_not_seen_for_kind_that_is_not_listed_is_unknown_without_the_others() -> None:
+    rows = fleet_of_kinds(("Linux", 400), ("windows", 400), (None, 400), ("windows", None))
+    age = not_seen_for(rows, {"Windows": 90}, by=PLATFORM)
+    assert kinds_of(age.stale) == [("windows", 400)]
+    assert kinds_of(age.unknown) == [("Linux", 400), (None, 400), ("windows", None)]
+
+
+@pytest.mark.parametrize("missing", [None, "", " ", math.nan, pd.NA, 7, ["windows"]])
+def test_not_seen_for_kind_that_is_missing_is_stale_only_at_the_largest_number(missing: Any) -> None:
+    rows = fleet_of_kinds((missing, 364), (missing, 365), ("Linux", 180))
+    age = not_seen_for(rows, {"server": 365, "*": 180}, by=PLATFORM)
+    assert age.stale == rows[1:]
+    assert age.recent == rows[:1]
+
+
+@pytest.mark.parametrize("form", [list, iter, pd.DataFrame, pl.DataFrame, pa.Table.from_pylist])
+def test_not_seen_for_days_by_kind_are_found_in_every_form(form: Any) -> None:
+    rows = fleet_of_kinds(("Windows", 100), ("macOS", 100), ("ChromeOS", 100), (None, None))
+    age = not_seen_for(form(rows), {"windows": 90, "macos": 120}, by="Device operating_system PLATFORM")
+    assert [len(part) for part in age] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("days", "by", "says"),
+    [
+        ({}, PLATFORM, "an empty mapping"),
+        ({"windows": 90}, None, "which column has the kind.*Set by"),
+        (90, PLATFORM, "days is one number"),
+        ({"windows": -1}, PLATFORM, r"days\['windows'\] is -1"),
+        ({"windows": "90"}, PLATFORM, r"days\['windows'\] is '90'"),
+        ({"windows": None}, PLATFORM, r"days\['windows'\] is None"),
+        ({"windows": True}, PLATFORM, r"days\['windows'\] is True"),
+        ({"*": math.nan}, PLATFORM, r"days\['\*'\] is nan"),
+        ({"windows": 90, " Windows": 120}, PLATFORM, "the kind ' Windows' twice"),
+        ({"*": 90, " * ": 120}, PLATFORM, "twice"),
+        ({"": 90}, PLATFORM, "'' as a kind"),
+        ({None: 90}, PLATFORM, "None as a kind"),
+        ({"windows": 90}, "os", r"no column 'os' \(by\)"),
+        ({"windows": 90}, " ", "by is ' '"),
+        ({"windows": 90}, 5, "by is 5"),
+    ],
+)
+def test_not_seen_for_days_by_kind_that_cannot_take_effect_are_an_error(days: Any, by: Any, says: str) -> None:
+    with pytest.raises(NexthinkInputError, match=says):
+        not_seen_for(fleet_of_kinds(("windows", 100)), days, by=by)
+
+
+def test_not_seen_for_days_by_kind_in_a_list_without_columns_are_an_error() -> None:
+    numbers: Any = [100, 200]
+    with pytest.raises(NexthinkInputError, match="list of single values"):
+        not_seen_for(numbers, {"windows": 90}, by="platform")
+    assert not_seen_for([], {"windows": 90}, by="platform").stale == []
+
+
+kind_names = st.sampled_from(["windows", "Windows ", "MACOS", "macos", "linux", "", " ", None, 7])
+
+
+@given(
+    st.lists(st.tuples(kind_names, st.one_of(st.none(), st.integers(-2, 30))), max_size=12),
+    st.dictionaries(st.sampled_from(["Windows", " macOS", "*"]), st.integers(0, 25), min_size=1),
+)
+def test_not_seen_for_days_by_kind_are_those_of_a_plain_model(
+    devices: list[tuple[Any, Any]], days: dict[str, int]
+) -> None:
+    plain = {kind.strip().lower(): number for kind, number in days.items()}
+
+    def model(kind: Any, age: int | None) -> str:
+        if age is None or age < 0:
+            return "unknown"
+        if isinstance(kind, str) and kind.strip():
+            number = plain.get(kind.strip().lower(), plain.get("*"))
+        else:
+            number = max(plain.values()) if "*" in plain else None
+        if number is None:
+            return "unknown"
+        return "stale" if age >= number else "recent"
+
+    rows = [{**row, "at": at} for at, row in enumerate(fleet_of_kinds(*devices))]
+    expected = [model(*device) for device in devices]
+    for form in (rows, pd.DataFrame(rows, dtype=object) if rows else rows):
+        age: Any = not_seen_for(form, days, by=PLATFORM)
+        for group in age._fields:
+            part = getattr(age, group)
+            places = [row["at"] for row in part] if isinstance(part, list) else [int(at) for at in part["at"]]
+            assert places == [at for at, each in enumerate(expected) if each == group]
+
+
 def test_newest_of_each_name_splits_newest_older_and_single() -> None:
     rows = fleet(("twin", "300"), ("twin", "100"), ("single", "500"), ("twin", "200"), ("Twin", "400"))
     names = newest_of_each_name(rows)
