@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
 
 from airflow_provider_nexthink.api import data_management, nql
@@ -29,8 +30,10 @@ from airflow_provider_nexthink.deletion.policy import DeletionPolicy
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
+    NexthinkGuardError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
+    NexthinkPolicyError,
     NexthinkStoppedError,
 )
 from airflow_provider_nexthink.origin import RunOrigin
@@ -38,6 +41,10 @@ from airflow_provider_nexthink.origin import RunOrigin
 if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
+    from sqlalchemy import Engine
+
+    from airflow_provider_nexthink.ledger.database import Database
+    from airflow_provider_nexthink.recording import DeletionRecorder
 
 __all__ = [
     "DeletionObserver",
@@ -64,6 +71,8 @@ class NexthinkClient:
 
     :param settings: the tenant and the credential.
     :param policy: what limits every ``delete_devices``, beside the options of its caller; None for nothing.
+    :param ledger: SQLAlchemy's engine for the database with the ledger, in which every deletion is recorded; None for
+        no memory between runs.
     :param on_secret: called by any thread with every value that must not show in a log, as soon as it is known.
     :param traced: what each request is sent within, once it is made; may add headers to it.
     :param open_file: opens the path of a device list for reading bytes; by default fsspec does.
@@ -79,6 +88,7 @@ class NexthinkClient:
         settings: NexthinkSettings,
         *,
         policy: DeletionPolicy | None = None,
+        ledger: Engine | None = None,
         on_secret: Callable[[str], None] = lambda _: None,
         traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
         open_file: Callable[[str], BinaryIO] | None = None,
@@ -93,6 +103,7 @@ class NexthinkClient:
         self._open_file = open_file
         self._result_limits = result_limits
         self.clock = clock or Clock()
+        self._ledger_engine = ledger
         self._is_stopped = False  # no Event: its lock could be held where a signal handler calls stop()
         self._transport = Transport(
             settings,
@@ -113,6 +124,8 @@ class NexthinkClient:
         """Stop, and close the connections. Nothing is sent after this."""
         self.stop()
         self._transport.close()
+        if self._ledger_engine is not None:
+            self._ledger_engine.dispose()
 
     def stop(self) -> None:
         """Send nothing more, and end every wait but that for a connection to be made.
@@ -132,6 +145,18 @@ class NexthinkClient:
     def account(self) -> str:
         """What tells the tenant and its credential from any other; no secret."""
         return "\0".join((self.tenant, self.settings.login_url, self.settings.client_id))
+
+    @cached_property
+    def ledger(self) -> Database | None:
+        """The ledger, if there is one.
+
+        :raises NexthinkLedgerMismatchError: if a ledger cannot be in a database of that kind.
+        """
+        if self._ledger_engine is None:
+            return None
+        from airflow_provider_nexthink.ledger.database import Database  # which imports SQLAlchemy
+
+        return Database(self._ledger_engine, tenant=self.tenant, instance=self.settings.instance, clock=self.clock)
 
     def get_token(self) -> SecretStr:
         """Return a token that is good for now, and fetch one if need be.
@@ -168,7 +193,15 @@ class NexthinkClient:
         """
         checked = DeletionOptions.checked(**options)
         self.policy.check_allowed()
-        observer = observer or DeletionObserver()
+        self._check_memory(checked)
+        watcher = observer or DeletionObserver()
+
+        def check() -> None:
+            if self._is_stopped:
+                raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
+            watcher.check()
+
+        recorder = self._recorder(check)
         rows = read_devices(
             devices,
             columns=checked.columns,
@@ -183,11 +216,17 @@ class NexthinkClient:
             instance=self.settings.instance,
             clock=self.clock,
             checkpoint=_checkpoint_of(state_store, self.clock),
-            observer=observer,
+            observer=watcher,
             policy=self.policy,
             origin=origin,
+            reserve=recorder.reserve if recorder else None,
         )
-        deletion.check()
+        try:
+            deletion.check()
+        except NexthinkGuardError as error:
+            if recorder:
+                recorder.record_blocked(deletion, error)
+            raise
 
         def send(
             devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
@@ -205,14 +244,35 @@ class NexthinkClient:
                 )
             finally:
                 if left_at is not None:
-                    observer.on_request(self.clock.monotonic() - left_at)
-
-        def check() -> None:
-            if self._is_stopped:
-                raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
-            observer.check()
+                    watcher.on_request(self.clock.monotonic() - left_at)
 
         return deletion.execute(send, self._transport.get_token, check)
+
+    def _recorder(self, check: Callable[[], None]) -> DeletionRecorder | None:
+        """Return what records a deletion in the ledger, if there is one."""
+        if self.ledger is None:
+            return None
+        from airflow_provider_nexthink.recording import DeletionRecorder
+
+        return DeletionRecorder(self.ledger, check)
+
+    def _check_memory(self, options: DeletionOptions) -> None:
+        """Refuse a limit that needs a ledger where there is none.
+
+        :raises NexthinkInputError: if there is one.
+        """
+        if self.ledger is not None:
+            return
+        needed = {
+            "max_growth": options.max_growth is not None,
+            "quota_devices": self.policy.quota_devices is not None,
+            "require_proof": self.policy.require_proof,
+        }
+        if limits := [limit for limit, is_set in needed.items() if is_set]:
+            raise NexthinkPolicyError(
+                f"{' and '.join(limits)} cannot take effect without a ledger: set the extra ledger_conn_id of the "
+                "connection to the id of a connection to a SQL database. Nothing was sent."
+            )
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
         """Run a saved NQL query at once; for small results (about 1,000 rows).

@@ -42,6 +42,7 @@ class DeletionOptionsDict(TypedDict, total=False):
     max_devices: int | str | None
     max_share: float | str | None
     fleet_size: int | str | None
+    max_growth: float | str | None
     reason: str | None
     dry_run: bool | str
     batch_size: int | str
@@ -60,6 +61,8 @@ class DeletionOptions:
     :param max_devices: how many devices may be sent at most; None for no limit.
     :param max_share: the share of ``fleet_size`` that may be sent at most, above 0 up to 1; None for no limit.
     :param fleet_size: how many devices the fleet has; needed only for ``max_share``.
+    :param max_growth: how many times the median of the runs before may be sent at most, such as 3; needs a ledger; None
+        for no limit.
     :param reason: why, such as a ticket or a sentence, for the summary, the log and the ledger; None for none.
     :param dry_run: plan only, send nothing.
     :param batch_size: devices in one request, 1 to 100.
@@ -74,6 +77,7 @@ class DeletionOptions:
     max_devices: int | None = 1000
     max_share: float | None = None
     fleet_size: int | None = None
+    max_growth: float | None = None
     reason: str | None = None
     dry_run: bool = False
     batch_size: int = MAX_BATCH_SIZE
@@ -180,6 +184,22 @@ def check_fleet_size(value: object) -> int | None:
     if number is None or number < 1:
         raise NexthinkInputError(f"fleet_size is {value!r}: it takes the number of devices in the fleet, 1 or more.")
     return number
+
+
+def check_max_growth(value: object) -> float | None:
+    """Return how many times the median of the runs before may be sent; None for no limit.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is not a number, 1 or more.
+    """
+    if value is None:
+        return None
+    times = read_number(value)
+    if not 1 <= times < inf:
+        raise NexthinkInputError(
+            f"max_growth is {value!r}: it takes a number, 1 or more, such as 3 for three times the usual size of a run."
+        )
+    return times
 
 
 def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
@@ -312,6 +332,7 @@ CHECKS: dict[str, Callable[[object], Any]] = {
     "max_devices": check_max_devices,
     "max_share": check_max_share,
     "fleet_size": check_fleet_size,
+    "max_growth": check_max_growth,
     "reason": check_reason,
     "dry_run": check_dry_run,
     "batch_size": partial(check_number, "batch_size", maximum=MAX_BATCH_SIZE),

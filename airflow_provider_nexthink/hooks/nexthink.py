@@ -17,6 +17,7 @@ from airflow_provider_nexthink.deletion import policy
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
+from airflow_provider_nexthink.utils.sql import ledger_engine
 from airflow_provider_nexthink.utils.storage import open_file
 from airflow_provider_nexthink.utils.supervisor import supervisor_check
 from airflow_provider_nexthink.utils.telemetry import RunStats, report_change, report_read, request_tracer
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.options import DeletionOptionsDict
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
+    from airflow_provider_nexthink.ledger.task_state import LedgerStateStore
     from airflow_provider_nexthink.origin import RunOrigin
     from airflow_provider_nexthink.status import Status
 
@@ -84,9 +86,11 @@ class NexthinkHook(BaseHook):
         if self._client is None or self._is_closed:
             connection = self.get_connection(self.nexthink_conn_id)
             extra = self._checked_extra(connection.extra_dejson)
+            allowed = policy.DeletionPolicy.resolve(extra)
             client = NexthinkClient(
                 self._settings(connection, extra),
-                policy=policy.DeletionPolicy.resolve(extra),
+                policy=allowed,
+                ledger=ledger_engine(allowed.ledger_conn_id) if allowed.ledger_conn_id else None,
                 on_secret=self._mask_soon,
                 traced=request_tracer(),
                 open_file=open_file,
@@ -124,6 +128,18 @@ class NexthinkHook(BaseHook):
         """Register the secrets that are new since the last call with Airflow's masker, which threads cannot do."""
         while self._unmasked:
             await amask_secret(self._unmasked.popleft())
+
+    def ledger_state_store(self, origin: RunOrigin) -> LedgerStateStore | None:
+        """Return where the ledger keeps the state of a task, for an Airflow that keeps none; None without a ledger.
+
+        :param origin: the task.
+        """
+        ledger = self.get_conn().ledger
+        if ledger is None:
+            return None
+        from airflow_provider_nexthink.ledger.task_state import LedgerStateStore
+
+        return LedgerStateStore(ledger, origin.task_key)
 
     @property
     def account(self) -> str:

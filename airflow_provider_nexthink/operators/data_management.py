@@ -32,6 +32,7 @@ from airflow_provider_nexthink.version_compat import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -42,7 +43,7 @@ _TRY_OVER = (
     "The XComs and the file are left to that one: see the outcome in this log."
 )
 
-_LIMITS = ("max_devices", "max_share", "fleet_size", "requests_per_second")
+_LIMITS = ("max_devices", "max_share", "fleet_size", "max_growth", "requests_per_second")
 
 # Measured, see docs/speed.md: what a row of the table takes in XCom, and how much is too much for a database.
 _XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90}
@@ -75,6 +76,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         (templated)
     :param reason: why these devices are deleted, such as a ticket or a sentence of at most 1000 characters: for the
         summary, the log and the ledger. None, or blank, for none. (templated)
+    :param max_growth: maximum size of this run of the Dag, as a multiple of the median of the runs before it, such as
+        3; guards like ``max_devices``. It needs a ledger, and at least three runs in it. (templated)
     :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: maximum number of requests in flight, 1 to 32.
@@ -97,6 +100,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         "max_devices",
         "max_share",
         "fleet_size",
+        "max_growth",
         "reason",
         "dry_run",
         "requests_per_second",
@@ -118,6 +122,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         max_devices: int | str | None = 1000,
         max_share: float | str | None = None,
         fleet_size: int | str | None = None,
+        max_growth: float | str | None = None,
         reason: str | None = None,
         dry_run: bool | str = False,
         batch_size: int | str = options.MAX_BATCH_SIZE,
@@ -139,6 +144,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.max_devices = max_devices
         self.max_share = max_share
         self.fleet_size = fleet_size
+        self.max_growth = max_growth
         self.reason = reason
         self.dry_run = dry_run  # type: ignore[method-assign, assignment] # hides BaseOperator.dry_run()
         self.batch_size = batch_size
@@ -167,14 +173,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                 raise
 
     def _execute(self, context: Context, report: DeletionReport) -> Any:
-        state = TaskState.of(context, consequence=_TRY_OVER)
-        self._log_missing_state(state)
-        checkpoint = state.checkpoint()
-        report.begin(checkpoint, is_retry=state.is_retry)  # before anything that may fail
-
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         with NexthinkHook(self.nexthink_conn_id) as self._hook:
+            checkpoint = self._begin(context, report, self._hook)
             self._check_rendered()
             report.reason = options.check_reason(self.reason)
             chosen: Any = {option: getattr(self, option) for option in options.CHECKS}
@@ -188,6 +190,18 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
             return self._finalize(report, result)
+
+    def _begin(self, context: Context, report: DeletionReport, hook: NexthinkHook) -> Checkpoint | None:
+        """Report what earlier tries have done, before anything that may fail; return the checkpoint."""
+        state = TaskState.of(context, consequence=_TRY_OVER)
+        checkpoint = None
+        try:
+            checkpoint = state.checkpoint(lambda: hook.ledger_state_store(report.origin))
+            if checkpoint is None:
+                self._log_missing_state(state)
+        finally:
+            report.begin(checkpoint, is_retry=state.is_retry)
+        return checkpoint
 
     def _report_failure(self, report: DeletionReport, error: BaseException) -> None:
         """Push what is known to XCom, if the error came before this try had reported its result."""
@@ -319,17 +333,18 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         options.check_choice("return_format", self.return_format, RETURN_FORMATS)
 
     def _log_missing_state(self, state: TaskState) -> None:
-        """Log what it means for a retry that this Airflow keeps no state."""
-        if state.store is not None:
-            return
+        """Log what it means for a retry that neither this Airflow nor a ledger keeps its state."""
         if state.is_retry:
             self.log.warning(
-                "This Airflow keeps no state for a task (3.3 does): what earlier tries of this task sent is not known "
-                "here. See their logs, and Nexthink's inventory. This try sends the whole list again, and its limits "
+                "This Airflow keeps no state for a task (3.3 does, and so does a ledger): what earlier tries of this "
+                "task sent is not known here. See their logs, and Nexthink's inventory. This try sends the whole list again, and its limits "
                 "hold for itself alone."
             )
         elif self.retries:
-            self.log.info("This Airflow keeps no state for a task (3.3 does): a retry sends the whole list again.")
+            self.log.info(
+                "This Airflow keeps no state for a task (3.3 does, and so does a ledger): a retry sends the whole list "
+                "again."
+            )
 
     def _formatted(self, result: DeletionResult) -> Any:
         if self.return_format == "columns":

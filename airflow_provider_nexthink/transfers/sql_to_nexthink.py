@@ -12,7 +12,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._base import NexthinkOptionError, is_template, option_errors
 from airflow_provider_nexthink.operators._options import DeleteDevicesOptions
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
-from airflow_provider_nexthink.version_compat import AirflowException
+from airflow_provider_nexthink.utils.sql import sql_hook
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -122,7 +122,7 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
         check_text("sql", self.sql)
         if (query := single_statement(self.sql)) is None:
             raise NexthinkInputError("sql takes one query, not several statements. This try ran none and sent nothing.")
-        hook = self._sql_hook()
+        hook = sql_hook(self.sql_conn_id, "sql_conn_id", self.sql_hook_params)
         found: list[DeviceRows] = []
 
         def read(cursor: Any) -> list[Any]:
@@ -136,23 +136,6 @@ class SqlToNexthinkDeleteDevicesOperator(NexthinkDeleteDevicesOperator):
                 "passed on the rows of sql. This try sent nothing. Read them in a task, and pass them as devices."
             )
         return found[-1]
-
-    def _sql_hook(self) -> DbApiHook:
-        from airflow.providers.common.sql.hooks.sql import DbApiHook
-        from airflow.sdk import BaseHook
-
-        try:
-            hook = BaseHook.get_hook(self.sql_conn_id, hook_params=dict(self.sql_hook_params or {}))
-        except AirflowException as error:
-            raise NexthinkInputError(
-                f"The connection {self.sql_conn_id!r} (sql_conn_id) cannot be used: {error}"
-            ) from None
-        if not isinstance(hook, DbApiHook):
-            raise NexthinkInputError(
-                f"The connection {self.sql_conn_id!r} (sql_conn_id) is not one to a SQL database: its hook is a "
-                f"{type(hook).__name__}."
-            )
-        return hook
 
     def _read_cursor(self, hook: DbApiHook, cursor: Any) -> DeviceRows:
         """Read the rows of the query, and keep only the uid, the name and the status of each."""

@@ -21,7 +21,7 @@ from airflow_provider_nexthink.exceptions import NexthinkTryOverError
 from airflow_provider_nexthink.version_compat import is_try_unknown, task_state_store
 
 if TYPE_CHECKING:
-    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+    from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +91,17 @@ class TaskState:
         """Whether there were tries before this one: retried by Airflow, or cleared."""
         return self.try_number is not None and self.try_number > 1
 
-    def checkpoint(self) -> Checkpoint | None:
-        """Return the checkpoint of a deletion; None where no state is kept."""
+    def checkpoint(self, other_store: Callable[[], StateStore | None] = lambda: None) -> Checkpoint | None:
+        """Return the checkpoint of a deletion; None where no state is kept.
+
+        :param other_store: returns a store to use where Airflow has none, if there is one.
+        """
         from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 
-        if self.store is None:
+        store = self.store or other_store()
+        if store is None:
             return None
-        return Checkpoint(self.store, try_number=self.try_number, max_tries=self.max_tries)
+        return Checkpoint(store, try_number=self.try_number, max_tries=self.max_tries)
 
 
 @contextmanager

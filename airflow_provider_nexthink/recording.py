@@ -1,0 +1,81 @@
+"""A deletion and the ledger: what is told of the one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from airflow_provider_nexthink import __version__
+from airflow_provider_nexthink.deletion.deletion import Deletion
+from airflow_provider_nexthink.devices.columns import uid_kind
+from airflow_provider_nexthink.exceptions import NexthinkGuardError
+from airflow_provider_nexthink.ledger.database import Database
+from airflow_provider_nexthink.ledger.quota import Quota
+from airflow_provider_nexthink.ledger.reservation import InventoryLook, RunRequest
+from airflow_provider_nexthink.ledger.run import LedgerRun
+
+_BATCHES_AHEAD = 4
+
+
+class DeletionRecorder:
+    """Records deletions in the ledger of a tenant.
+
+    :param database: the ledger.
+    :param check: called often while the database is waited for; raises what is to end the wait.
+    :param look: a look at the inventory just before the deletion.
+    """
+
+    def __init__(self, database: Database, check: Callable[[], None], look: InventoryLook | None = None) -> None:
+        self._database = database
+        self._check = check
+        self._look = look
+
+    def reserve(self, deletion: Deletion, to_send: Sequence[int]) -> LedgerRun:
+        """Record the devices of a deletion as REQUESTED, if the limits that need memory allow it.
+
+        :param deletion: the deletion.
+        :param to_send: the positions of the rows to send, in order.
+        :raises NexthinkGuardError: if a limit is exceeded; nothing is sent.
+        :raises NexthinkLedgerError: if the ledger cannot be written; nothing is sent.
+        :raises NexthinkLedgerMismatchError: if it is no ledger of this tenant; nothing is sent.
+        """
+        options = deletion.options
+        run = LedgerRun(self._database, ahead=_BATCHES_AHEAD * options.max_concurrency * options.batch_size)
+        run.reserve(
+            _request(deletion),
+            deletion.outcomes,
+            to_send,
+            check=self._check,
+            earlier=deletion.checkpoint.earlier.outcomes if deletion.checkpoint else None,
+            look=self._look,
+        )
+        return run
+
+    def record_blocked(self, deletion: Deletion, error: NexthinkGuardError) -> None:
+        """Record that a guard has stopped a deletion before it sent anything; not of a dry run.
+
+        :param deletion: the deletion.
+        :param error: of the guard.
+        """
+        if not deletion.options.dry_run:
+            LedgerRun(self._database, ahead=0).record_blocked(_request(deletion), error, check=self._check)
+
+
+def _request(deletion: Deletion) -> RunRequest:
+    options, policy = deletion.options, deletion.policy
+    quota = None
+    if policy.quota_devices is not None and policy.quota_days is not None:
+        quota = Quota(policy.quota_devices, policy.quota_days)
+    return RunRequest(
+        origin=deletion.origin,
+        provider_version=__version__,
+        planned=len(deletion.plan.to_send),
+        reason=options.reason,
+        uid_column=deletion.rows.uid_column,
+        uid_kind=uid_kind(deletion.rows.uid_column),
+        name_column=deletion.rows.name_column,
+        limits=deletion.limits,
+        quota=quota,
+        max_growth=options.max_growth,
+        require_proof=policy.require_proof,
+        dry_run=options.dry_run,
+    )
