@@ -244,7 +244,7 @@ class _Look:
         }
         if presence == Presence.GONE:
             result.gone += 1
-            if row.name in self._inventory.names:
+            if row.uid not in self._inventory.days_unseen and row.name in self._inventory.names:
                 result.set_up_anew += 1
                 _list(result.anew_rows, device)
         elif presence == RETURNED:

@@ -86,20 +86,12 @@ def add_run(
     with database.transaction() as connection:
         inserted = connection.execute(insert(schema.runs).values(values))
         run_id = int(inserted.inserted_primary_key[0])
-        connection.execute(
-            insert(schema.deletions),
-            [
-                {
-                    "run_id": run_id,
-                    "seq": seq,
-                    "uid": uid,
-                    "name": f"PC-{uid[-4:]}",
-                    "requested_at": now,
-                    "status": status,
-                }
-                for seq, (uid, status) in enumerate(zip(uids, statuses, strict=True))
-            ],
-        )
+        rows = [
+            {"run_id": run_id, "seq": seq, "uid": uid, "name": f"PC-{uid[-4:]}", "requested_at": now, "status": status}
+            for seq, (uid, status) in enumerate(zip(uids, statuses, strict=True))
+        ]
+        if rows:
+            connection.execute(insert(schema.deletions), rows)
     return run_id
 
 
