@@ -14,21 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 from airflow_provider_nexthink.deletion.options import check_column, read_number
-from airflow_provider_nexthink.devices.columns import (
-    NAME_COLUMNS,
-    UID_COLUMNS,
-    Column,
-    MissingColumnError,
-    find_column,
-    uid_kind,
-)
+from airflow_provider_nexthink.devices.ages import PLACEHOLDER_AGE, count_back, read_ages
+from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, Column, find_column, uid_kind
 from airflow_provider_nexthink.devices.frames import filter_table, is_arrow, is_table, load_reader
 from airflow_provider_nexthink.devices.identity import canonical_uid, fold_case, is_missing, normalize_name
 from airflow_provider_nexthink.devices.rows import check_single_values
@@ -38,19 +31,21 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+__all__ = [
+    "PLACEHOLDER_AGE",
+    "ByAge",
+    "ByName",
+    "Devices",
+    "anti_join",
+    "newest_of_each_name",
+    "not_seen_for",
+    "still_stale",
+]
+
 Devices = TypeVar("Devices", "pd.DataFrame", "pl.DataFrame", "list[dict[str, Any]]")
 """Devices as a DataFrame (pandas, Modin, polars), or as a list of mappings. Arrow data works as well."""
 
-DAYS_COLUMNS = ("dayssincelastseen", "devicedayssincelastseen")
-"""The column with an age in days: NQL's ``device.days_since_last_seen``, which needs no time zone."""
-
-TIME_COLUMNS = ("lastseen", "devicelastseen")
-"""The column, if there is none with an age, with the time at which a device was last seen."""
-
 _OTHER_KINDS = "*"
-
-PLACEHOLDER_AGE = timedelta(days=50 * 365)
-"""Ages from here on are placeholders for a missing age: 1970-01-01, 0001-01-01, 999999 days."""
 
 
 class ByAge(NamedTuple, Generic[Devices]):
@@ -117,7 +112,9 @@ def not_seen_for(
         devices = _reread(devices)
     groups = [
         "unknown" if age is None or limit is None else "stale" if age >= limit else "recent"
-        for age, limit in zip(_count_back(_ages(devices, age_column), now), limits, strict=False)  # repeat() is endless
+        for age, limit in zip(
+            count_back(read_ages(devices, age_column), now), limits, strict=False
+        )  # repeat() is endless
     ]
     return ByAge(*_split(devices, groups, ByAge._fields))
 
@@ -138,9 +135,9 @@ def newest_of_each_name(
     """
     devices = _reread(devices)
     names = [_text(cell) for cell in _find(devices, "name", name_column).cells]
-    read = _ages(devices, age_column)
+    read = read_ages(devices, age_column)
     # Only the order of the ages counts, so any time will do to count back from.
-    ages = _count_back(read, max((age for age in read if isinstance(age, datetime)), default=None))
+    ages = count_back(read, max((age for age in read if isinstance(age, datetime)), default=None))
     least: dict[str, timedelta] = {}
     count: dict[str, int] = {}
     for name, age in zip(names, ages, strict=True):
@@ -309,64 +306,6 @@ def _limits_by_kind(kinds: Iterable[str | None], days: dict[str, timedelta]) -> 
     others = days.get(_OTHER_KINDS)
     of_unknown_kind = None if others is None else max(days.values())
     return [of_unknown_kind if kind is None else days.get(kind, others) for kind in kinds]
-
-
-def _ages(devices: Any, age_column: str | None) -> list[timedelta | datetime | None]:
-    """Return how long ago, or when, each device was last seen; None if that is unknown.
-
-    :raises NexthinkInputError: also if a column has both, which could not be compared.
-    """
-    try:
-        column, has_days = find_column(devices, "age", age_column, DAYS_COLUMNS), True
-    except MissingColumnError:
-        column, has_days = find_column(devices, "age", age_column, TIME_COLUMNS), False
-    ages = [_read_age(cell, has_days) for cell in column.cells]
-    if {type(age) for age in ages} >= {timedelta, datetime}:
-        raise NexthinkInputError(f"The column {column.label!r} has both days and times: use only one of them.")
-    return ages
-
-
-def _read_age(cell: Any, may_be_days: bool) -> timedelta | datetime | None:
-    if is_missing(cell) or isinstance(cell, bool):
-        return None
-    if isinstance(cell, str):
-        cell = _number_or_time(cell.strip())
-    if isinstance(cell, datetime):
-        if cell.tzinfo is None:
-            raise NexthinkInputError(
-                f"{cell} has no time zone: how long ago that was is ambiguous. Use device.days_since_last_seen, or add "
-                "the time zone first."
-            )
-        return cell
-    if isinstance(cell, date):
-        raise NexthinkInputError(f"{cell} is a date without a time and a time zone: use device.days_since_last_seen.")
-    try:
-        days = float(cell)
-        return timedelta(days=days) if days >= 0 and may_be_days else None
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _number_or_time(text: str) -> float | datetime | None:
-    with suppress(ValueError):
-        return float(text)
-    with suppress(ValueError):
-        return datetime.fromisoformat(text)
-    return None
-
-
-def _count_back(ages: Iterable[timedelta | datetime | None], now: datetime | None) -> list[timedelta | None]:
-    """Turn times into ages, and placeholders into unknown ages."""
-    counted = []
-    for age in ages:
-        if isinstance(age, datetime):
-            if now is None or now.tzinfo is None:
-                raise NexthinkInputError(
-                    "Ages that are times need now=..., a time with its time zone, to count back from."
-                )
-            age = now - age
-        counted.append(age if age is not None and age < PLACEHOLDER_AGE else None)
-    return counted
 
 
 def _split(devices: Any, groups: list[str], names: Iterable[str]) -> list[Any]:

@@ -59,7 +59,7 @@ class DeviceRows:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Cells by column."""
 
     labels: list[Any]
@@ -94,12 +94,12 @@ def read_devices(
     if isinstance(devices, str) or is_path_object(devices):
         devices = read_text_or_file(devices, open_file)
     if isinstance(devices, Mapping):
-        devices = _unfold(devices, uid_column, name_column)
+        devices = unfold(devices, uid_column, name_column)
     elif fields_of(devices) is not None and not is_table(devices):
         devices = [devices]
-    if columns is not None and (isinstance(devices, _Columns | Lines) or is_table(devices)):
+    if columns is not None and (isinstance(devices, Columns | Lines) or is_table(devices)):
         raise NexthinkInputError("columns is for rows that are tuples: this list names its own columns.")
-    if isinstance(devices, _Columns):
+    if isinstance(devices, Columns):
         return _pick(devices.labels, len(devices.cells[0]), devices.cells.__getitem__, uid_column, name_column)
     if isinstance(devices, Lines):
         return pick_rows(devices.labels, devices.rows, uid_column, name_column)
@@ -113,7 +113,7 @@ def read_devices(
     first = next((row for row in rows if row is not None), None)
     if not rows:
         return DeviceRows([], [])
-    if _is_whole_list(first):
+    if is_whole_list(first):
         read = partial(
             read_devices, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file
         )
@@ -161,10 +161,14 @@ def pick_rows(
     return DeviceRows(uids, names, str(labels[uid]), str(labels[name]), statuses, reasons)
 
 
-def _unfold(
-    mapping: Mapping[Any, Any], uid_column: str | None, name_column: str | None
-) -> list[Any] | _Columns | Lines:
-    """Read a mapping: one device, columns of cells, or a frame as ``to_dict`` and ``to_json`` write it."""
+def unfold(mapping: Mapping[Any, Any], uid_column: str | None, name_column: str | None) -> list[Any] | Columns | Lines:
+    """Read a mapping: one device, columns of cells, or a frame as ``to_dict`` and ``to_json`` write it.
+
+    :param mapping: the mapping.
+    :param uid_column: which column holds the uid; None to find it by its name.
+    :param name_column: which column holds the name; None to find it by its name.
+    :raises NexthinkInputError: if it is none of these, or ambiguous.
+    """
     values = list(mapping.values())
     if mapping.keys() >= {"columns", "data"} and mapping.keys() <= _SPLIT_KEYS and all(map(_is_list, values)):
         _check_tuples(mapping["data"], mapping["columns"])
@@ -180,12 +184,12 @@ def _unfold(
         return [dict(mapping)]
     if len({-1 if cells is None else len(cells) for cells in columns}) > 1:
         raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of the same length. {HINT}")
-    return _Columns(list(mapping), [cells or [] for cells in columns])
+    return Columns(list(mapping), [cells or [] for cells in columns])
 
 
 def _unfold_nested(
     mapping: Mapping[Any, Mapping[Any, Any]], uid_column: str | None, name_column: str | None
-) -> list[Any] | _Columns:
+) -> list[Any] | Columns:
     """Read ``{column: {row: cell}}`` or ``{row: {column: cell}}``; the labels of the columns decide which it is."""
     first = next(iter(mapping.values()))
     asked = (uid_column, name_column)
@@ -203,7 +207,7 @@ def _unfold_nested(
         )
     if any(cells.keys() != first.keys() for cells in mapping.values()):
         raise NexthinkInputError(f"devices is a mapping of columns whose rows differ. {HINT}")
-    return _Columns(list(mapping), [[cells[row] for row in first] for cells in mapping.values()])
+    return Columns(list(mapping), [[cells[row] for row in first] for cells in mapping.values()])
 
 
 def _is_list(value: object) -> bool:
@@ -223,8 +227,11 @@ def _is_one_row(rows: list[Any], columns: Sequence[str]) -> bool:
     )
 
 
-def _is_whole_list(value: Any) -> bool:
-    """Tell whether this is a list of rows, such as one of several mapped tasks returned, and not a row."""
+def is_whole_list(value: Any) -> bool:
+    """Tell whether this is a list of rows, such as one of several mapped tasks returned, and not a row.
+
+    :param value: an item of a list.
+    """
     if is_table(value) or isinstance(value, DeviceRows) or is_path_object(value):
         return True
     if isinstance(value, Mapping):

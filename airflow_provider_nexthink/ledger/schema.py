@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Date,
     DateTime,
     Float,
     Index,
@@ -165,6 +166,7 @@ lists = Table(
     Column("list_name", String(255), primary_key=True),
     Column("dag_id", String(250)),
     Column("task_id", String(250)),
+    Column("map_index", Integer),
     Column("created_at", UtcTime, nullable=False),
     mysql_charset="utf8mb4",
 )
@@ -197,6 +199,16 @@ marks = Table(
     mysql_charset="utf8mb4",
 )
 """One row for each device that is on a list now, without a gap since it was marked."""
+
+pruned_days = Table(
+    "nexthink_pruned_days",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("requested", Integer, nullable=False),
+    Column("gone", Integer, nullable=False),
+    Column("returned", Integer, nullable=False),
+)
+"""One row for each day (UTC): how many devices that are pruned were scheduled, went, and came back on it."""
 
 task_state = Table(
     "nexthink_task_state",

@@ -337,8 +337,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         if state.is_retry:
             self.log.warning(
                 "This Airflow keeps no state for a task (3.3 does, and so does a ledger): what earlier tries of this "
-                "task sent is not known here. See their logs, and Nexthink's inventory. This try sends the whole list again, and its limits "
-                "hold for itself alone."
+                "task sent is not known here. See their logs, and Nexthink's inventory. This try sends the whole list "
+                "again, and its limits hold for itself alone."
             )
         elif self.retries:
             self.log.info(

@@ -1,0 +1,260 @@
+"""Compare the deletions in the ledger with the inventory of the tenant: what is gone, still present, and back again.
+
+Each row of ``nexthink_deletions`` is changed only by a look that began after its deletion was requested, and after the
+look that has changed it last. So an inventory that is read slowly overwrites nothing newer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, func, insert, or_, select, update
+
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, REQUESTED, chunks
+from airflow_provider_nexthink.status import Presence
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+    from airflow_provider_nexthink.ledger.database import Database
+    from airflow_provider_nexthink.ledger.inventory import Inventory
+
+RETURNED = "RETURNED"
+"""The presence of a device that was gone, and is in the inventory again."""
+
+MAX_LISTED = 10_000
+"""How many devices each list of a result has at most; the counts are always whole."""
+
+_PAGE_ROWS = 5_000
+
+
+@dataclass
+class Comparison:
+    """What a look has found. Each device counts once, by its latest deletion.
+
+    :param looked_at: when the look began.
+    :param devices: how many devices the inventory has.
+    :param requested: how many devices were compared.
+    :param gone: how many of them are not in the inventory.
+    :param still_present: how many are in it, and have not been gone yet.
+    :param returned: how many are in it again.
+    :param set_up_anew: how many are gone while another device has their name.
+    :param not_compared: how many rows could not be compared: the inventory has the other kind of uid, or is older.
+    :param present_rows: the first of those that are still present.
+    :param returned_rows: the first of those that have returned.
+    :param anew_rows: the first of those that were set up anew.
+    """
+
+    looked_at: datetime
+    devices: int
+    requested: int = 0
+    gone: int = 0
+    still_present: int = 0
+    returned: int = 0
+    set_up_anew: int = 0
+    not_compared: int = 0
+    present_rows: list[dict[str, Any]] = field(default_factory=list)
+    returned_rows: list[dict[str, Any]] = field(default_factory=list)
+    anew_rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def reconcile(
+    database: Database,
+    inventory: Inventory,
+    *,
+    started_at: datetime | None = None,
+    uids: Sequence[str] | None = None,
+) -> Comparison:
+    """Compare the deletions with the inventory, and record what became of each device.
+
+    :param database: of the ledger.
+    :param inventory: every device of the tenant.
+    :param started_at: when the look began, which is when the export of the inventory was started; None for now.
+    :param uids: compare only these devices; None for all.
+    :raises NexthinkInputError: if the inventory has another kind of uid than all deletions: nothing is changed.
+    :raises NexthinkLedgerError: if the ledger cannot be used now. What was recorded until then is right as it is.
+    """
+    with database.locked() as (connection, now):
+        looked_at = now if started_at is None else min(now, started_at)
+        runs = connection.execute(select(schema.runs.c.id, schema.runs.c.uid_kind))
+        kinds = {row.id: row.uid_kind for row in runs}
+    look = _Look(inventory, looked_at, kinds)
+    # Pages have transactions of their own, so that no deletion has to wait: a part of a look is as true as the whole.
+    if uids is None:
+        _compare_all(database, look)
+    else:
+        _compare_some(database, look, uids)
+    result = look.result
+    if look.other_kind and not result.requested:
+        raise NexthinkInputError(
+            f"{inventory.query_id} lists the uid of the {inventory.uid_kind}, but {look.other_kind} devices were "
+            "deleted by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
+        )
+    with database.transaction() as connection:
+        connection.execute(
+            insert(schema.looks).values(
+                looked_at=looked_at,
+                query_id=inventory.query_id,
+                uid_kind=inventory.uid_kind,
+                devices=result.devices,
+                gone=result.gone,
+                still_present=result.still_present,
+                returned=result.returned,
+            )
+        )
+    return result
+
+
+def _compare_all(database: Database, look: _Look) -> None:
+    """Compare the devices of one run after the other, in pages that are found by the primary key."""
+    table = schema.deletions
+    with database.transaction() as connection:
+        # Read from the index alone: most devices are asked for once.
+        several = select(table.c.uid).group_by(table.c.uid).having(func.count() > 1)
+        repeated = list(connection.execute(several).scalars())
+        latest = _latest_runs(connection, repeated)
+    for run_id in sorted(look.kinds):
+        rows: Sequence[Row[Any]] = ()
+        last = -1
+        while last < 0 or len(rows) == _PAGE_ROWS:
+            with database.transaction() as connection:
+                page = _deletions().where(table.c.run_id == run_id, table.c.seq > last)
+                rows = connection.execute(page.order_by(table.c.seq).limit(_PAGE_ROWS)).all()
+                look.compare(connection, rows, latest)
+            last = rows[-1].seq if rows else 0
+
+
+def _compare_some(database: Database, look: _Look, uids: Sequence[str]) -> None:
+    for chunk in chunks(uids, IN_CHUNK):
+        with database.transaction() as connection:
+            rows = connection.execute(_deletions().where(schema.deletions.c.uid.in_(chunk))).all()
+            look.compare(connection, rows, _latest_runs(connection, chunk))
+
+
+def _deletions() -> Any:
+    """Return the query for the rows that are compared: devices that were asked for, or may have been."""
+    table = schema.deletions
+    return select(
+        table.c.run_id,
+        table.c.seq,
+        table.c.uid,
+        table.c.name,
+        table.c.requested_at,
+        table.c.status,
+        table.c.presence,
+        table.c.looked_at,
+        table.c.gone_at,
+        table.c.returned_at,
+    ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False))
+
+
+def _latest_runs(connection: Connection, uids: Sequence[str]) -> dict[str, int]:
+    """Return the latest run that has asked for each device. One that may yet give devices back does not count."""
+    table = schema.deletions
+    latest: dict[str, int] = {}
+    is_certain = or_(table.c.status != REQUESTED, schema.runs.c.finished_at.is_not(None))
+    for chunk in chunks(uids, IN_CHUNK):
+        found = (
+            select(table.c.uid, func.max(table.c.run_id))
+            .select_from(table.join(schema.runs, schema.runs.c.id == table.c.run_id))
+            .where(table.c.uid.in_(chunk), table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False), is_certain)
+            .group_by(table.c.uid)
+        )
+        latest.update((uid, run_id) for uid, run_id in connection.execute(found))
+    return latest
+
+
+class _Look:
+    """A look at the inventory, compared with the deletions page by page."""
+
+    def __init__(self, inventory: Inventory, looked_at: datetime, kinds: Mapping[int, str | None]) -> None:
+        self.result = Comparison(looked_at, len(inventory.days_unseen))
+        self.kinds = kinds
+        self.other_kind = 0
+        self._inventory = inventory
+
+    def compare(self, connection: Connection, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> None:
+        """Compare a page of deletions, and record what has changed.
+
+        :param connection: of the ledger.
+        :param rows: the deletions.
+        :param latest: the latest run that has asked for a device, for those that several have asked for.
+        """
+        changes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for row in rows:
+            change: dict[str, Any] = {}
+            if not self._is_comparable(row):
+                self.result.not_compared += 1
+            elif row.run_id < latest.get(row.uid, row.run_id):
+                change = self._change_of_earlier(row)
+            else:
+                change = self._change_of(row)
+                self._count(row, change.get("presence", row.presence))
+            if change:
+                changes[row.run_id, *change.items()].append(row.seq)
+        table = schema.deletions
+        for (run_id, *values), seqs in changes.items():
+            for chunk in chunks(seqs, IN_CHUNK):
+                rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
+                connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
+
+    def _is_comparable(self, row: Row[Any]) -> bool:
+        kind = self.kinds.get(row.run_id)
+        if kind and self._inventory.uid_kind and kind != self._inventory.uid_kind:
+            self.other_kind += 1
+            return False
+        return bool(row.requested_at <= self.result.looked_at)
+
+    def _change_of(self, row: Row[Any]) -> dict[str, Any]:
+        now = self.result.looked_at
+        if row.looked_at is not None and row.looked_at > now:
+            return {}  # a look that began later has been here
+        was_gone = row.presence in (Presence.GONE, RETURNED)
+        if row.uid not in self._inventory.days_unseen:
+            if row.presence == Presence.GONE:
+                return {}
+            return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
+        if not was_gone:
+            days = self._inventory.days_unseen[row.uid]
+            return {"presence": Presence.STILL_PRESENT.value, "looked_at": now, "seen_at": now, "days_unseen": days}
+        return {} if row.presence == RETURNED else {"presence": RETURNED, "looked_at": now, "returned_at": now}
+
+    def _change_of_earlier(self, row: Row[Any]) -> dict[str, Any]:
+        """Close a deletion whose device a later run has asked for again: that one counts from now on."""
+        if row.presence == RETURNED:
+            return {}
+        if row.presence == Presence.GONE and row.uid in self._inventory.days_unseen:
+            return self._change_of(row)
+        return {"superseded": True}
+
+    def _count(self, row: Row[Any], presence: str | None) -> None:
+        result = self.result
+        result.requested += 1
+        device = {
+            "uid": row.uid,
+            "name": row.name,
+            "status": row.status,
+            "requested_at": row.requested_at.isoformat(),
+        }
+        if presence == Presence.GONE:
+            result.gone += 1
+            if row.uid not in self._inventory.days_unseen and row.name in self._inventory.names:
+                result.set_up_anew += 1
+                _list(result.anew_rows, device)
+        elif presence == RETURNED:
+            result.returned += 1
+            _list(result.returned_rows, device)
+        else:
+            result.still_present += 1
+            _list(result.present_rows, device)
+
+
+def _list(rows: list[dict[str, Any]], device: dict[str, Any]) -> None:
+    if len(rows) < MAX_LISTED:
+        rows.append(device)

@@ -1,0 +1,299 @@
+"""The ledger and the inventory: what is gone, still present, back again, and what proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, select
+
+from airflow_provider_nexthink.api.nql import NqlRows
+from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
+from airflow_provider_nexthink.ledger import Ledger, reconcile, schema
+from airflow_provider_nexthink.ledger.ledger import ReconcileResult
+from tests.support.fake_time import FakeTime
+from tests.support.ledgers import LEDGER_DATABASES, add_run, deletions, new_ledger, uid_of
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Tenant:
+    """A ledger, and an inventory that a test makes.
+
+    :param time: virtual time.
+    """
+
+    ledger: Ledger
+    time: FakeTime
+
+    def delete(self, *numbers: int, **run: Any) -> int:
+        self.time.seconds += 60
+        return add_run(self.ledger.database, [uid_of(number) for number in numbers], self.time.now(), **run)
+
+    def look(self, *numbers: int, days: Any = 3, uid: str = "device.uid", **options: Any) -> ReconcileResult:
+        """Look at an inventory of these devices, and of one that nobody asked for."""
+        self.time.seconds += 60
+        listed = [
+            {uid: uid_of(number), "device.name": f"PC-{number:04}", "device.days_since_last_seen": str(days)}
+            for number in (*numbers, 999)
+        ]
+        return self.ledger.reconcile(listed, **{"query_id": "#all_devices", **options})
+
+    def presence(self) -> list[str | None]:
+        return [row["presence"] for row in deletions(self.ledger.database)]
+
+
+@pytest.fixture(params=LEDGER_DATABASES)
+def tenant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tenant]:
+    time = FakeTime()
+    with new_ledger(request.param, tmp_path, time.clock()) as ledger:
+        yield Tenant(ledger, time)
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path) -> Iterator[Tenant]:
+    time = FakeTime()
+    with new_ledger("sqlite", tmp_path, time.clock()) as ledger:
+        yield Tenant(ledger, time)
+
+
+def counts(result: ReconcileResult) -> dict[str, int]:
+    words = ("requested", "gone", "still_present", "returned", "set_up_anew", "not_compared")
+    return {word: result.summary[word] for word in words if result.summary[word]}
+
+
+def test_reconcile_devices_are_still_present_then_gone_then_back(tenant: Tenant) -> None:
+    tenant.delete(1, 2, 3)
+    first = tenant.look(1, 2)
+    assert counts(first) == {"requested": 3, "gone": 1, "still_present": 2}
+    assert first.summary["devices"] == 3
+    assert [row["uid"] for row in first.still_present] == [uid_of(1), uid_of(2)]
+    tenant.time.seconds += 7 * 86400
+    assert counts(tenant.look(1)) == {"requested": 3, "gone": 2, "still_present": 1}
+    gone_at = tenant.time.now()
+    tenant.time.seconds += 7 * 86400
+    third = tenant.look(1, 2)
+    assert counts(third) == {"requested": 3, "gone": 1, "still_present": 1, "returned": 1}
+    assert [(row["uid"], row["name"]) for row in third.returned] == [(uid_of(2), "PC-0002")]
+    assert third.summary["by_week"] == [
+        {"week": "2026-W48", "requested": 3, "gone": 1, "returned": 0, "net": 1},
+        {"week": "2026-W49", "requested": 0, "gone": 1, "returned": 0, "net": 1},
+        {"week": "2026-W50", "requested": 0, "gone": 0, "returned": 1, "net": -1},
+    ]
+    assert (third.summary["seats_won"], third.summary["seats_returned"], third.summary["net"]) == (2, 1, 1)
+    assert third.summary["runs"] == 1
+    assert third.summary["latest_run_at"] == "2026-11-23T00:01:00+00:00"
+    assert tenant.presence() == ["STILL_PRESENT", "RETURNED", "GONE"]
+    back = deletions(tenant.ledger.database)[1]
+    assert (back["gone_at"], back["returned_at"]) == (gone_at, tenant.time.now())
+    assert counts(tenant.look(1)) == {"requested": 3, "gone": 2, "still_present": 1}
+    again = deletions(tenant.ledger.database)[1]
+    assert (again["presence"], again["gone_at"], again["returned_at"]) == ("GONE", tenant.time.now(), None)
+
+
+def test_reconcile_look_that_finds_a_device_keeps_its_age_until_it_is_gone(tenant: Tenant) -> None:
+    tenant.delete(1)
+    tenant.look(1, days=3)
+    tenant.look(1, days=4.2)
+    seen_at = tenant.time.now()
+    tenant.look()
+    tenant.look(1, days=0)
+    (row,) = deletions(tenant.ledger.database)
+    assert (row["presence"], row["seen_at"], row["days_unseen"]) == ("RETURNED", seen_at, 5.0)
+
+
+@pytest.mark.parametrize("days", ["", "never", "999999", "-1"])
+def test_reconcile_age_that_is_not_known_is_null(on_sqlite: Tenant, days: str) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look(1, days=days)
+    (row,) = deletions(on_sqlite.ledger.database)
+    assert (row["presence"], row["days_unseen"]) == ("STILL_PRESENT", None)
+
+
+def test_reconcile_inventory_with_nothing_but_uids_is_compared(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1, 2)
+    assert counts(on_sqlite.ledger.reconcile([{"uid": uid_of(1)}], query_id="#all")) == {
+        "requested": 2,
+        "gone": 1,
+        "still_present": 1,
+    }
+
+
+def test_reconcile_only_devices_that_were_asked_for_are_compared(tenant: Tenant) -> None:
+    statuses = ["SCHEDULED", "UNKNOWN", "REQUESTED", "INVALID", "FAILED", "REJECTED", "NOT_SENT"]
+    tenant.delete(*range(1, 8), statuses=statuses)
+    assert counts(tenant.look(2)) == {"requested": 3, "gone": 2, "still_present": 1}
+    assert tenant.presence() == ["GONE", "STILL_PRESENT", "GONE", None, None, None, None]
+
+
+def test_reconcile_device_that_was_set_up_anew_is_told_apart(tenant: Tenant) -> None:
+    tenant.delete(1, 2)
+    inventory = [{"uid": uid_of(8), "name": "PC-0001"}]
+    result = tenant.ledger.reconcile(inventory, query_id="#all_devices")
+    assert counts(result) == {"requested": 2, "gone": 2, "set_up_anew": 1}
+    assert [row["uid"] for row in result.set_up_anew] == [uid_of(1)]
+    assert tenant.presence() == ["GONE", "GONE"]
+
+
+def test_reconcile_device_that_was_asked_for_again_counts_once(tenant: Tenant) -> None:
+    tenant.delete(1, 2, 3)
+    tenant.look(1, 2)  # 3 is gone
+    tenant.look(1, 2, 3)  # and back
+    tenant.delete(1, 3)
+    assert counts(tenant.look(2, 3)) == {"requested": 3, "gone": 1, "still_present": 2}
+    tenant.look()
+    result = tenant.look()
+    assert counts(result) == {"requested": 3, "gone": 3}
+    assert (result.summary["seats_won"], result.summary["seats_returned"], result.summary["net"]) == (4, 1, 3)
+    found = [(row["uid"][-1], row["presence"], row["superseded"]) for row in deletions(tenant.ledger.database)]
+    assert found == [
+        ("1", "STILL_PRESENT", True),
+        ("2", "GONE", False),
+        ("3", "RETURNED", False),
+        ("1", "GONE", False),
+        ("3", "GONE", False),
+    ]
+
+
+def test_reconcile_run_that_may_yet_give_devices_back_does_not_close_the_one_before(tenant: Tenant) -> None:
+    tenant.delete(1)
+    tenant.delete(1, statuses=["REQUESTED"], finished_at=None)
+    tenant.look(1)
+    assert [row["superseded"] for row in deletions(tenant.ledger.database)] == [False, False]
+
+
+def test_reconcile_look_that_began_before_the_deletion_changes_nothing(tenant: Tenant) -> None:
+    before = tenant.time.now()
+    tenant.delete(1)
+    assert counts(tenant.look(started_at=before)) == {"not_compared": 1}
+    assert tenant.presence() == [None]
+
+
+def test_reconcile_slow_look_does_not_overwrite_a_later_one(tenant: Tenant) -> None:
+    tenant.delete(1, 2)
+    slow = tenant.time.now()
+    tenant.look()
+    late = tenant.look(1, 2, started_at=slow)
+    assert counts(late) == {"requested": 2, "gone": 2}
+    assert tenant.presence() == ["GONE", "GONE"]
+
+
+def test_reconcile_some_devices_leaves_the_others_alone(tenant: Tenant) -> None:
+    tenant.delete(1, 2, 3)
+    tenant.delete(2)
+    assert counts(tenant.look(1, uids=[uid_of(1), uid_of(2), uid_of(7)])) == {
+        "requested": 2,
+        "gone": 1,
+        "still_present": 1,
+    }
+    found = [(row["presence"], row["superseded"]) for row in deletions(tenant.ledger.database)]
+    assert found == [("STILL_PRESENT", False), (None, True), (None, False), ("GONE", False)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "says"),
+    [
+        ([], NexthinkExportError, "no device at all"),
+        ([{"uid": "x", "name": "y"}], NexthinkInputError, "no uid"),
+        ([{"uid": uid_of(1)}, {"uid": ""}], NexthinkInputError, "no uid"),
+        ([{"name": "y"}], NexthinkInputError, "no column for the uid"),
+        ([{"device.uid": uid_of(1), "device.collector.uid": uid_of(2)}], NexthinkInputError, "uid_column"),
+        (NqlRows([{"uid": uid_of(9)}], ["uid"], truncated=True), NexthinkInputError, "cut off"),
+    ],
+)
+def test_reconcile_look_that_proves_nothing_changes_nothing(
+    on_sqlite: Tenant, rows: Any, error: type[Exception], says: str
+) -> None:
+    on_sqlite.delete(1)
+    with pytest.raises(error, match=says):
+        on_sqlite.ledger.reconcile(rows, query_id="#all_devices")
+    assert on_sqlite.presence() == [None]
+    with on_sqlite.ledger.database.transaction() as connection:
+        assert connection.execute(select(schema.looks)).all() == []
+
+
+def test_reconcile_other_kind_of_uid_is_not_compared(tenant: Tenant) -> None:
+    tenant.delete(1, uid_kind="collector")
+    with pytest.raises(NexthinkInputError, match="lists the uid of the device, but 1 devices"):
+        tenant.look()
+    tenant.delete(2, uid_kind="device")
+    tenant.delete(3)
+    assert counts(tenant.look()) == {"requested": 2, "gone": 2, "not_compared": 1}
+    assert tenant.presence() == [None, "GONE", "GONE"]
+    assert counts(tenant.look(uid="uid")) == {"requested": 3, "gone": 3}
+
+
+def test_reconcile_records_the_look(tenant: Tenant) -> None:
+    tenant.delete(1, 2)
+    tenant.look(1)
+    with tenant.ledger.database.transaction() as connection:
+        (look,) = connection.execute(select(schema.looks)).all()
+    assert tuple(look)[1:] == (tenant.time.now(), "#all_devices", "device", 2, 1, 1, 0)
+
+
+def test_reconcile_unchanged_rows_are_not_written(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(*range(100))
+    on_sqlite.look(*range(10))
+    written: list[str] = []
+    event.listen(
+        on_sqlite.ledger._engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: written.append(statement),
+    )
+    on_sqlite.look(*range(10))
+    assert sum("nexthink_deletions SET" in statement for statement in written) == 1  # the ten that were seen again
+
+
+def test_reconcile_in_pages_compares_every_row(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "_PAGE_ROWS", 3)
+    tenant.delete(*range(7))
+    tenant.delete(*range(7, 13))
+    tenant.delete()
+    assert counts(tenant.look(*range(0, 13, 2))) == {"requested": 13, "gone": 6, "still_present": 7}
+    assert tenant.presence() == ["STILL_PRESENT", "GONE"] * 6 + ["STILL_PRESENT"]
+
+
+@pytest.mark.slow
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_reconcile_of_a_year_follows_the_rules(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Deletions, looks and devices that come back, against a plain model of the rules."""
+    time = FakeTime()
+    # The model: what became of the latest deletion of each device, and who is asked for again while it is gone.
+    state: dict[int, str] = {}
+    gone_and_asked_for: set[int] = set()
+    went = returned = 0
+    with new_ledger("sqlite", tmp_path_factory.mktemp("ledger"), time.clock()) as ledger:
+        tenant = Tenant(ledger, time)
+        for _ in range(data.draw(st.integers(1, 25))):
+            if data.draw(st.booleans()):
+                asked = data.draw(st.sets(st.integers(0, 5)))
+                tenant.delete(*sorted(asked))
+                gone_and_asked_for |= {number for number in asked if state.get(number) == "GONE"}
+                state |= dict.fromkeys(asked, "OPEN")
+                continue
+            there = data.draw(st.sets(st.integers(0, 5)))
+            result = tenant.look(*sorted(there))
+            for number in gone_and_asked_for:
+                returned += number in there  # it was back before anyone looked
+                went -= number not in there  # else its seat is won once, by the later deletion
+            gone_and_asked_for = set()
+            for number, was in state.items():
+                if number in there:
+                    returned += was == "GONE"
+                    state[number] = "RETURNED" if was in ("GONE", "RETURNED") else "OPEN"
+                else:
+                    returned -= was == "RETURNED"
+                    went += was == "OPEN"
+                    state[number] = "GONE"
+            assert counts(result).get("gone", 0) == list(state.values()).count("GONE")
+            assert counts(result).get("returned", 0) == list(state.values()).count("RETURNED")
+            assert counts(result).get("requested", 0) == len(state)
+            assert (result.summary["seats_won"], result.summary["seats_returned"]) == (went, returned)
