@@ -27,6 +27,7 @@ from airflow_provider_nexthink.deletion.deletion import Deletion, DeletionObserv
 from airflow_provider_nexthink.deletion.options import DeletionOptions, DeletionOptionsDict
 from airflow_provider_nexthink.deletion.outcome import DeletionResult
 from airflow_provider_nexthink.deletion.policy import DeletionPolicy
+from airflow_provider_nexthink.deletion.protect import read_protect_list
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
@@ -209,9 +210,14 @@ class NexthinkClient:
             name_column=checked.name_column,
             open_file=self._open_file,
         )
+        protect = None
+        if checked.protect is not None:
+            protect = read_protect_list(checked.protect, columns=checked.columns, open_file=self._open_file)
+            protect.check_kind(rows.uid_column)
         self.deletion = deletion = Deletion(
             rows,
             checked,
+            protect=protect,
             tenant=self.tenant,
             instance=self.settings.instance,
             clock=self.clock,

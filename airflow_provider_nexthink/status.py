@@ -19,7 +19,7 @@ class Status(StrEnum):
     DUPLICATE = "DUPLICATE"
     """The same device is earlier in the list."""
     EXCLUDED = "EXCLUDED"
-    """An exclusion matched."""
+    """An exclusion or the protect list matched."""
     PLANNED = "PLANNED"
     """Dry run: would be sent."""
     UNKNOWN = "UNKNOWN"

@@ -16,6 +16,7 @@ from airflow_provider_nexthink.operators._base import (
     is_brackets,
     is_template,
     rendered_value,
+    unwrapped,
 )
 from airflow_provider_nexthink.operators._options import DeleteDevicesOptions
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -90,7 +91,8 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
         is_native = getattr(self, "render_template_as_native_obj", None)  # None: the Dag decides
         if is_native is None:
             is_native = isinstance(jinja_env, NativeEnvironment)
-        if not is_native or not isinstance(content, str) or id(content) in (seen_oids or ()):
+        is_left = not isinstance(content, str) or content is self._protect or id(content) in (seen_oids or ())
+        if not is_native or is_left:
             return super().render_template(content, context, jinja_env, seen_oids)
         nodes: list[Any] = list(jinja_env.from_string(content).generate(context))
         value = rendered_value(nodes, is_native=True)
@@ -102,8 +104,8 @@ class _NexthinkDeleteDevicesDecoratedOperator(DecoratedOperator, NexthinkDeleteD
 
     def _read_devices(self, context: Context) -> object:
         """Call the function, and await it if it is ``async``."""
-        args = [_unwrapped(argument) for argument in self.op_args]
-        given: Any = {**context, **{name: _unwrapped(argument) for name, argument in self.op_kwargs.items()}}
+        args = [unwrapped(argument) for argument in self.op_args]
+        given: Any = {**context, **{name: unwrapped(argument) for name, argument in self.op_kwargs.items()}}
         devices = self.python_callable(*args, **determine_kwargs(self.python_callable, args, given))
         if isawaitable(devices) or isinstance(devices, AsyncIterable):
             devices = asyncio.run(_awaited(devices))
@@ -127,10 +129,6 @@ def _wrapped(argument: Any) -> Any:
     else:  # a DataFrame, the XComs of a mapped task; but not a number or another object
         is_table = isinstance(argument, Sized | Iterator) and not isinstance(argument, set | frozenset)
     return DeviceInput(argument) if is_table else argument
-
-
-def _unwrapped(argument: Any) -> Any:
-    return argument.value if isinstance(argument, DeviceInput) else argument
 
 
 async def _awaited(devices: Any) -> Any:

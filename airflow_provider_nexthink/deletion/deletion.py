@@ -13,6 +13,7 @@ from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
 from airflow_provider_nexthink.deletion.plan import Plan, check_guards, make_plan
 from airflow_provider_nexthink.deletion.policy import DRY_RUN_ONLY, DeletionPolicy
+from airflow_provider_nexthink.deletion.protect import ProtectList
 from airflow_provider_nexthink.deletion.run import DeletionRun, RunLedger, Send
 from airflow_provider_nexthink.deletion.scheduler import Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
@@ -69,6 +70,7 @@ class Deletion:
 
     :param rows: the devices.
     :param options: how they are to be deleted; where the policy is stricter, it holds.
+    :param protect: the protect list of the options, read.
     :param tenant: what tells the tenant from any other.
     :param instance: the tenant's name, for people.
     :param clock: time and chance.
@@ -85,6 +87,7 @@ class Deletion:
         rows: DeviceRows,
         options: DeletionOptions,
         *,
+        protect: ProtectList | None = None,
         tenant: str,
         instance: str,
         clock: Clock,
@@ -96,7 +99,7 @@ class Deletion:
     ) -> None:
         self.policy = policy or DeletionPolicy()
         self.origin = origin or RunOrigin()
-        self.plan = make_plan(rows, options.exclude, self.policy.protected)
+        self.plan = make_plan(rows, options.exclude, self.policy.protected, protect)
         self.outcomes = Outcomes(self.plan)
         self.has_begun = False
         """Whether the guards have let it pass: from here on there is a result."""

@@ -7,9 +7,9 @@ text, from a Jinja template or from the form of a manual run, and numbers of any
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from math import inf, nan
@@ -29,6 +29,11 @@ _LARGEST = 10**18
 
 MAX_REASON_CHARACTERS = 1000
 
+EMPTY_PROTECT = (
+    "protect is a list without devices: an empty protect list protects nothing. Check its source; for no list leave "
+    "protect out. This try sent nothing."
+)
+
 RESULTS_SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
@@ -39,6 +44,7 @@ class DeletionOptionsDict(TypedDict, total=False):
     name_column: str | None
     columns: Sequence[str] | None
     exclude: Sequence[str]
+    protect: object
     max_devices: int | str | None
     max_share: float | str | None
     fleet_size: int | str | None
@@ -58,6 +64,8 @@ class DeletionOptions:
     :param name_column: which column holds the name; None to find it by its name.
     :param columns: the names of the columns, for rows that do not name them.
     :param exclude: globs on the name, in any case, and uids; devices that match are never sent.
+    :param protect: a list of devices that are never sent, by uid or by name, as ``read_protect_list`` takes it; None
+        for none.
     :param max_devices: how many devices may be sent at most; None for no limit.
     :param max_share: the share of ``fleet_size`` that may be sent at most, above 0 up to 1; None for no limit.
     :param fleet_size: how many devices the fleet has; needed only for ``max_share``.
@@ -74,6 +82,7 @@ class DeletionOptions:
     name_column: str | None = None
     columns: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    protect: object = field(default=None, repr=False, compare=False)
     max_devices: int | None = 1000
     max_share: float | None = None
     fleet_size: int | None = None
@@ -129,6 +138,17 @@ def check_exclude(value: object) -> tuple[str, ...]:
     :raises NexthinkInputError: if it is not a list of text, or has a blank entry.
     """
     return _texts("exclude", value, "globs on the name and uids")
+
+
+def check_protect(value: object) -> object:
+    """Return the protect list unread; None for none. Refuses one that is empty, as far as that shows.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it has no rows.
+    """
+    if (isinstance(value, Sized) and not len(value)) or (isinstance(value, str) and not value.strip()):
+        raise NexthinkInputError(EMPTY_PROTECT)
+    return value
 
 
 def check_fail_on(value: object) -> frozenset[Status]:
@@ -329,6 +349,7 @@ CHECKS: dict[str, Callable[[object], Any]] = {
     "name_column": partial(check_column, "name_column"),
     "columns": check_columns,
     "exclude": check_exclude,
+    "protect": check_protect,
     "max_devices": check_max_devices,
     "max_share": check_max_share,
     "fleet_size": check_fleet_size,

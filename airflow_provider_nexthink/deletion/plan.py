@@ -10,13 +10,15 @@ from fnmatch import translate
 from math import floor
 from typing import Any
 
+from airflow_provider_nexthink.deletion.protect import PROTECTED, ProtectList
 from airflow_provider_nexthink.devices.identity import (
     CANONICAL_UID,
     as_str,
     canonical_uid,
     fold_case,
     is_missing,
-    normalize_name,
+    lenient_uid,
+    normal_forms,
 )
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
@@ -25,9 +27,9 @@ from airflow_provider_nexthink.status import KEPT, Status
 _PREVIEW_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
 _NAME_REFUSED = "the name "
-_SOFT_HYPHEN = "\u00ad"
 
 _DUPLICATE = (Status.DUPLICATE, "the same device is earlier in the list")
+_PROTECTED = (Status.EXCLUDED, PROTECTED)
 _TWO_NAMES = (Status.REJECTED, "the list gives this uid two names: which device is meant is ambiguous")
 
 
@@ -49,7 +51,9 @@ class Plan:
     to_send: list[int]
 
 
-def make_plan(rows: DeviceRows, exclude: Sequence[str] = (), protected: Sequence[str] = ()) -> Plan:
+def make_plan(
+    rows: DeviceRows, exclude: Sequence[str] = (), protected: Sequence[str] = (), protect: ProtectList | None = None
+) -> Plan:
     """Decide on each row by itself, then on rows of the same device.
 
     In a list that is an outcome table, a row that is EXCLUDED, REJECTED, INVALID or DUPLICATE keeps its status and its
@@ -58,6 +62,7 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = (), protected: Sequence
     :param rows: the devices of the list.
     :param exclude: globs on the name, whatever its case, and uids that are not to be sent.
     :param protected: the same of the connection.
+    :param protect: devices that are not to be sent, however they came to be in the list; None for none.
     """
     uids, names = list(rows.uids), list(rows.names)
     statuses: list[Status | None] = [None] * len(rows)
@@ -97,6 +102,8 @@ def make_plan(rows: DeviceRows, exclude: Sequence[str] = (), protected: Sequence
                 two_names.add(uid)
         elif excluded and (reason := excluded(uid, name)):
             statuses[position], reasons[position] = Status.EXCLUDED, reason
+        elif protect is not None and protect.covers(uid, name):
+            statuses[position], reasons[position] = _PROTECTED
         else:
             to_send.append(position)
     if kept:
@@ -270,9 +277,9 @@ def _exclusions(exclude: Sequence[str], protected: Sequence[str]) -> Callable[[s
 
 def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
-    uids = {uid: entry for entry in exclude if (uid := _uid_of_exclusion(entry))}
+    uids = {uid: entry for entry in exclude if (uid := lenient_uid(entry))}
     # An entry is read in several ways, in which its brackets and hyphens may mean different things: `[–.]`.
-    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*_normal_forms(entry), fold_case(entry)))]
+    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*normal_forms(entry), fold_case(entry)))]
     names = {form: entry for entry, form in reversed(forms)}
     globs = [(entry, translate(form)) for entry, form in forms]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
@@ -286,21 +293,9 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     def match(uid: str, name: str) -> str | None:
         if found := uids.get(uid):
             return found
-        for form in _normal_forms(name):
+        for form in normal_forms(name):
             if found := match_name(form):
                 return found
         return None if name.isascii() and name.isprintable() else match_name(fold_case(name))
 
     return match
-
-
-def _normal_forms(name: str) -> tuple[str, ...]:
-    """Return what a name may look like: some programs show a soft hyphen, others do not."""
-    if _SOFT_HYPHEN not in name:
-        return (normalize_name(name),)
-    return normalize_name(name), normalize_name(name.replace(_SOFT_HYPHEN, "-"))
-
-
-def _uid_of_exclusion(entry: str) -> str | None:
-    """Read a uid in any form, with braces and as a URN too, also as a word processor changes its hyphens."""
-    return canonical_uid(normalize_name(entry).removeprefix("urn:uuid:").strip("{}"))

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_SOFT_HYPHEN = "\u00ad"
 _BARE_UID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -28,6 +29,17 @@ def canonical_uid(cell: object) -> str | None:
     return text if CANONICAL_UID.fullmatch(text) else None
 
 
+def lenient_uid(cell: object) -> str | None:
+    """Read a uid as people write it: with braces and as a URN too, also as a word processor changes its hyphens.
+
+    :param cell: text, or a ``uuid.UUID``.
+    :return: the canonical uid, or None if it is none.
+    """
+    if (uid := canonical_uid(cell)) or not isinstance(cell, str):
+        return uid
+    return canonical_uid(normalize_name(cell).removeprefix("urn:uuid:").strip("{}"))
+
+
 def normalize_name(name: str) -> str:
     """Return the form of a name in which names are compared: names that look the same to a person are equal.
 
@@ -42,6 +54,16 @@ def normalize_name(name: str) -> str:
         return text
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).translate(_LOOKALIKES)
     return unicodedata.normalize("NFKC", text.replace("i\u0307", "i")).strip()
+
+
+def normal_forms(name: str) -> tuple[str, ...]:
+    """Return what a name may look like, normalized: some programs show a soft hyphen, others do not.
+
+    :param name: the name as it came.
+    """
+    if _SOFT_HYPHEN not in name:
+        return (normalize_name(name),)
+    return normalize_name(name), normalize_name(name.replace(_SOFT_HYPHEN, "-"))
 
 
 def fold_case(name: str) -> str:

@@ -6,7 +6,7 @@ Cells are kept as they came; the plan decides which rows can be sent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -60,10 +60,16 @@ class DeviceRows:
 
 @dataclass(frozen=True)
 class Columns:
-    """Cells by column."""
+    """Cells by column.
+
+    :param labels: the names of the columns.
+    :param length: how many rows there are.
+    :param cells: returns the cells of the column at a position.
+    """
 
     labels: list[Any]
-    cells: list[list[Any]]
+    length: int
+    cells: Callable[[int], list[Any]]
 
 
 def read_devices(
@@ -91,6 +97,27 @@ def read_devices(
     """
     if isinstance(devices, DeviceRows):
         return devices
+    tables = tables_of(devices, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file)
+    return _joined([_pick(table, uid_column, name_column) for table in tables])
+
+
+def tables_of(
+    devices: object,
+    *,
+    columns: Sequence[str] | None = None,
+    uid_column: str | None = None,
+    name_column: str | None = None,
+    open_file: Callable[[str], BinaryIO] | None = None,
+) -> Iterator[Lines | Columns | DeviceRows]:
+    """Read a list in any form into tables: one, or several if it is a list of lists. Each is to be read at once.
+
+    :param devices: as ``read_devices`` takes it.
+    :param columns: the names of the columns, for rows that do not name them themselves.
+    :param uid_column: which column holds the uid, and tells columns from rows in a nested mapping; None to find it.
+    :param name_column: likewise for the name.
+    :param open_file: opens a path for reading bytes; None to use fsspec.
+    :raises NexthinkInputError: if it is none of the forms.
+    """
     if isinstance(devices, str) or is_path_object(devices):
         devices = read_text_or_file(devices, open_file)
     if isinstance(devices, Mapping):
@@ -99,36 +126,37 @@ def read_devices(
         devices = [devices]
     if columns is not None and (isinstance(devices, Columns | Lines) or is_table(devices)):
         raise NexthinkInputError("columns is for rows that are tuples: this list names its own columns.")
-    if isinstance(devices, Columns):
-        return _pick(devices.labels, len(devices.cells[0]), devices.cells.__getitem__, uid_column, name_column)
-    if isinstance(devices, Lines):
-        return pick_rows(devices.labels, devices.rows, uid_column, name_column)
+    if isinstance(devices, Columns | Lines | DeviceRows):
+        yield devices
+        return
     if is_table(devices):
         labels, cells = table_columns(devices)
-        return _pick(labels, len(devices), cells, uid_column, name_column)
+        yield Columns(labels, len(devices), cells)
+        return
     if (rows := as_list(devices)) is None:
         raise not_a_list(devices)
     if columns is not None and _is_one_row(rows, columns):
         rows = [rows]
     first = next((row for row in rows if row is not None), None)
     if not rows:
-        return DeviceRows([], [])
+        return
     if is_whole_list(first):
-        read = partial(
-            read_devices, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file
-        )
+        read = partial(tables_of, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file)
         try:
-            return _joined([read(part) for part in rows if part is not None])
+            for part in rows:
+                if part is not None:
+                    yield from read(part)
         except RecursionError:
             raise NexthinkInputError(f"devices is lists within lists, nested too deeply. {HINT}") from None
-    if columns is not None:
+    elif columns is not None:
         _check_tuples(rows, columns)
-        return pick_rows(columns, rows, uid_column, name_column)
-    if (fields := fields_of(first)) is not None:
+        yield Lines(columns, rows)
+    elif (fields := fields_of(first)) is not None:
         check_fields(rows, fields)
-        return pick_rows(fields, rows, uid_column, name_column)
-    labels = mapping_columns(rows)
-    return _pick(labels, len(rows), mapping_cells(rows, labels), uid_column, name_column)
+        yield Lines(fields, rows)
+    else:
+        labels = mapping_columns(rows)
+        yield Columns(labels, len(rows), mapping_cells(rows, labels))
 
 
 def pick_rows(
@@ -184,7 +212,7 @@ def unfold(mapping: Mapping[Any, Any], uid_column: str | None, name_column: str 
         return [dict(mapping)]
     if len({-1 if cells is None else len(cells) for cells in columns}) > 1:
         raise NexthinkInputError(f"devices is a mapping of columns that are not all lists of the same length. {HINT}")
-    return Columns(list(mapping), [cells or [] for cells in columns])
+    return Columns(list(mapping), len(columns[0] or ()), [cells or [] for cells in columns].__getitem__)
 
 
 def _unfold_nested(
@@ -207,7 +235,7 @@ def _unfold_nested(
         )
     if any(cells.keys() != first.keys() for cells in mapping.values()):
         raise NexthinkInputError(f"devices is a mapping of columns whose rows differ. {HINT}")
-    return Columns(list(mapping), [[cells[row] for row in first] for cells in mapping.values()])
+    return Columns(list(mapping), len(first), [[cells[row] for row in first] for cells in mapping.values()].__getitem__)
 
 
 def _is_list(value: object) -> bool:
@@ -243,8 +271,8 @@ def is_whole_list(value: Any) -> bool:
 
 def _joined(parts: list[DeviceRows]) -> DeviceRows:
     parts = [part for part in parts if len(part)]
-    if not parts:
-        return DeviceRows([], [])
+    if len(parts) < 2:
+        return parts[0] if parts else DeviceRows([], [])
     labels = {normalize_label(part.uid_column): part.uid_column for part in parts}
     if len(labels) > 1:
         raise NexthinkInputError(
@@ -276,16 +304,15 @@ def _check_tuples(rows: Sequence[Any], columns: Sequence[Any]) -> None:
             )
 
 
-def _pick(
-    labels: list[Any],
-    length: int,
-    cells: Callable[[int], list[Any]],
-    uid_column: str | None,
-    name_column: str | None,
-) -> DeviceRows:
-    """Read device rows from cells by column."""
-    if not length:
+def _pick(table: Lines | Columns | DeviceRows, uid_column: str | None, name_column: str | None) -> DeviceRows:
+    """Read device rows from a table."""
+    if isinstance(table, DeviceRows):
+        return table
+    if isinstance(table, Lines):
+        return pick_rows(table.labels, table.rows, uid_column, name_column)
+    if not table.length:
         return DeviceRows([], [])
+    labels, cells = table.labels, table.cells
     uid, name = find_uid_and_name(labels, uid_column, name_column)
     uids, names = cells(uid), cells(name)
     check_cells(uids, names)

@@ -39,7 +39,7 @@ def load_devices(
     elif fields_of(devices) is not None and not is_table(devices):
         devices = [devices]
     if isinstance(devices, Columns):
-        return dict(zip(devices.labels, devices.cells, strict=True))
+        return {label: devices.cells(at) for at, label in enumerate(devices.labels)}
     if isinstance(devices, Lines):
         return _as_mappings(devices)
     if is_table(devices):

@@ -20,6 +20,7 @@ _OUTCOME_ONLY_COLUMNS = frozenset({_REQUEST_ID, "traceid", "submittedat"})
 _SUFFIX = re.compile(r"(?:[\W_]+(?:x|y|l|r|left|right|old|new|\d+))+[\W_]*$", re.IGNORECASE)
 _KEPT_REASONS = (
     "excluded by ",
+    "protected by the protect list",
     "the list has it as ",
     "another row of the list has this device as ",
     "the same device is earlier in the list",

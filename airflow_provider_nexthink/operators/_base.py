@@ -112,16 +112,17 @@ class DeviceInput(ResolveMixin):
         """
         return DeviceInput(self._resolved(context))
 
-    def resolve_lists(self, context: Context) -> DeviceInput:
+    def resolve_lists(self, context: Context, *, needs_all: bool = False) -> DeviceInput:
         """Return the devices with each XCom in its place. A list of devices among rows becomes more rows.
 
         :param context: of the task.
+        :param needs_all: whether a task that returned nothing is an error, and not a list without rows.
         :raises AirflowFailException: for an iterator over XComs, which Airflow cannot see.
         """
         value = self._resolved(context)
         if value is self.value or not isinstance(value, list | tuple) or any(map(_is_cell, value)):
             return DeviceInput(value)
-        if value and all(part is None for part in value):
+        if value and (any if needs_all else all)(part is None for part in value):
             return DeviceInput(None)  # an error, as one task that returned nothing is
         is_xcom = [isinstance(part, ResolveMixin) for part in self.value]  # type: ignore[attr-defined] # as value is
         parts = [
@@ -136,8 +137,8 @@ class DeviceInput(ResolveMixin):
             has_references = any(True for _ in _references_in(value))
             if has_references and value is not self.value:
                 raise NexthinkInputError(
-                    "devices is an iterator over XComs: Airflow does not see which tasks they come from. Pass a list. "
-                    "This try sent nothing."
+                    "The devices are an iterator over XComs: Airflow does not see which tasks they come from. Pass a "
+                    "list. This try sent nothing."
                 )
         return _resolve(value, context) if has_references else value
 
@@ -166,7 +167,7 @@ def _references_in(value: object) -> Iterator[Any]:
             pending.extend(cell for cell in _cells_of(value) if not isinstance(cell, str))
         elif any(isinstance(cell, ResolveMixin) for cell in _objects_in_frame(value)):
             raise NexthinkInputError(
-                f"devices has a {type(value).__name__} (a DataFrame) with an XCom in a cell, where nothing can be "
+                f"The devices have a {type(value).__name__} (a DataFrame) with an XCom in a cell, where nothing can be "
                 "resolved: make the DataFrame in a task, or pass a list of mappings."
             )
 
@@ -217,7 +218,9 @@ def _as_list_of_devices(value: Any) -> Any:
 
 
 class DevicesMixin(_Operator):
-    """The field ``devices`` of an operator or a sensor."""
+    """The field ``devices`` of an operator or a sensor, and ``protect`` of an operator that has one."""
+
+    _protect: object = None
 
     @property
     def devices(self) -> object:
@@ -235,16 +238,25 @@ class DevicesMixin(_Operator):
         jinja_env: jinja2.Environment | None = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render a template, that of the devices in its own way: see ``render_devices``."""
-        if content is self._devices and isinstance(content, DeviceInput):
-            return content.resolve_lists(context)
-        if content is self._devices and isinstance(content, str):
+        """Render a template, that of devices in its own way: see ``render_devices``."""
+        is_devices = content is self._devices or content is self._protect
+        if is_devices and isinstance(content, DeviceInput):
+            return content.resolve_lists(context, needs_all=content is self._protect)
+        if is_devices and isinstance(content, str):
             return render_devices(content, context, jinja_env or self.get_template_env(), seen_oids or ())
         return super().render_template(content, context, jinja_env, seen_oids)
 
     def _given_devices(self) -> object:
         """Return the devices as they were passed, once they are rendered."""
-        return self.devices.value if isinstance(self.devices, DeviceInput) else self.devices
+        return unwrapped(self.devices)
+
+
+def unwrapped(field: object) -> object:
+    """Return the value of a field as it was passed.
+
+    :param field: the field of an operator, a ``DeviceInput`` or not.
+    """
+    return field.value if isinstance(field, DeviceInput) else field
 
 
 def render_devices(

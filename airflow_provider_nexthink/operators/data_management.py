@@ -14,10 +14,12 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkRes
 from airflow_provider_nexthink.links.nexthink import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
+    DeviceInput,
     DevicesMixin,
     fail_without_retry,
     is_template,
     option_errors,
+    unwrapped,
 )
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
@@ -68,6 +70,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     :param name_column: which column holds the name; None to find it by its name. (templated)
     :param columns: the names of the columns, for rows that are tuples or lists.
     :param exclude: globs on the name, whatever its case, and uids that are never sent.
+    :param protect: a list of devices that are never sent, by uid or by name, in any form that ``devices`` takes; a list
+        with uids only or names only will do. A list without rows is an error. (templated, if text)
     :param max_devices: maximum number of devices to send. If the plan exceeds it, nothing is sent and the task fails
         without a retry. None for no limit. (templated)
     :param max_share: maximum share of ``fleet_size`` to send, such as 0.05 for 5 %; guards like ``max_devices``.
@@ -97,6 +101,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         "nexthink_conn_id",
         "uid_column",
         "name_column",
+        "protect",
         "max_devices",
         "max_share",
         "fleet_size",
@@ -119,6 +124,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         name_column: str | None = None,
         columns: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        protect: object = None,
         max_devices: int | str | None = 1000,
         max_share: float | str | None = None,
         fleet_size: int | str | None = None,
@@ -141,6 +147,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.name_column = name_column
         self.columns = columns
         self.exclude = exclude
+        self.protect = protect
         self.max_devices = max_devices
         self.max_share = max_share
         self.fleet_size = fleet_size
@@ -158,6 +165,17 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():
             self._check_options()
+
+    @property
+    def protect(self) -> object:
+        """The protect list: None, a template to be resolved, or ``DeviceInput``."""
+        return self._protect
+
+    @protect.setter
+    def protect(self, value: object) -> None:
+        # None is "no list" only as the Dag has it; a template or an XCom that gives None is a list that is missing.
+        is_no_list = value is None and self._protect is None
+        self._protect = None if is_no_list else DeviceInput.wrap(value)
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
@@ -179,7 +197,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             checkpoint = self._begin(context, report, self._hook)
             self._check_rendered()
             report.reason = options.check_reason(self.reason)
-            chosen: Any = {option: getattr(self, option) for option in options.CHECKS}
+            chosen: Any = {option: unwrapped(getattr(self, option)) for option in options.CHECKS}
             result = self._hook.delete_devices(
                 self._read_devices(context),
                 state_store=checkpoint,
@@ -230,6 +248,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                     f"{limit} is a template that gave nothing, and so no limit. This try sent nothing. Give it a "
                     f"value; for no limit write {limit}=None in the Dag."
                 )
+        if self.protect is not None and unwrapped(self.protect) is None:
+            raise NexthinkInputError(
+                "protect is a template or an XCom that gave nothing (None): a list that is missing protects nothing. "
+                "Check the task that makes it. This try sent nothing."
+            )
         if self.return_format == "dataframe":
             require_parquet("return_format='dataframe'")
         if (path := options.check_results_path(self.results_path)) is not None:
@@ -321,7 +344,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         """Fail the parsing of a Dag for an option that cannot take effect."""
         options.check_share_and_fleet(self.max_share, self.fleet_size)
         for option, check in {**options.CHECKS, "results_path": options.check_results_path}.items():
-            value = getattr(self, option)
+            value = unwrapped(getattr(self, option))
             if not (option in self.template_fields and is_template(value)):
                 check(value)
         if any(is_template(entry) for entry in self.exclude):

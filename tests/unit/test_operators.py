@@ -39,6 +39,9 @@ ROWS = [{"uid": "0fbd5a5c-0000-4000-8000-000000000001", "name": "{{ 7 * 7 }}"}]
     [
         ("exclude", "VIP-*"),
         ("exclude", ["{{ var.value.keep }}"]),
+        ("protect", []),
+        ("protect", pd.DataFrame({"uid": []})),
+        ("protect", " "),
         ("max_share", 0.05),
         ("fleet_size", 5000),
         ("max_share", 5),
@@ -142,6 +145,31 @@ def test_options_scalar_are_rendered(native: bool) -> None:
     assert operator.nexthink_conn_id == "other"
     assert isinstance(operator.devices, DeviceInput)
     assert operator.devices.value == ([] if native else "[]")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_protect_renders_as_devices_do(native: bool) -> None:
+    with DAG("d", render_template_as_native_obj=native) as dag:
+
+        @task
+        def listed() -> list[dict[str, str]]:
+            return ROWS
+
+        literal_rows = NexthinkDeleteDevicesOperator(task_id="rows", devices=ROWS, protect=ROWS)
+        template = NexthinkDeleteDevicesOperator(task_id="text", devices=ROWS, protect="{{ params.text }}")
+        without = NexthinkDeleteDevicesOperator(task_id="none", devices=ROWS, protect=None)
+        xcom = NexthinkDeleteDevicesOperator(task_id="xcom", devices=ROWS, protect=[listed()])
+    for operator in (literal_rows, template, without):
+        rendered(operator, params={"text": r'[{"name": "a\/b 1e10 {{ x }}"}]'})
+    assert isinstance(literal_rows.protect, DeviceInput)
+    assert literal_rows.protect.value == ROWS
+    assert serialize_template_field(literal_rows.protect, "protect") == "1 rows (list)"
+    assert isinstance(template.protect, DeviceInput)
+    text = template.protect.value
+    assert (json.loads(text) if isinstance(text, str) else text) == [{"name": "a/b 1e10 {{ x }}"}]
+    assert without.protect is None
+    assert xcom.upstream_task_ids == {"listed"}
+    assert ROWS[0]["uid"] not in str(DagSerialization.to_dict(dag))
 
 
 SINCE_AIRFLOW_3_2 = pytest.mark.skipif(AIRFLOW < (3, 2), reason="Airflow before 3.2 calls no callables for templates")
