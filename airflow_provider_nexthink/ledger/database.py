@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import insert, inspect, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import NexthinkLedgerError, NexthinkLedgerMismatchError
@@ -25,7 +25,6 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clock of this machine may be behind that of whoever wrote to the ledger last."""
 
 _LOCK_SECONDS = 30
-_CREATE_ATTEMPTS = 5
 # What drivers say of a database that works, but not for this.
 _REFUSED = re.compile(r"permission|denied|read[- ]?only|not authorized|readonly|privilege", re.IGNORECASE)
 
@@ -61,7 +60,8 @@ class Database:
                 "or SQLite."
             )
         if self.dialect == "sqlite":
-            if engine.url.database in (None, "", ":memory:"):
+            file = engine.url.database
+            if not file or ":memory:" in file or engine.url.query.get("mode") == "memory":
                 raise NexthinkLedgerMismatchError(
                     "The ledger cannot be in an SQLite database in memory: it would forget everything. Give it a file."
                 )
@@ -78,32 +78,20 @@ class Database:
         """
         if self._is_open:
             return
-        for attempt in range(_CREATE_ATTEMPTS):
-            try:
-                self._open_once()
-                break
-            except (IntegrityError, OperationalError, ProgrammingError) as error:
-                # Two processes may make the tables at once: one of them fails, and then finds them there.
-                if attempt + 1 == _CREATE_ATTEMPTS or _REFUSED.search(str(error)):
-                    raise self._to_error(error, "opened") from error
-                self.clock.sleep(0.2, lambda: False)
-            except SQLAlchemyError as error:
-                raise self._to_error(error, "opened") from error
+        try:
+            with self._engine.begin() as connection:
+                self._prepare(connection)
+                version = self._version(connection)
+            if version < len(self._steps):
+                self._upgrade()
+        except SQLAlchemyError as error:
+            raise self._to_error(error, "opened") from error
         self._is_open = True
 
-    def _open_once(self) -> None:
-        with self._engine.begin() as connection:
-            self._prepare(connection)
-            is_there = inspect(connection).has_table(schema.ledgers.name)
-        version = 0
-        if is_there:
-            with self._engine.begin() as connection:
-                version = self._check_owner(connection)
-        if version < len(self._steps):
-            self._upgrade(version)
-
-    def _check_owner(self, connection: Connection) -> int:
-        """Return the version of the schema; 0 where the making of the tables has not ended."""
+    def _version(self, connection: Connection) -> int:
+        """Return the version of the schema, and check whose ledger it is; 0 where its making has not ended."""
+        if not inspect(connection).has_table(schema.ledgers.name):
+            return 0
         row = connection.execute(select(schema.ledgers)).first()
         if row is None:
             return 0
@@ -119,17 +107,15 @@ class Database:
             )
         return int(row.schema_version)
 
-    def _upgrade(self, version: int) -> None:
-        with self._engine.begin() as connection:
-            self._prepare(connection)
-            if version:
-                version = self._lock_row(connection)  # another process may be at it
+    def _upgrade(self) -> None:
+        with self._alone() as connection:
+            version = self._version(connection)  # another process may have been first
             for step in self._steps[version:]:
                 step(connection)
-            now = self.clock.now()
             if version:
                 connection.execute(update(schema.ledgers).values(schema_version=len(self._steps)))
-            elif connection.execute(select(schema.ledgers.c.id)).first() is None:
+            else:
+                now = self.clock.now()
                 connection.execute(
                     insert(schema.ledgers).values(
                         id=1,
@@ -141,9 +127,26 @@ class Database:
                     )
                 )
 
-    def _lock_row(self, connection: Connection) -> int:
-        connection.execute(update(schema.ledgers).values(latest_at=schema.ledgers.c.latest_at))
-        return int(connection.execute(select(schema.ledgers.c.schema_version)).scalar_one())
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """Give a connection in a transaction, while no other process changes the schema."""
+        with self._engine.begin() as connection:
+            self._prepare(connection)
+            if self.dialect == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none before a CREATE TABLE
+                yield connection
+            elif self.dialect == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('nexthink_ledger'))"))
+                yield connection
+            else:
+                # MySQL ends a transaction, and its locks, with each CREATE TABLE. This lock ends with its connection.
+                connection.detach()
+                lock = text("SELECT GET_LOCK(CONCAT('nexthink ', MD5(DATABASE())), :seconds)")
+                if not connection.execute(lock, {"seconds": _LOCK_SECONDS}).scalar():
+                    raise NexthinkLedgerError("The ledger cannot be opened: another process is changing its schema.")
+                with self._engine.begin() as other:
+                    self._prepare(other)
+                    yield other
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -171,7 +174,7 @@ class Database:
         """
         with self.transaction() as connection:
             # A write is what takes the lock on every database: on SQLite, of the whole file.
-            self._lock_row(connection)
+            connection.execute(update(schema.ledgers).values(latest_at=schema.ledgers.c.latest_at))
             latest = connection.execute(select(schema.ledgers.c.latest_at)).scalar_one()
             now = self.clock.now()
             if now < latest - CLOCK_TOLERANCE:

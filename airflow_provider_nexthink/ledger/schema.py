@@ -224,9 +224,16 @@ task_state = Table(
 
 def _create_tables(connection: Connection) -> None:
     metadata.create_all(connection)
+    for table in metadata.sorted_tables:  # MySQL has no transaction around this: it may have ended between the two
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
 
 
 STEPS: Sequence[Callable[[Connection], None]] = (_create_tables,)
-"""What leads from each version of the schema to the next one, from none to the latest. Released steps never change."""
+"""What leads from each version of the schema to the next one, from none to the latest. Released steps never change.
+
+A step is run by one process at a time. On MySQL, whose CREATE and ALTER cannot be rolled back, it may be run again
+after one that was cut off: it must look for what is there already.
+"""
 
 SCHEMA_VERSION = len(STEPS)

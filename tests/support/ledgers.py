@@ -1,103 +1,125 @@
-"""Ledgers in databases of their own, and deletions that a test writes into them."""
+"""Ledgers for tests: in a file of SQLite, on PostgreSQL and on MariaDB, each in a database of its own."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, create_engine, insert, select
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.engine import URL, make_url
 
 from airflow_provider_nexthink.clock import Clock
-from airflow_provider_nexthink.ledger import Ledger, schema
+from airflow_provider_nexthink.deletion.outcome import Outcomes
+from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.devices.reader import DeviceRows
+from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.database import Database
-from tests.support.services import mariadb_connection, postgres_database
+from airflow_provider_nexthink.ledger.reservation import RunRequest
+from airflow_provider_nexthink.origin import RunOrigin
+from tests.support.runs import device_rows
+from tests.support.services import mariadb_database, postgres_database
 
-LEDGER_DATABASES = [
+LEDGERS = [
     "sqlite",
     pytest.param("postgres", marks=pytest.mark.service),
     pytest.param("mariadb", marks=pytest.mark.service),
 ]
-"""The databases that a ledger can be in."""
+"""What the fixture ``ledger_url`` takes."""
 
-
-def uid_of(number: int) -> str:
-    """Return the uid of a device."""
-    return f"0fbd5a5c-0000-4000-8000-{number:012}"
+TENANT = "https://acme.api.eu.nexthink.cloud\0acme"
 
 
 @contextmanager
-def ledger_url(database: str, path: Path) -> Iterator[URL]:
-    """Give the address of an empty database, which is gone afterwards."""
-    if database == "postgres":
-        with postgres_database() as url:
-            yield url
-    elif database == "mariadb":
-        with mariadb_connection() as connection:
-            where = json.loads(connection)
-            query = {key: value for key, value in where["extra"].items() if key != "client"}
-            yield URL.create(
-                "mysql+mysqlconnector",
-                username=where["login"],
-                password=where["password"],
-                host=where["host"],
-                port=where["port"],
-                database=where["schema"],
-                query=query,
-            )
+def ledger_database(kind: str, folder: Path) -> Iterator[URL]:
+    """Give the address of an empty database, which is gone afterwards.
+
+    :param kind: sqlite, postgres or mariadb.
+    :param folder: where a file may be.
+    """
+    if kind == "sqlite":
+        yield make_url(f"sqlite:///{folder / 'ledger.db'}")
     else:
-        yield URL.create("sqlite", database=str(path / "ledger.db"))
+        with postgres_database() if kind == "postgres" else mariadb_database() as url:
+            yield url
 
 
 @contextmanager
-def new_ledger(database: str, path: Path, clock: Clock) -> Iterator[Ledger]:
-    """Give a ledger in an empty database."""
-    with ledger_url(database, path) as url:
-        ledger = Ledger(create_engine(url), tenant="acme", instance="acme", clock=clock)
-        try:
-            yield ledger
-        finally:
-            ledger.close()
+def engine_of(url: URL | str, **options: Any) -> Iterator[Engine]:
+    """Give an engine, whose connections are closed afterwards.
+
+    :param url: of the database.
+    :param options: of ``create_engine``.
+    """
+    engine = create_engine(url, **options)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
-def add_run(
-    database: Database, uids: Sequence[str], now: datetime, *, statuses: Sequence[str] | None = None, **run: Any
-) -> int:
-    """Write a run that has ended, with one deletion for each uid; return its id."""
-    statuses = statuses or ["SCHEDULED"] * len(uids)
-    values: dict[str, Any] = {
-        "task_key": f"{now}",
-        "provider_version": "0.1.0",
-        "state": "finished",
-        "planned": len(uids),
-        "devices": len(uids),
-        "released": 0,
-        "charged": len(uids),
-        "scheduled": statuses.count("SCHEDULED"),
-        "started_at": now,
-        "heartbeat_at": now,
-        "finished_at": now,
-        **run,
-    }
-    with database.transaction() as connection:
-        inserted = connection.execute(insert(schema.runs).values(values))
-        run_id = int(inserted.inserted_primary_key[0])
-        rows = [
-            {"run_id": run_id, "seq": seq, "uid": uid, "name": f"PC-{uid[-4:]}", "requested_at": now, "status": status}
-            for seq, (uid, status) in enumerate(zip(uids, statuses, strict=True))
-        ]
-        if rows:
-            connection.execute(insert(schema.deletions), rows)
-    return run_id
+def text_of(url: URL) -> str:
+    """Return an address with its password, to be passed to another process."""
+    return url.render_as_string(hide_password=False)
 
 
-def deletions(database: Database) -> list[dict[str, Any]]:
-    """Return all rows of ``nexthink_deletions``."""
-    table = schema.deletions
-    with database.transaction() as connection:
-        rows = connection.execute(select(table).order_by(table.c.run_id, table.c.seq))
-        return [dict(row._mapping) for row in rows]
+def database_of(engine: Engine, clock: Clock | None = None, *, tenant: str = TENANT, **options: Any) -> Database:
+    """Return the ledger of a tenant."""
+    return Database(engine, tenant=tenant, instance="acme", clock=clock, **options)
+
+
+def outcomes_of(count: int, *, first: int = 0) -> Outcomes:
+    """Return the outcome table of a run that has sent nothing yet.
+
+    :param count: how many devices.
+    :param first: the number of the first of them.
+    """
+    rows = device_rows(first + count)
+    return Outcomes(make_plan(DeviceRows(rows.uids[first:], rows.names[first:], "uid", "name")))
+
+
+def origin_of(run: str = "run-1", *, task_id: str = "delete", map_index: int = -1, try_number: int = 1) -> RunOrigin:
+    """Return the origin of a try of a task.
+
+    :param run: the run of the Dag.
+    """
+    return RunOrigin(
+        dag_id="cleanup",
+        dag_run_id=run,
+        task_id=task_id,
+        map_index=map_index,
+        try_number=try_number,
+        triggered_by="the schedule",
+    )
+
+
+def request_of(planned: int, origin: RunOrigin | None = None, **options: Any) -> RunRequest:
+    """Return what a run is about to do."""
+    return RunRequest(origin=origin or RunOrigin(), provider_version="0.1.0", planned=planned, **options)
+
+
+def rows_of(engine: Engine, *tables: str) -> list[dict[str, Any]]:
+    """Return the rows of tables of a ledger, in the order of their keys.
+
+    :param tables: without the prefix ``nexthink_``.
+    """
+    rows: list[dict[str, Any]] = []
+    with engine.connect() as connection:
+        for name in tables:
+            table = schema.metadata.tables[f"nexthink_{name}"]
+            found = connection.execute(select(table).order_by(*table.primary_key.columns))
+            rows += [dict(row._mapping) for row in found]
+    return rows
+
+
+def all_rows(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of every table of a ledger."""
+    names = [name.removeprefix("nexthink_") for name in schema.metadata.tables]
+    return {name: rows_of(engine, name) for name in names}
+
+
+def column_of(rows: Iterable[dict[str, Any]], *columns: str) -> Sequence[Any]:
+    """Return a column of rows, or tuples of several."""
+    return [row[columns[0]] if len(columns) == 1 else tuple(row[column] for column in columns) for row in rows]

@@ -77,6 +77,23 @@ def postgres_database() -> Iterator[URL]:
 @contextmanager
 def mariadb_connection() -> Iterator[str]:
     """Give the Airflow connection to a database of its own, which is gone afterwards."""
+    with mariadb_database() as where:
+        yield json.dumps(
+            {
+                "conn_type": "mysql",
+                "host": where.host,
+                "port": where.port,
+                "login": where.username,
+                "password": where.password,
+                "schema": where.database,
+                "extra": {"client": "mysql-connector-python", **where.query},
+            }
+        )
+
+
+@contextmanager
+def mariadb_database() -> Iterator[URL]:
+    """Give the address of a database of its own, which is gone afterwards."""
     import mysql.connector
 
     name, where = _name(), urlsplit(MARIADB)
@@ -90,15 +107,13 @@ def mariadb_connection() -> Iterator[str]:
     cursor = server.cursor()
     cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
     try:
-        yield json.dumps(
-            {
-                "conn_type": "mysql",
-                **login,
-                "login": where.username,
-                "password": where.password,
-                "schema": name,
-                "extra": {"client": "mysql-connector-python", **charset},
-            }
+        yield URL.create(
+            "mysql+mysqlconnector",
+            username=where.username,
+            password=where.password,
+            **login,
+            database=name,
+            query=charset,
         )
     finally:
         cursor.execute(f"DROP DATABASE {name}")

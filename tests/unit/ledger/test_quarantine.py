@@ -21,7 +21,7 @@ from airflow_provider_nexthink.ledger import Ledger, schema
 from airflow_provider_nexthink.ledger.ledger import QuarantineResult
 from airflow_provider_nexthink.origin import RunOrigin
 from tests.support.fake_time import FakeTime
-from tests.support.ledgers import LEDGER_DATABASES, add_run, new_ledger, uid_of
+from tests.support.recorded import LEDGER_DATABASES, add_run, new_ledger, uid_of
 
 DAY = 86400.0
 

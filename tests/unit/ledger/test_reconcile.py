@@ -18,7 +18,7 @@ from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkIn
 from airflow_provider_nexthink.ledger import Ledger, reconcile, schema
 from airflow_provider_nexthink.ledger.ledger import ReconcileResult
 from tests.support.fake_time import FakeTime
-from tests.support.ledgers import LEDGER_DATABASES, add_run, deletions, new_ledger, uid_of
+from tests.support.recorded import LEDGER_DATABASES, add_run, deletions, new_ledger, uid_of
 
 DAY = timedelta(days=1)
 

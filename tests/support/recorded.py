@@ -1,0 +1,103 @@
+"""Ledgers in databases of their own, and deletions that a test writes into them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, create_engine, insert, select
+
+from airflow_provider_nexthink.clock import Clock
+from airflow_provider_nexthink.ledger import Ledger, schema
+from airflow_provider_nexthink.ledger.database import Database
+from tests.support.services import mariadb_connection, postgres_database
+
+LEDGER_DATABASES = [
+    "sqlite",
+    pytest.param("postgres", marks=pytest.mark.service),
+    pytest.param("mariadb", marks=pytest.mark.service),
+]
+"""The databases that a ledger can be in."""
+
+
+def uid_of(number: int) -> str:
+    """Return the uid of a device."""
+    return f"0fbd5a5c-0000-4000-8000-{number:012}"
+
+
+@contextmanager
+def ledger_url(database: str, path: Path) -> Iterator[URL]:
+    """Give the address of an empty database, which is gone afterwards."""
+    if database == "postgres":
+        with postgres_database() as url:
+            yield url
+    elif database == "mariadb":
+        with mariadb_connection() as connection:
+            where = json.loads(connection)
+            query = {key: value for key, value in where["extra"].items() if key != "client"}
+            yield URL.create(
+                "mysql+mysqlconnector",
+                username=where["login"],
+                password=where["password"],
+                host=where["host"],
+                port=where["port"],
+                database=where["schema"],
+                query=query,
+            )
+    else:
+        yield URL.create("sqlite", database=str(path / "ledger.db"))
+
+
+@contextmanager
+def new_ledger(database: str, path: Path, clock: Clock) -> Iterator[Ledger]:
+    """Give a ledger in an empty database."""
+    with ledger_url(database, path) as url:
+        ledger = Ledger(create_engine(url), tenant="acme", instance="acme", clock=clock)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+
+def add_run(
+    database: Database, uids: Sequence[str], now: datetime, *, statuses: Sequence[str] | None = None, **run: Any
+) -> int:
+    """Write a run that has ended, with one deletion for each uid; return its id."""
+    statuses = statuses or ["SCHEDULED"] * len(uids)
+    values: dict[str, Any] = {
+        "task_key": f"{now}",
+        "provider_version": "0.1.0",
+        "state": "finished",
+        "planned": len(uids),
+        "devices": len(uids),
+        "released": 0,
+        "charged": len(uids),
+        "scheduled": statuses.count("SCHEDULED"),
+        "started_at": now,
+        "heartbeat_at": now,
+        "finished_at": now,
+        **run,
+    }
+    with database.transaction() as connection:
+        inserted = connection.execute(insert(schema.runs).values(values))
+        run_id = int(inserted.inserted_primary_key[0])
+        rows = [
+            {"run_id": run_id, "seq": seq, "uid": uid, "name": f"PC-{uid[-4:]}", "requested_at": now, "status": status}
+            for seq, (uid, status) in enumerate(zip(uids, statuses, strict=True))
+        ]
+        if rows:
+            connection.execute(insert(schema.deletions), rows)
+    return run_id
+
+
+def deletions(database: Database) -> list[dict[str, Any]]:
+    """Return all rows of ``nexthink_deletions``."""
+    table = schema.deletions
+    with database.transaction() as connection:
+        rows = connection.execute(select(table).order_by(table.c.run_id, table.c.seq))
+        return [dict(row._mapping) for row in rows]
