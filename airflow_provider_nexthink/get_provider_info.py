@@ -148,6 +148,67 @@ def get_provider_info() -> dict[str, object]:
                         ),
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
+                    "deletions": {
+                        "label": "Deletions",
+                        "description": (
+                            "What every Dag may do with this connection. Runs that are going look at it, too: they "
+                            "stop within a minute. Empty: allowed."
+                        ),
+                        "schema": {
+                            "type": ["string", "null"],
+                            "enum": ["allowed", "dry_run_only", "off", None],
+                            "values_display": {
+                                "allowed": "allowed",
+                                "dry_run_only": "dry_run_only (plans are made, nothing is sent)",
+                                "off": "off (also for dry runs)",
+                            },
+                        },
+                    },
+                    "max_devices": {
+                        "label": "Devices in a run",
+                        "description": (
+                            "How many devices any single run may send at most, whatever its Dag says. Empty: what the "
+                            "Dag says."
+                        ),
+                        "schema": {"type": ["integer", "null"], "minimum": 0},
+                    },
+                    "quota_devices": {
+                        "label": "Quota: devices",
+                        "description": (
+                            "How many devices all runs together may send at most in any window of so many days. Needs "
+                            "the days, and a ledger."
+                        ),
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "quota_days": {
+                        "label": "Quota: days",
+                        "description": "The length of that window in days, such as 7.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 3650},
+                    },
+                    "protected": {
+                        "label": "Protected devices",
+                        "description": (
+                            "Globs on the name, such as SRV-*, and uids that are never sent: one a line. In a field of "
+                            'one line, a JSON list: ["SRV-*", "VIP-*"].'
+                        ),
+                        "schema": {"type": ["string", "null"], "format": "multiline"},
+                    },
+                    "require_proof": {
+                        "label": "Proof required",
+                        "description": (
+                            "Until a deletion has been seen to remove a device, no run sends more than 5 devices. "
+                            "Needs a ledger."
+                        ),
+                        "schema": {"type": ["boolean", "null"]},
+                    },
+                    "ledger_conn_id": {
+                        "label": "Ledger",
+                        "description": (
+                            "The id of a connection to PostgreSQL, MySQL, MariaDB or SQLite, in which each deletion is "
+                            "recorded. Empty: no ledger."
+                        ),
+                        "schema": {"type": ["string", "null"], "examples": ["nexthink_ledger"]},
+                    },
                 },
             }
         ],

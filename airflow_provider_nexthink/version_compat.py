@@ -145,13 +145,14 @@ def form_widgets(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     :param fields: the ``conn-fields`` of the provider's description, which Airflow reads itself from 3.2 on.
     """
-    from wtforms import IntegerField, PasswordField, StringField
+    from wtforms import BooleanField, IntegerField, PasswordField, StringField
     from wtforms.validators import Optional, any_of
 
     widgets = {}
     for name, field in fields.items():
         schema = field["schema"]
-        kind = IntegerField if "number" in schema["type"] else StringField
+        kinds = {"number": IntegerField, "integer": IntegerField, "boolean": BooleanField, "string": StringField}
+        kind = kinds[schema["type"][0]]
         if schema.get("format") == "password":
             kind = PasswordField
         choice = [any_of([value for value in schema["enum"] if value])] if "enum" in schema else []

@@ -232,8 +232,8 @@ class Deletion:
             return True
         try:
             self._check()
-        except NexthinkStoppedError:
-            return True
+        except NexthinkError as reason:
+            return isinstance(reason, NexthinkStoppedError)
         return False
 
     def _log_origin(self) -> None:

@@ -19,10 +19,10 @@ from typing import Protocol
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.scheduler import Batch, Response, Scheduler
-from airflow_provider_nexthink.exceptions import NexthinkApiError, NexthinkStoppedError
+from airflow_provider_nexthink.exceptions import NexthinkApiError, NexthinkPolicyError, NexthinkStoppedError
 
 RESPONSE_GRACE_SECONDS = 30.0
-"""How long the responses to requests in flight are awaited once a response has ended the run."""
+"""How long the responses to requests in flight are awaited once a response, or the policy, has ended the run."""
 
 STOP_GRACE_SECONDS = 2.5
 """The same once the run is stopped. Airflow kills a process that has not ended 5 seconds after it was asked to,
@@ -178,12 +178,14 @@ class DeletionRun:
             self.scheduler.abort(self.error)
         self.error = self.error or self.scheduler.error
         self._await_responses(
-            RESPONSE_GRACE_SECONDS if isinstance(self.error, NexthinkApiError) else STOP_GRACE_SECONDS
+            RESPONSE_GRACE_SECONDS
+            if isinstance(self.error, NexthinkApiError | NexthinkPolicyError)
+            else STOP_GRACE_SECONDS
         )
         self.has_ended = True
         with self._lock:
             self.scheduler.close()
-            if type(self.error) is NexthinkStoppedError and self.scheduler.is_complete:
+            if type(self.error) in (NexthinkStoppedError, NexthinkPolicyError) and self.scheduler.is_complete:
                 self.error = None  # the last responses came in time: nothing was held back
 
     def _save(self) -> None:
@@ -198,6 +200,8 @@ class DeletionRun:
                 self.check()
             except NexthinkStoppedError:  # now it must end soon, whatever has ended it
                 end = min(end, self.clock.monotonic() + STOP_GRACE_SECONDS) if left > STOP_GRACE_SECONDS else end
+            except NexthinkPolicyError:
+                pass  # which has ended it; what is in flight has left, and its responses are worth the wait
             with suppress(Empty):
                 self._wake.get(timeout=min(left, _TICK_SECONDS))
 

@@ -23,6 +23,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
     NexthinkConnectError,
     NexthinkError,
+    NexthinkPolicyError,
     NexthinkRateLimitError,
     NexthinkSettingsError,
     NexthinkStoppedError,
@@ -43,7 +44,7 @@ QUICK_SECONDS = 0.005
 """Requests go out one at a time until one has taken this long. Python runs one thread at a time: with a tenant that
 responds at once, threads contend for the GIL, and cost half as much CPU again."""
 
-_NOT_ACCEPTED = (NexthinkConnectError, NexthinkSettingsError, NexthinkStoppedError)
+_NOT_ACCEPTED = (NexthinkConnectError, NexthinkSettingsError, NexthinkPolicyError, NexthinkStoppedError)
 """Errors of a request that never left. An earlier one of the same turn may have left, and got a 401."""
 
 _LOGGED_PAUSE_SECONDS = 5.0
@@ -351,7 +352,7 @@ class Scheduler:
         else:
             if not batch.has_left:
                 self._explain_not_sent(batch.positions, f"not sent: {reason_of(error)}")
-            if isinstance(error, NexthinkStoppedError):
+            if isinstance(error, NexthinkStoppedError | NexthinkPolicyError):
                 self._waiting.append(batch)  # it was held back: the run is not complete
             self.abort(error)
 

@@ -17,6 +17,7 @@ from airflow_provider_nexthink.deletion import policy
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
+from airflow_provider_nexthink.utils.policy_watch import PolicyWatch
 from airflow_provider_nexthink.utils.sql import ledger_engine
 from airflow_provider_nexthink.utils.storage import open_file
 from airflow_provider_nexthink.utils.supervisor import supervisor_check
@@ -188,6 +189,8 @@ class NexthinkHook(BaseHook):
             guard trips; nothing was sent.
         :raises NexthinkError: if Nexthink gives no token; nothing was sent.
         """
+        if self.read_policy() != self.get_conn().policy:  # it has changed since an earlier call
+            self.close()
         client = self.get_conn()
         try:
             return client.delete_devices(
@@ -199,6 +202,15 @@ class NexthinkHook(BaseHook):
             )
         finally:
             self.mask_secrets()
+
+    def read_policy(self) -> policy.DeletionPolicy:
+        """Return the policy of the connection as it is now.
+
+        :raises NexthinkSettingsError: if an extra of it cannot be right.
+        :raises NexthinkPolicyError: if it cannot take effect.
+        """
+        extra = self.get_connection(self.nexthink_conn_id).extra_dejson
+        return policy.DeletionPolicy.resolve(self._checked_extra(extra))
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
         """Run a saved NQL query at once; for small results (about 1,000 rows).
@@ -299,6 +311,9 @@ class NexthinkHook(BaseHook):
                 f"The extra of connection {self.nexthink_conn_id} is JSON, but a {type(extra).__name__}: it takes an "
                 'object, such as {"region": "eu"}.'
             )
+        return extra
+
+    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> NexthinkSettings:
         if unknown := sorted(set(extra) - set(_EXTRAS)):
             self.log.warning(
                 "Connection %s has extras that Nexthink's does not know: %s. It knows %s.",
@@ -306,9 +321,6 @@ class NexthinkHook(BaseHook):
                 ", ".join(unknown),
                 ", ".join(_EXTRAS),
             )
-        return extra
-
-    def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> NexthinkSettings:
         if connection.port not in (None, 0, _HTTPS_PORT):
             self.log.warning(
                 "Connection %s has the port %s, which is not used: see base_url.",
@@ -349,6 +361,7 @@ class _TaskObserver(DeletionObserver):
         self._stats = RunStats(self._instance)
         self._is_supervised = supervisor_check()
         self._clock = client.clock
+        self._policy_watch = PolicyWatch(hook.read_policy, client.clock)
         self._start = self._logged_at = self._clock.monotonic()
 
     def check(self) -> None:
@@ -357,6 +370,7 @@ class _TaskObserver(DeletionObserver):
                 "Airflow's supervisor of this task process is gone, and a retry may run beside it: no other batch is "
                 "sent."
             )
+        self._policy_watch.check()
 
     def on_plan(self, plan: Plan) -> None:
         self._on_plan(plan)
@@ -370,6 +384,7 @@ class _TaskObserver(DeletionObserver):
     def on_progress(self, settled: int, planned: int) -> None:
         self._hook.mask_secrets()
         self._stats.emit_requests()
+        self._policy_watch.look()
         now = self._clock.monotonic()
         if now - self._logged_at < PROGRESS_SECONDS or not settled:
             return

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
 
+from airflow_provider_nexthink.exceptions import NexthinkPolicyError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.utils import policy_watch
 from tests.support.dags import Run
 
 RunDag = Callable[..., Run]
@@ -135,3 +140,45 @@ def test_hook_reads_the_policy_of_a_uri_and_of_json(
     with NexthinkHook() as hook:
         policy = hook.get_conn().policy
     assert (policy.max_devices, policy.protected, policy.require_proof) == (5, ("SRV-*", "VIP-*"), True)
+
+
+@pytest.mark.parametrize("deletions", ["off", "dry_run_only"])
+def test_operator_with_deletions_forbidden_while_it_runs_ends_without_a_retry(
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    set_extras: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    deletions: str,
+) -> None:
+    monkeypatch.setattr(policy_watch, "LOOK_SECONDS", 0.1)
+    sandbox.faults.add(Fault("deletions", "slow", seconds=1.0, times=-1))
+
+    def press() -> None:
+        while not sandbox.tenant.queued:
+            time.sleep(0.05)
+        set_extras(deletions=deletions)
+
+    button = threading.Thread(target=press)
+    button.start()
+    run = delete(run_dag, devices_of(sandbox, 500), batch_size=5, max_concurrency=1, max_devices=None)
+    button.join()
+    assert (run.state, run.tries("delete")) == ("failed", 1)
+    assert f"the connection was set to deletions={deletions} while the run was going" in run.error
+    table = run.xcom("delete")
+    statuses = [row["status"] for row in table]
+    assert statuses.count("SCHEDULED") == len(sandbox.tenant.queued) < 50
+    assert statuses.count("SCHEDULED") + statuses.count("NOT_SENT") == 500
+    assert table[-1]["reason"] == (
+        f"the run ended before its turn: the connection was set to deletions={deletions} while the run was going"
+    )
+    assert run.xcom("delete", "summary")["error"]["type"] == "NexthinkPolicyError"
+
+
+def test_hook_reads_the_policy_before_each_deletion(sandbox: Sandbox, set_extras: Callable[..., None]) -> None:
+    devices = devices_of(sandbox, 2)
+    with NexthinkHook() as hook:
+        assert hook.delete_devices(devices[:1]).counts["SCHEDULED"] == 1
+        set_extras(deletions="off")
+        with pytest.raises(NexthinkPolicyError):
+            hook.delete_devices(devices[1:])
+    assert sandbox.tenant.queued == [devices[0]["uid"]]

@@ -20,6 +20,7 @@ from airflow.sdk.log import redact  # type: ignore[attr-defined]
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.api.settings import REGIONS, NexthinkSettings
+from airflow_provider_nexthink.deletion.policy import DELETIONS
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.nexthink import _EXTRAS, NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -89,6 +90,9 @@ def test_the_form_names_what_the_hook_reads() -> None:
     assert region["enum"] == [*REGIONS, None]
     assert set(region["values_display"]) == set(REGIONS)
     assert connection["conn-fields"]["timeout"]["schema"]["default"] == NexthinkSettings.timeout
+    deletions = connection["conn-fields"]["deletions"]["schema"]
+    assert deletions["enum"] == [*DELETIONS, None]
+    assert set(deletions["values_display"]) == set(DELETIONS)
 
 
 def test_the_form_of_airflow_3_1_has_the_same_words() -> None:

@@ -34,6 +34,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkInvalidRequestError,
     NexthinkPermissionError,
+    NexthinkPolicyError,
     NexthinkRateLimitError,
     NexthinkStoppedError,
     NexthinkTokenError,
@@ -615,6 +616,48 @@ def test_run_ended_lets_no_request_leave() -> None:
     assert left == []
     assert [(row["attempts"], row["submitted_at"]) for row in outcomes.rows()[10:]] == [(0, None)] * 10
     assert Counter(outcomes.status) == {Status.NOT_SENT: 20}
+
+
+def test_run_ended_by_the_policy_takes_the_responses_in_flight_and_sends_nothing_more() -> None:
+    plan, is_forbidden, is_awaited = make_plan(device_rows(30)), threading.Event(), threading.Event()
+
+    def check() -> None:
+        if not is_forbidden.is_set():
+            return
+        if threading.current_thread() is threading.main_thread():
+            is_awaited.set()
+        error = NexthinkPolicyError("No other batch is sent.")
+        error.reason = "deletions are off"
+        raise error
+
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
+        depart()
+        is_forbidden.set()
+        assert is_awaited.wait(60)
+        return FakeResponse(["SCHEDULED"] * len(devices))
+
+    outcomes = Outcomes(plan)
+    error = new_run(outcomes, plan.to_send, send, 10, 1, check=check).run()
+    assert isinstance(error, NexthinkPolicyError)
+    assert outcomes.status == [Status.SCHEDULED] * 10 + [Status.NOT_SENT] * 20
+    assert outcomes.reason[10:] == ["the run ended before its turn: deletions are off"] * 20
+
+
+def test_run_forbidden_by_the_policy_once_all_is_sent_has_no_error() -> None:
+    plan, is_forbidden = make_plan(device_rows(10)), threading.Event()
+
+    def check() -> None:
+        if is_forbidden.is_set():
+            raise NexthinkPolicyError("No other batch is sent.")
+
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
+        depart()
+        is_forbidden.set()
+        return FakeResponse(["SCHEDULED"] * len(devices))
+
+    outcomes = Outcomes(plan)
+    assert new_run(outcomes, plan.to_send, send, 10, 1, check=check).run() is None
+    assert Counter(outcomes.status) == {Status.SCHEDULED: 10}
 
 
 @pytest.mark.parametrize("has_left", [True, False])
