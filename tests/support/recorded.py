@@ -85,6 +85,7 @@ def add_run(
     }
     with database.transaction() as connection:
         inserted = connection.execute(insert(schema.runs).values(values))
+        assert inserted.inserted_primary_key
         run_id = int(inserted.inserted_primary_key[0])
         rows = [
             {"run_id": run_id, "seq": seq, "uid": uid, "name": f"PC-{uid[-4:]}", "requested_at": now, "status": status}
