@@ -16,6 +16,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, REQUESTED, chunks
 from airflow_provider_nexthink.status import Presence
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 RETURNED = "RETURNED"
 """The presence of a device that was gone, and is in the inventory again."""
+
+ASKED_AGAIN = "ASKED_AGAIN"
+"""The presence of a device that a later run has asked for again: what becomes of it is recorded there."""
 
 MAX_LISTED = 10_000
 """How many devices each list of a result has at most; the counts are always whole."""
@@ -96,7 +100,8 @@ def reconcile(
             f"{inventory.query_id} lists the uid of the {inventory.uid_kind}, but {look.other_kind} devices were "
             "deleted by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
         )
-    with database.transaction() as connection:
+    with database.locked() as (connection, _):
+        look.record_proofs(connection)
         connection.execute(
             insert(schema.looks).values(
                 looked_at=looked_at,
@@ -149,6 +154,8 @@ def _deletions() -> Any:
         table.c.status,
         table.c.presence,
         table.c.looked_at,
+        table.c.seen_at,
+        table.c.days_unseen,
         table.c.gone_at,
         table.c.returned_at,
     ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False))
@@ -178,6 +185,7 @@ class _Look:
         self.kinds = kinds
         self.other_kind = 0
         self._inventory = inventory
+        self._proofs: dict[tuple[str | None, str], Row[Any]] = {}  # by kind of uid and strength
 
     def compare(self, connection: Connection, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> None:
         """Compare a page of deletions, and record what has changed.
@@ -219,11 +227,41 @@ class _Look:
         if row.uid not in self._inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
+            self._find_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:
             days = self._inventory.days_unseen[row.uid]
             return {"presence": Presence.STILL_PRESENT.value, "looked_at": now, "seen_at": now, "days_unseen": days}
         return {} if row.presence == RETURNED else {"presence": RETURNED, "looked_at": now, "returned_at": now}
+
+    def _find_proof(self, row: Row[Any]) -> None:
+        """Remember a device that is gone, if that proves something."""
+        strength = strength_of(
+            seen_at=row.seen_at,
+            days_unseen=row.days_unseen,
+            requested_at=row.requested_at,
+            gone_at=self.result.looked_at,
+        )
+        if strength is not None:
+            self._proofs.setdefault((self.kinds.get(row.run_id), strength), row)
+
+    def record_proofs(self, connection: Connection) -> None:
+        """Record what the look has proven about deletions by a kind of uid.
+
+        :param connection: to the ledger, whose lock it holds.
+        """
+        for (kind, strength), row in self._proofs.items():
+            record_proof(
+                connection,
+                strength,
+                uid_kind=kind,
+                uid=row.uid,
+                name=row.name,
+                seen_at=row.seen_at,
+                days_unseen=row.days_unseen,
+                requested_at=row.requested_at,
+                gone_at=self.result.looked_at,
+            )
 
     def _change_of_earlier(self, row: Row[Any]) -> dict[str, Any]:
         """Close a deletion whose device a later run has asked for again: that one counts from now on."""
@@ -231,7 +269,7 @@ class _Look:
             return {}
         if row.presence == Presence.GONE and row.uid in self._inventory.days_unseen:
             return self._change_of(row)
-        return {"superseded": True}
+        return {} if row.presence == ASKED_AGAIN else {"presence": ASKED_AGAIN, "gone_at": None}
 
     def _count(self, row: Row[Any], presence: str | None) -> None:
         result = self.result
