@@ -271,19 +271,25 @@ class NexthinkHook(BaseHook):
         return self.get_conn().request(method, path, **request_options)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Fetch a token and find out which permissions the API credential has. Deletes nothing.
+        """Find out whether a token is given, which permissions the credential has, and what the policy is.
 
-        :return: whether a token could be fetched and at least one API is permitted; and all that in words.
+        Deletes nothing. The tables of a ledger are made, if it has none.
+
+        :return: whether a token could be fetched, at least one API is permitted and the ledger, if there is one, works;
+            and all that in words.
         """
         with self:  # Airflow, which calls this from its connection form, closes nothing
             try:
                 client = self.get_conn()
                 permissions = client.check_permissions()
+                ledger_problem = _ledger_problem(client)
             except NexthinkError as error:
                 return False, f"Authentication: failed. {error} NQL API: not tried. Data management: not tried."
-        return "permitted" in permissions.values(), (
+        ledger = "" if client.ledger is None else f"Ledger: {ledger_problem or 'works'}. "
+        return "permitted" in permissions.values() and not ledger_problem, (
             f"Authentication: works ({client.settings.instance}). NQL API: {permissions['NQL API']}. "
-            f"Data management (deletions): {permissions['Data management']}. Nothing was deleted."
+            f"Data management (deletions): {permissions['Data management']}. "
+            f"Policy: {client.policy.describe()}. {ledger}Nothing was deleted."
         )
 
     @classmethod
@@ -344,6 +350,16 @@ class NexthinkHook(BaseHook):
         self._unmasked.append(value)
         if threading.get_ident() == self._thread:
             self.mask_secrets()
+
+
+def _ledger_problem(client: NexthinkClient) -> str:
+    """Say in words why the ledger does not work; nothing if it does, or if there is none."""
+    try:
+        if client.ledger is not None:
+            client.ledger.open()
+    except NexthinkError as error:
+        return f"does not work ({str(error).rstrip('.')})"
+    return ""
 
 
 class _TaskObserver(DeletionObserver):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_nexthink.api.settings import NexthinkSettings
-from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.hooks.nexthink import _EXTRAS, NexthinkHook
 from airflow_provider_nexthink.sandbox.server import Sandbox
 
 PAGE = (Path(__file__).parents[2] / "docs" / "connection.md").read_text()
@@ -106,7 +106,7 @@ def test_connection_form_test_in_python_works(sandbox: Sandbox, capsys: pytest.C
 def test_connection_form_of_airflow_is_read(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form stores every field, the empty ones as null."""
     fields: dict[str, Any] = json.loads(sandbox.airflow_connection())
-    fields["extra"] = dict.fromkeys(("region", "timeout", "verify", "proxy")) | fields["extra"]
+    fields["extra"] = dict.fromkeys(_EXTRAS) | fields["extra"]
     fields |= {"port": 0, "schema": ""}
     monkeypatch.setenv(VARIABLE, json.dumps(fields))
     with NexthinkHook() as hook:

@@ -58,7 +58,7 @@ def test_connection_test_reports_each_permission_and_deletes_nothing(
     before = sandbox.tenant.devices()
     ok, message = hook.test_connection()
     assert ok == (nql or data_management)
-    assert message == f"Authentication: works (sandbox). {says} Nothing was deleted."
+    assert message == f"Authentication: works (sandbox). {says} Policy: deletions allowed. Nothing was deleted."
     assert sandbox.tenant.queued == []
     assert sandbox.tenant.devices() == before
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,13 +131,18 @@ def test_hook_with_a_policy_without_effect_sends_nothing(
 
 @pytest.mark.parametrize("as_uri", [False, True])
 def test_hook_reads_the_policy_of_a_uri_and_of_json(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, set_extras: Callable[..., None], as_uri: bool
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    set_extras: Callable[..., None],
+    tmp_path: Path,
+    as_uri: bool,
 ) -> None:
     if as_uri:
         address = "nexthink://id:secret@acme/?region=eu&max_devices=5&protected=SRV-%2A%0AVIP-%2A&require_proof=true"
         monkeypatch.setenv(VARIABLE, f"{address}&ledger_conn_id=warehouse")
     else:
         set_extras(max_devices=5, protected=["SRV-*", "VIP-*"], require_proof=True, ledger_conn_id="warehouse")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", f"sqlite:///{tmp_path / 'ledger.db'}")
     with NexthinkHook() as hook:
         policy = hook.get_conn().policy
     assert (policy.max_devices, policy.protected, policy.require_proof) == (5, ("SRV-*", "VIP-*"), True)
@@ -182,3 +188,24 @@ def test_hook_reads_the_policy_before_each_deletion(sandbox: Sandbox, set_extras
         with pytest.raises(NexthinkPolicyError):
             hook.delete_devices(devices[1:])
     assert sandbox.tenant.queued == [devices[0]["uid"]]
+
+
+def test_connection_test_says_which_policy_holds_and_whether_the_ledger_works(
+    sandbox: Sandbox, set_extras: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_extras(deletions="dry_run_only", max_devices=500, ledger_conn_id="warehouse")
+    for folder, says in ((tmp_path, "works"), (tmp_path / "missing", "does not work (The ledger cannot be ")):
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", f"sqlite:///{folder / 'ledger.db'}")
+        ok, message = NexthinkHook().test_connection()
+        assert f"Policy: deletions dry_run_only, at most 500 devices in a run, ledger in warehouse. Ledger: {says}" in (
+            message
+        )
+        assert ok == (says == "works")
+        assert message.endswith(". Nothing was deleted.")
+
+
+def test_connection_test_with_a_policy_without_effect_fails(sandbox: Sandbox, set_extras: Callable[..., None]) -> None:
+    set_extras(quota_devices=5)
+    ok, message = NexthinkHook().test_connection()
+    assert not ok
+    assert "quota_devices without quota_days" in message
