@@ -99,7 +99,7 @@ def mariadb_database() -> Iterator[URL]:
     name, where = _name(), urlsplit(MARIADB)
     # MariaDB does not know the collation that the driver asks for of itself.
     charset = {"charset": "utf8mb4", "collation": "utf8mb4_general_ci"}
-    login = {"host": where.hostname or "127.0.0.1", "port": where.port or 3306}
+    login: dict[str, Any] = {"host": where.hostname or "127.0.0.1", "port": where.port or 3306}
     try:
         server = mysql.connector.connect(user=where.username, password=where.password or "", **login, **charset)
     except mysql.connector.Error as error:
