@@ -164,11 +164,12 @@ class Database:
             raise self._to_error(error, "used") from error
 
     @contextmanager
-    def locked(self) -> Iterator[tuple[Connection, datetime]]:
+    def locked(self, *, is_final: bool = False) -> Iterator[tuple[Connection, datetime]]:
         """Give a connection in a transaction that no other one of its kind runs beside, and the time of the ledger.
 
         That time never goes back: where the clock of this machine is a little behind, it is that of the last one.
 
+        :param is_final: whether this only records what has happened: that a wrong clock must not prevent.
         :raises NexthinkLedgerError: also if another process holds the lock for half a minute, or the clock of this
             machine is behind the ledger by more than ``CLOCK_TOLERANCE``.
         """
@@ -177,7 +178,7 @@ class Database:
             connection.execute(update(schema.ledgers).values(latest_at=schema.ledgers.c.latest_at))
             latest = connection.execute(select(schema.ledgers.c.latest_at)).scalar_one()
             now = self.clock.now()
-            if now < latest - CLOCK_TOLERANCE:
+            if now < latest - CLOCK_TOLERANCE and not is_final:
                 raise NexthinkLedgerError(
                     f"The clock of this machine says {now:%Y-%m-%d %H:%M:%S} UTC, but the ledger was written at "
                     f"{latest:%Y-%m-%d %H:%M:%S} UTC: one of the two is wrong, and limits in time would be, too. Set "

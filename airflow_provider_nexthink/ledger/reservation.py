@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -258,16 +259,48 @@ def _record_known(
     # A device of which even the checkpoint does not know what became of it stays REQUESTED.
     pairs = [(seq, at) for seq, at in pairs if earlier.status[at] is not Status.UNKNOWN or earlier.attempts[at]]
     if pairs:
-        lock_run(connection, run_id)
-        write_outcomes(connection, run_id, outcomes_of(earlier, pairs))
-        count_run(connection, run_id)
+        with _counting(connection, run_id):
+            write_outcomes(connection, run_id, outcomes_of(earlier, pairs))
+
+
+def keep_run(connection: Connection, now: datetime, run_id: int, outcomes: Iterable[Outcome], *, released: int) -> bool:
+    """Give a sign of life of a run, release more of its devices, and record outcomes.
+
+    :param connection: to the ledger.
+    :param now: the time.
+    :param run_id: the run.
+    :param outcomes: of its devices, none of them NOT_SENT.
+    :param released: how many of its devices may be sent.
+    :return: False if the run does not count as running any more: then nothing is released.
+    """
+    kept = connection.execute(
+        update(runs).where(runs.c.id == run_id, runs.c.state == RUNNING).values(heartbeat_at=now, released=released)
+    )
+    write_outcomes(connection, run_id, outcomes)
+    return kept.rowcount > 0
+
+
+def finish_run(
+    connection: Connection, now: datetime, run_id: int, outcomes: Iterable[Outcome], *, error: str | None
+) -> None:
+    """Record what became of the devices of a run, and that it has ended.
+
+    :param connection: to the ledger, whose lock it holds.
+    :param now: the time of the ledger.
+    :param run_id: the run.
+    :param outcomes: of its devices.
+    :param error: what ended it, if something did.
+    """
+    with _counting(connection, run_id):
+        write_outcomes(connection, run_id, outcomes)
+    connection.execute(update(runs).where(runs.c.id == run_id).values(state=FINISHED, finished_at=now, error=error))
 
 
 def close_run(connection: Connection, now: datetime, run_id: int) -> None:
     """Close a run whose process is gone: what it had not released was not sent.
 
-    :param connection: to the ledger.
-    :param now: the time.
+    :param connection: to the ledger, whose lock it holds.
+    :param now: the time of the ledger.
     :param run_id: the run.
     """
     # First of all, so that its process, should it live, cannot release more.
@@ -277,12 +310,12 @@ def close_run(connection: Connection, now: datetime, run_id: int) -> None:
     if not closed.rowcount:
         return
     released = connection.execute(select(runs.c.released).where(runs.c.id == run_id)).scalar_one()
-    connection.execute(
-        update(deletions)
-        .where(deletions.c.run_id == run_id, deletions.c.seq >= released, deletions.c.status == REQUESTED)
-        .values(status=Status.NOT_SENT.value, reason=LOST_REASON)
-    )
-    count_run(connection, run_id)
+    with _counting(connection, run_id):
+        connection.execute(
+            update(deletions)
+            .where(deletions.c.run_id == run_id, deletions.c.seq >= released, deletions.c.status == REQUESTED)
+            .values(status=Status.NOT_SENT.value, reason=LOST_REASON)
+        )
 
 
 def _supersede(connection: Connection, task_key: str, uids: Sequence[str]) -> None:
@@ -297,28 +330,64 @@ def _supersede(connection: Connection, task_key: str, uids: Sequence[str]) -> No
                 deletions.c.status != Status.NOT_SENT.value,
             )
         ).all()
-        found = [seq for seq, uid in rows if uid in wanted]
-        if not found:
-            continue
-        lock_run(connection, run_id)
-        connection.execute(
-            update(deletions)
-            .where(
-                deletions.c.run_id == bindparam("in_run"),
-                deletions.c.seq.between(bindparam("first"), bindparam("last")),
-            )
-            .values(superseded=True),
-            [{"in_run": run_id, "first": first, "last": last} for first, last in spans_of(found)],
-        )
-        count_run(connection, run_id)
+        _set_superseded(connection, run_id, [seq for seq, uid in rows if uid in wanted], value=True)
 
 
-def lock_run(connection: Connection, run_id: int) -> None:
-    """Lock the row of a run, before those of its devices: everybody takes the locks in this order.
+@contextmanager
+def _counting(connection: Connection, run_id: int) -> Iterator[None]:
+    """Count a run again after its rows have changed.
 
-    :param connection: to the ledger.
-    :param run_id: the run.
+    A device that it has not sent after all, but an earlier try of the task has, counts there again.
     """
+    _lock_run(connection, run_id)
+    task_key = select(runs.c.task_key).where(runs.c.id == run_id).scalar_subquery()
+    earlier_runs = (
+        connection.execute(
+            select(runs.c.id).where(runs.c.task_key == task_key, runs.c.id < run_id).order_by(runs.c.id.desc())
+        )
+        .scalars()
+        .all()
+    )
+    ours = select(deletions.c.uid).where(deletions.c.run_id == run_id, deletions.c.superseded.is_(False))
+    requested = ours.where(deletions.c.status == REQUESTED)
+    before = set(connection.execute(requested).scalars()) if earlier_runs else set()
+    yield
+    not_sent = ours.where(deletions.c.status == Status.NOT_SENT.value)
+    given_back = before.intersection(connection.execute(not_sent).scalars()) if before else set()
+    for earlier_id in earlier_runs:
+        if not given_back:
+            break
+        rows = connection.execute(
+            select(deletions.c.seq, deletions.c.uid).where(
+                deletions.c.run_id == earlier_id,
+                deletions.c.superseded.is_(True),
+                deletions.c.status != Status.NOT_SENT.value,
+            )
+        ).all()
+        found = {uid: seq for seq, uid in rows if uid in given_back}
+        _set_superseded(connection, earlier_id, sorted(found.values()), value=False)
+        given_back -= found.keys()
+    count_run(connection, run_id)
+
+
+def _set_superseded(connection: Connection, run_id: int, numbers: Sequence[int], *, value: bool) -> None:
+    if not numbers:
+        return
+    _lock_run(connection, run_id)
+    connection.execute(
+        update(deletions)
+        .where(
+            deletions.c.run_id == bindparam("in_run"),
+            deletions.c.seq.between(bindparam("first"), bindparam("last")),
+        )
+        .values(superseded=value),
+        [{"in_run": run_id, "first": first, "last": last} for first, last in spans_of(numbers)],
+    )
+    count_run(connection, run_id)
+
+
+def _lock_run(connection: Connection, run_id: int) -> None:
+    """Lock the row of a run, before those of its devices: everybody takes the locks in this order."""
     connection.execute(update(runs).where(runs.c.id == run_id).values(state=runs.c.state))
 
 

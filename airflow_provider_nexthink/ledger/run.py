@@ -244,9 +244,9 @@ class LedgerRun:
     def _give_back(self) -> None:
         if self.run_id is None:
             return
-        with suppress(NexthinkError), self._database.transaction() as connection:
+        with suppress(NexthinkError), self._database.locked(is_final=True) as (connection, now):
             connection.execute(update(runs).where(runs.c.id == self.run_id).values(released=0))
-            reservation.close_run(connection, self._clock.now(), self.run_id)
+            reservation.close_run(connection, now, self.run_id)
 
     def _keep_up(self) -> None:
         """Write what is to be written, until the run has ended."""
@@ -291,26 +291,14 @@ class LedgerRun:
 
     def _write_once(self, pending: list[Outcome], wanted: int, final: tuple[list[Outcome], str | None] | None) -> None:
         run_id: Any = self.run_id
+        if final is not None:
+            outcomes, words = final
+            with self._database.locked(is_final=True) as (connection, now):
+                reservation.finish_run(connection, now, run_id, [*pending, *outcomes], error=words)
+            return
         with self._database.transaction() as connection:
-            now = self._clock.now()
-            if final is not None:
-                reservation.lock_run(connection, run_id)
-            kept = connection.execute(
-                update(runs)
-                .where(runs.c.id == run_id, runs.c.state == reservation.RUNNING)
-                .values(heartbeat_at=now, released=wanted)
-            )
-            reservation.write_outcomes(connection, run_id, pending)
-            if final is not None:
-                outcomes, error = final
-                reservation.write_outcomes(connection, run_id, outcomes)
-                reservation.count_run(connection, run_id)
-                connection.execute(
-                    update(runs)
-                    .where(runs.c.id == run_id)
-                    .values(state=reservation.FINISHED, finished_at=now, error=error)
-                )
-        if not kept.rowcount and final is None:
+            is_running = reservation.keep_run(connection, self._clock.now(), run_id, pending, released=wanted)
+        if not is_running:
             self._fail(
                 NexthinkLedgerError(
                     "The ledger has this run as lost: another try of the task has begun, or this process gave no sign "

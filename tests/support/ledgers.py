@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.devices.reader import DeviceRows
-from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger import reservation, schema
 from airflow_provider_nexthink.ledger.database import Database
-from airflow_provider_nexthink.ledger.reservation import RunRequest
+from airflow_provider_nexthink.ledger.reservation import Columns, InventoryLook, RunRequest
 from airflow_provider_nexthink.origin import RunOrigin
+from airflow_provider_nexthink.status import Status
 from tests.support.runs import device_rows
 from tests.support.services import mariadb_database, postgres_database
 
@@ -98,6 +100,82 @@ def origin_of(run: str = "run-1", *, task_id: str = "delete", map_index: int = -
 def request_of(planned: int, origin: RunOrigin | None = None, **options: Any) -> RunRequest:
     """Return what a run is about to do."""
     return RunRequest(origin=origin or RunOrigin(), provider_version="0.1.0", planned=planned, **options)
+
+
+@dataclass
+class StepwiseRun:
+    """A run of devices in the ledger, one transaction at a time: what ``LedgerRun`` does in a thread.
+
+    :param database: the ledger.
+    :param outcomes: the outcome table.
+    :param origin: the task and the try.
+    """
+
+    database: Database
+    outcomes: Outcomes
+    origin: RunOrigin = field(default_factory=RunOrigin)
+    run_id: int | None = None
+
+    def reserve(
+        self,
+        *,
+        released: int | None = None,
+        earlier: Columns | None = None,
+        look: InventoryLook | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Reserve all devices, and return the warnings.
+
+        :param released: how many may be sent from the start; all by default.
+        :param earlier: what is known of earlier tries.
+        :param look: a look at the inventory just before.
+        :param options: of the request.
+        """
+        size = len(self.outcomes)
+        with self.database.locked() as (connection, now):
+            reserved = reservation.reserve(
+                connection,
+                now,
+                request_of(options.pop("planned", size), self.origin, **options),
+                self.outcomes,
+                range(size),
+                released=size if released is None else released,
+                earlier=earlier,
+                look=look,
+            )
+        self.run_id = reserved.run_id
+        return list(reserved.warnings)
+
+    def settle(self, status: Status, positions: Iterable[int], *, batch: int = 1) -> None:
+        """Set the outcome of devices in the table."""
+        for at in positions:
+            self.outcomes.status[at], self.outcomes.batch[at] = status, batch
+            if status is not Status.NOT_SENT:
+                self.outcomes.attempts[at], self.outcomes.request_id[at] = 1, f"request-{batch}"
+                self.outcomes.submitted_at[at] = self.database.clock.now().isoformat(timespec="milliseconds")
+
+    def keep(self, positions: Iterable[int] = (), *, released: int | None = None) -> bool:
+        """Give a sign of life, record devices, and release more."""
+        assert self.run_id is not None
+        with self.database.transaction() as connection:
+            return reservation.keep_run(
+                connection,
+                self.database.clock.now(),
+                self.run_id,
+                self._outcomes_of(positions),
+                released=len(self.outcomes) if released is None else released,
+            )
+
+    def finish(self, error: str | None = None) -> None:
+        """Record the whole table, and the end."""
+        assert self.run_id is not None
+        with self.database.locked(is_final=True) as (connection, now):
+            reservation.finish_run(
+                connection, now, self.run_id, self._outcomes_of(range(len(self.outcomes))), error=error
+            )
+
+    def _outcomes_of(self, positions: Iterable[int]) -> list[reservation.Outcome]:
+        return reservation.outcomes_of(self.outcomes, [(at, at) for at in positions])
 
 
 def rows_of(engine: Engine, *tables: str) -> list[dict[str, Any]]:
