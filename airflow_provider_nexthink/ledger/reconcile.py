@@ -16,6 +16,8 @@ from sqlalchemy import and_, func, insert, or_, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
+from airflow_provider_nexthink.ledger.reservation import lock_run
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, REQUESTED, chunks
 from airflow_provider_nexthink.status import Presence
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 RETURNED = "RETURNED"
 """The presence of a device that was gone, and is in the inventory again."""
+
+REPEATED = "REPEATED"
+"""The presence of a device that a later run has asked for again: what becomes of it is recorded there."""
 
 MAX_LISTED = 10_000
 """How many devices each list of a result has at most; the counts are always whole."""
@@ -96,7 +101,9 @@ def reconcile(
             f"{inventory.query_id} lists the uid of the {inventory.uid_kind}, but {look.other_kind} devices were "
             "deleted by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
         )
-    with database.transaction() as connection:
+    with database.locked() as (connection, _):
+        for proof in look.proofs.values():
+            record_proof(connection, **proof)
         connection.execute(
             insert(schema.looks).values(
                 looked_at=looked_at,
@@ -150,7 +157,8 @@ def _deletions() -> Any:
         table.c.presence,
         table.c.looked_at,
         table.c.gone_at,
-        table.c.returned_at,
+        table.c.seen_at,
+        table.c.days_unseen,
     ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False))
 
 
@@ -177,6 +185,8 @@ class _Look:
         self.result = Comparison(looked_at, len(inventory.days_unseen))
         self.kinds = kinds
         self.other_kind = 0
+        self.proofs: dict[tuple[str | None, str], dict[str, Any]] = {}
+        """What proves that deletions remove devices, by kind of uid and strength."""
         self._inventory = inventory
 
     def compare(self, connection: Connection, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> None:
@@ -186,7 +196,8 @@ class _Look:
         :param rows: the deletions.
         :param latest: the latest run that has asked for a device, for those that several have asked for.
         """
-        changes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        changes: defaultdict[int, defaultdict[tuple[Any, ...], list[int]]]
+        changes = defaultdict(lambda: defaultdict(list))
         for row in rows:
             change: dict[str, Any] = {}
             if not self._is_comparable(row):
@@ -197,12 +208,14 @@ class _Look:
                 change = self._change_of(row)
                 self._count(row, change.get("presence", row.presence))
             if change:
-                changes[row.run_id, *change.items()].append(row.seq)
+                changes[row.run_id][tuple(change.items())].append(row.seq)
         table = schema.deletions
-        for (run_id, *values), seqs in changes.items():
-            for chunk in chunks(seqs, IN_CHUNK):
-                rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
-                connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
+        for run_id, alike in sorted(changes.items()):
+            lock_run(connection, run_id)
+            for values, seqs in alike.items():
+                for chunk in chunks(seqs, IN_CHUNK):
+                    rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
+                    connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
 
     def _is_comparable(self, row: Row[Any]) -> bool:
         kind = self.kinds.get(row.run_id)
@@ -219,6 +232,8 @@ class _Look:
         if row.uid not in self._inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
+            if row.gone_at is None:
+                self._add_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:
             days = self._inventory.days_unseen[row.uid]
@@ -227,11 +242,24 @@ class _Look:
 
     def _change_of_earlier(self, row: Row[Any]) -> dict[str, Any]:
         """Close a deletion whose device a later run has asked for again: that one counts from now on."""
-        if row.presence == RETURNED:
+        if row.presence in (RETURNED, REPEATED):
             return {}
         if row.presence == Presence.GONE and row.uid in self._inventory.days_unseen:
             return self._change_of(row)
-        return {"superseded": True}
+        return {"presence": REPEATED, "looked_at": self.result.looked_at}
+
+    def _add_proof(self, row: Row[Any]) -> None:
+        device = {
+            "seen_at": row.seen_at,
+            "days_unseen": row.days_unseen,
+            "requested_at": row.requested_at,
+            "gone_at": self.result.looked_at,
+        }
+        strength = strength_of(**device)
+        if strength is not None:
+            kind = self.kinds.get(row.run_id)
+            proof = {"strength": strength, "uid_kind": kind, "uid": row.uid, "name": row.name, **device}
+            self.proofs.setdefault((kind, strength), proof)
 
     def _count(self, row: Row[Any], presence: str | None) -> None:
         result = self.result

@@ -57,11 +57,11 @@ def ledger_url(database: str, path: Path) -> Iterator[URL]:
 def new_ledger(database: str, path: Path, clock: Clock) -> Iterator[Ledger]:
     """Give a ledger in an empty database."""
     with ledger_url(database, path) as url:
-        ledger = Ledger(create_engine(url), tenant="acme", instance="acme", clock=clock)
+        engine = create_engine(url)
         try:
-            yield ledger
+            yield Ledger(engine, tenant="acme", instance="acme", clock=clock)
         finally:
-            ledger.close()
+            engine.dispose()
 
 
 def add_run(
@@ -85,7 +85,7 @@ def add_run(
     }
     with database.transaction() as connection:
         inserted = connection.execute(insert(schema.runs).values(values))
-        run_id = int(inserted.inserted_primary_key[0])
+        run_id = int((inserted.inserted_primary_key or (0,))[0])
         rows = [
             {"run_id": run_id, "seq": seq, "uid": uid, "name": f"PC-{uid[-4:]}", "requested_at": now, "status": status}
             for seq, (uid, status) in enumerate(zip(uids, statuses, strict=True))

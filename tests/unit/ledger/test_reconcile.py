@@ -152,21 +152,15 @@ def test_reconcile_device_that_was_asked_for_again_counts_once(tenant: Tenant) -
     result = tenant.look()
     assert counts(result) == {"requested": 3, "gone": 3}
     assert (result.summary["seats_won"], result.summary["seats_returned"], result.summary["net"]) == (4, 1, 3)
-    found = [(row["uid"][-1], row["presence"], row["superseded"]) for row in deletions(tenant.ledger.database)]
-    assert found == [
-        ("1", "STILL_PRESENT", True),
-        ("2", "GONE", False),
-        ("3", "RETURNED", False),
-        ("1", "GONE", False),
-        ("3", "GONE", False),
-    ]
+    assert tenant.presence() == ["REPEATED", "GONE", "RETURNED", "GONE", "GONE"]
+    assert not any(row["superseded"] for row in deletions(tenant.ledger.database))  # it would count in no quota
 
 
 def test_reconcile_run_that_may_yet_give_devices_back_does_not_close_the_one_before(tenant: Tenant) -> None:
     tenant.delete(1)
     tenant.delete(1, statuses=["REQUESTED"], finished_at=None)
     tenant.look(1)
-    assert [row["superseded"] for row in deletions(tenant.ledger.database)] == [False, False]
+    assert tenant.presence() == ["STILL_PRESENT", "STILL_PRESENT"]
 
 
 def test_reconcile_look_that_began_before_the_deletion_changes_nothing(tenant: Tenant) -> None:
@@ -193,8 +187,41 @@ def test_reconcile_some_devices_leaves_the_others_alone(tenant: Tenant) -> None:
         "gone": 1,
         "still_present": 1,
     }
-    found = [(row["presence"], row["superseded"]) for row in deletions(tenant.ledger.database)]
-    assert found == [("STILL_PRESENT", False), (None, True), (None, False), ("GONE", False)]
+    assert tenant.presence() == ["STILL_PRESENT", "REPEATED", None, "GONE"]
+
+
+def test_reconcile_device_that_was_seen_to_go_is_a_proof(tenant: Tenant) -> None:
+    tenant.delete(1, uid_kind="device")
+    tenant.delete(2)  # not looked at before it was gone: proves nothing
+    tenant.delete(3, uid_kind="collector")
+    tenant.look(1, days=2)
+    assert proofs(tenant) == []
+    tenant.look()
+    assert proofs(tenant) == [("device", "strong", uid_of(1), 2.0)]
+    assert proofs(tenant) == [("device", "strong", uid_of(1), 2.0)]
+
+
+@pytest.mark.parametrize(("days", "strength"), [(29, "strong"), (30, None), ("", "weak")])
+def test_reconcile_proof_needs_a_young_device(on_sqlite: Tenant, days: Any, strength: str | None) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look(1, days=days)
+    on_sqlite.look()
+    assert [found[:2] for found in proofs(on_sqlite)] == ([("unknown", strength)] if strength else [])
+
+
+def test_reconcile_device_that_goes_again_without_a_deletion_proves_nothing(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look()
+    on_sqlite.look(1)
+    on_sqlite.look()
+    assert proofs(on_sqlite) == []
+
+
+def proofs(tenant: Tenant) -> list[tuple[Any, ...]]:
+    table = schema.proofs
+    with tenant.ledger.database.transaction() as connection:
+        rows = connection.execute(select(table.c.uid_kind, table.c.strength, table.c.uid, table.c.days_unseen))
+        return [tuple(row) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +270,7 @@ def test_reconcile_unchanged_rows_are_not_written(on_sqlite: Tenant) -> None:
     on_sqlite.look(*range(10))
     written: list[str] = []
     event.listen(
-        on_sqlite.ledger._engine,
+        on_sqlite.ledger.database._engine,
         "before_cursor_execute",
         lambda _connection, _cursor, statement, *_: written.append(statement),
     )
