@@ -23,6 +23,7 @@ def get_provider_info() -> dict[str, object]:
                 "integration-name": "Nexthink",
                 "python-modules": [
                     "airflow_provider_nexthink.operators.data_management",
+                    "airflow_provider_nexthink.operators.ledger",
                     "airflow_provider_nexthink.operators.nql",
                 ],
             }

@@ -46,6 +46,11 @@ class RemovalCheck:
         return len(self._requested)
 
     @property
+    def uids(self) -> list[str]:
+        """The canonical uids of these devices."""
+        return [uid for at in self._requested if (uid := self._uids[at])]
+
+    @property
     def expected(self) -> int:
         """How many devices are expected to go."""
         return len(self._expected)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.options import DeletionOptionsDict
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.deletion.plan import Plan
+    from airflow_provider_nexthink.ledger import Ledger
     from airflow_provider_nexthink.ledger.task_state import LedgerStateStore
     from airflow_provider_nexthink.origin import RunOrigin
     from airflow_provider_nexthink.status import Status
@@ -129,6 +130,22 @@ class NexthinkHook(BaseHook):
         """Register the secrets that are new since the last call with Airflow's masker, which threads cannot do."""
         while self._unmasked:
             await amask_secret(self._unmasked.popleft())
+
+    def get_ledger(self) -> Ledger:
+        """Return the ledger of this connection.
+
+        :raises NexthinkSettingsError: if the connection names none.
+        :raises NexthinkInputError: if a ledger cannot be where it is.
+        """
+        database = self.get_conn().ledger
+        if database is None:
+            raise NexthinkSettingsError(
+                f"This needs a ledger, and the connection {self.nexthink_conn_id} has none: set its extra "
+                "ledger_conn_id to a connection to PostgreSQL, MySQL, MariaDB or SQLite."
+            )
+        from airflow_provider_nexthink.ledger import Ledger
+
+        return Ledger.of(database)
 
     def ledger_state_store(self, origin: RunOrigin) -> LedgerStateStore | None:
         """Return where the ledger keeps the state of a task, for an Airflow that keeps none; None without a ledger.

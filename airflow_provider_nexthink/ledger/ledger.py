@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from sqlalchemy import func, select
 
@@ -76,12 +76,25 @@ class Ledger:
     """
 
     def __init__(self, engine: Engine, *, tenant: str, instance: str, clock: Clock | None = None) -> None:
-        self._engine = engine
         self.database = Database(engine, tenant=tenant, instance=instance, clock=clock)
 
-    def close(self) -> None:
-        """Close the connections to the database."""
-        self._engine.dispose()
+    @classmethod
+    def of(cls, database: Database) -> Self:
+        """Return the ledger in a database.
+
+        :param database: the database.
+        """
+        ledger = cls.__new__(cls)
+        ledger.database = database
+        return ledger
+
+    def open(self) -> None:
+        """Make the tables, or bring them to this version; check whose ledger it is. Later calls do nothing.
+
+        :raises NexthinkLedgerError: if the database does not respond.
+        :raises NexthinkLedgerMismatchError: if it is another tenant's ledger, or cannot be one.
+        """
+        self.database.open()
 
     def quarantine(
         self,

@@ -17,6 +17,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
+from airflow_provider_nexthink.ledger.reservation import lock_run
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, REQUESTED, chunks
 from airflow_provider_nexthink.status import Presence
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 RETURNED = "RETURNED"
 """The presence of a device that was gone, and is in the inventory again."""
 
-ASKED_AGAIN = "ASKED_AGAIN"
+REPEATED = "REPEATED"
 """The presence of a device that a later run has asked for again: what becomes of it is recorded there."""
 
 MAX_LISTED = 10_000
@@ -101,7 +102,8 @@ def reconcile(
             "deleted by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
         )
     with database.locked() as (connection, _):
-        look.record_proofs(connection)
+        for proof in look.proofs.values():
+            record_proof(connection, **proof)
         connection.execute(
             insert(schema.looks).values(
                 looked_at=looked_at,
@@ -154,10 +156,9 @@ def _deletions() -> Any:
         table.c.status,
         table.c.presence,
         table.c.looked_at,
+        table.c.gone_at,
         table.c.seen_at,
         table.c.days_unseen,
-        table.c.gone_at,
-        table.c.returned_at,
     ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False))
 
 
@@ -184,8 +185,9 @@ class _Look:
         self.result = Comparison(looked_at, len(inventory.days_unseen))
         self.kinds = kinds
         self.other_kind = 0
+        self.proofs: dict[tuple[str | None, str], dict[str, Any]] = {}
+        """What proves that deletions remove devices, by kind of uid and strength."""
         self._inventory = inventory
-        self._proofs: dict[tuple[str | None, str], Row[Any]] = {}  # by kind of uid and strength
 
     def compare(self, connection: Connection, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> None:
         """Compare a page of deletions, and record what has changed.
@@ -194,7 +196,8 @@ class _Look:
         :param rows: the deletions.
         :param latest: the latest run that has asked for a device, for those that several have asked for.
         """
-        changes: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        changes: defaultdict[int, defaultdict[tuple[Any, ...], list[int]]]
+        changes = defaultdict(lambda: defaultdict(list))
         for row in rows:
             change: dict[str, Any] = {}
             if not self._is_comparable(row):
@@ -205,12 +208,14 @@ class _Look:
                 change = self._change_of(row)
                 self._count(row, change.get("presence", row.presence))
             if change:
-                changes[row.run_id, *change.items()].append(row.seq)
+                changes[row.run_id][tuple(change.items())].append(row.seq)
         table = schema.deletions
-        for (run_id, *values), seqs in changes.items():
-            for chunk in chunks(seqs, IN_CHUNK):
-                rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
-                connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
+        for run_id, alike in sorted(changes.items()):
+            lock_run(connection, run_id)
+            for values, seqs in alike.items():
+                for chunk in chunks(seqs, IN_CHUNK):
+                    rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
+                    connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
 
     def _is_comparable(self, row: Row[Any]) -> bool:
         kind = self.kinds.get(row.run_id)
@@ -227,49 +232,34 @@ class _Look:
         if row.uid not in self._inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
-            self._find_proof(row)
+            if row.gone_at is None:
+                self._add_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:
             days = self._inventory.days_unseen[row.uid]
             return {"presence": Presence.STILL_PRESENT.value, "looked_at": now, "seen_at": now, "days_unseen": days}
         return {} if row.presence == RETURNED else {"presence": RETURNED, "looked_at": now, "returned_at": now}
 
-    def _find_proof(self, row: Row[Any]) -> None:
-        """Remember a device that is gone, if that proves something."""
-        strength = strength_of(
-            seen_at=row.seen_at,
-            days_unseen=row.days_unseen,
-            requested_at=row.requested_at,
-            gone_at=self.result.looked_at,
-        )
-        if strength is not None:
-            self._proofs.setdefault((self.kinds.get(row.run_id), strength), row)
-
-    def record_proofs(self, connection: Connection) -> None:
-        """Record what the look has proven about deletions by a kind of uid.
-
-        :param connection: to the ledger, whose lock it holds.
-        """
-        for (kind, strength), row in self._proofs.items():
-            record_proof(
-                connection,
-                strength,
-                uid_kind=kind,
-                uid=row.uid,
-                name=row.name,
-                seen_at=row.seen_at,
-                days_unseen=row.days_unseen,
-                requested_at=row.requested_at,
-                gone_at=self.result.looked_at,
-            )
-
     def _change_of_earlier(self, row: Row[Any]) -> dict[str, Any]:
         """Close a deletion whose device a later run has asked for again: that one counts from now on."""
-        if row.presence == RETURNED:
+        if row.presence in (RETURNED, REPEATED):
             return {}
         if row.presence == Presence.GONE and row.uid in self._inventory.days_unseen:
             return self._change_of(row)
-        return {} if row.presence == ASKED_AGAIN else {"presence": ASKED_AGAIN, "gone_at": None}
+        return {"presence": REPEATED, "looked_at": self.result.looked_at}
+
+    def _add_proof(self, row: Row[Any]) -> None:
+        device = {
+            "seen_at": row.seen_at,
+            "days_unseen": row.days_unseen,
+            "requested_at": row.requested_at,
+            "gone_at": self.result.looked_at,
+        }
+        strength = strength_of(**device)
+        if strength is not None:
+            kind = self.kinds.get(row.run_id)
+            proof = {"strength": strength, "uid_kind": kind, "uid": row.uid, "name": row.name, **device}
+            self.proofs.setdefault((kind, strength), proof)
 
     def _count(self, row: Row[Any], presence: str | None) -> None:
         result = self.result

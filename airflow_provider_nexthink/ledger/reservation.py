@@ -339,7 +339,7 @@ def _counting(connection: Connection, run_id: int) -> Iterator[None]:
 
     A device that it has not sent after all, but an earlier try of the task has, counts there again.
     """
-    _lock_run(connection, run_id)
+    lock_run(connection, run_id)
     task_key = select(runs.c.task_key).where(runs.c.id == run_id).scalar_subquery()
     earlier_runs = (
         connection.execute(
@@ -373,7 +373,7 @@ def _counting(connection: Connection, run_id: int) -> Iterator[None]:
 def _set_superseded(connection: Connection, run_id: int, numbers: Sequence[int], *, value: bool) -> None:
     if not numbers:
         return
-    _lock_run(connection, run_id)
+    lock_run(connection, run_id)
     connection.execute(
         update(deletions)
         .where(
@@ -386,8 +386,12 @@ def _set_superseded(connection: Connection, run_id: int, numbers: Sequence[int],
     count_run(connection, run_id)
 
 
-def _lock_run(connection: Connection, run_id: int) -> None:
-    """Lock the row of a run, before those of its devices: everybody takes the locks in this order."""
+def lock_run(connection: Connection, run_id: int) -> None:
+    """Lock the row of a run, before those of its devices: everybody takes the locks in this order.
+
+    :param connection: to the ledger.
+    :param run_id: the run.
+    """
     connection.execute(update(runs).where(runs.c.id == run_id).values(state=runs.c.state))
 
 

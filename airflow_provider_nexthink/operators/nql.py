@@ -110,7 +110,8 @@ class NexthinkNqlOperator(BaseOperator):
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
             if self.query_mode == "execute":
-                return self._finalize(hook.run_nql(self.query_id, self.parameters))
+                started_at = time.time()
+                return self._finalize(context, hook, hook.run_nql(self.query_id, self.parameters), started_at)
             state = self._export_state(context, hook)
             with _cleared_unless_resumable(state):
                 export = state.load(time.time())
@@ -124,7 +125,7 @@ class NexthinkNqlOperator(BaseOperator):
                     self.log.info("An earlier try has started the export %s: this one resumes it.", export.export_id)
                 if self.deferrable:
                     self._defer(export)
-                return self._finalize(self._fetch(hook, export))
+                return self._finalize(context, hook, self._fetch(hook, export), export.end_time - self.timeout)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Fetch the export, or keep waiting if it is not ready yet and there is time.
@@ -146,7 +147,7 @@ class NexthinkNqlOperator(BaseOperator):
             rows = self._fetch_if_ready(hook, export)
             if rows is None:
                 self._defer(export)
-            return self._finalize(rows)
+            return self._finalize(context, hook, rows, export.end_time - self.timeout)
 
     def _new_hook(self) -> NexthinkHook:
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -204,7 +205,14 @@ class NexthinkNqlOperator(BaseOperator):
     def _fetch_file(self, hook: NexthinkHook, export: Export) -> NqlRows:
         return hook.fetch_export(export.export_id, query_id=self.query_id, allow_truncated=self.allow_truncated)
 
-    def _finalize(self, rows: NqlRows) -> Any:
+    def _finalize(self, context: Context, hook: NexthinkHook, rows: NqlRows, started_at: float) -> Any:  # noqa: ARG002 - for subclasses
+        """Return what the task returns.
+
+        :param context: of the task.
+        :param hook: of the connection.
+        :param rows: the result of the query.
+        :param started_at: when the query was started, in seconds since the epoch.
+        """
         self.log.info("%s gave %d rows with the columns %s.", self.query_id, len(rows), ", ".join(rows.columns))
         return self._formatted(rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -45,8 +45,9 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
     Polls a saved query that lists *every* device: a device that it does not list counts as gone. Succeeds when all
     devices that were SCHEDULED are gone. The XCom ``return_value`` is a table with one ``{"uid", "name", "status"}``
     for every row of ``devices``: GONE or STILL_PRESENT if Nexthink was asked to delete the device, else the status that
-    it had. It is pushed on a timeout, too. A check that fails with a transient error is a warning in the log, and the
-    next one tries again; an error that no retry changes fails the task at once.
+    it had. It is pushed on a timeout, too. If the connection has a ledger, each check is recorded there. A check that
+    fails with a transient error is a warning in the log, and the next one tries again; an error that no retry changes
+    fails the task at once.
 
     :param devices: an outcome table (``delete.output``), or devices in any form that
         ``NexthinkDeleteDevicesOperator`` takes. (templated, if text)
@@ -117,20 +118,21 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - as its parent has it
         """Check once."""
-        are_gone = self._check(self._export)
+        are_gone = self._check(self._export, time.time())
         return PokeReturnValue(are_gone, self._watched.table() if are_gone else None)
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: Mapping[str, Any], started_at: float | None = None) -> Any:
         """Compare the devices with the export, and return the table or keep waiting.
 
         :param context: of the task.
         :param event: of ``NexthinkQueryTrigger``.
+        :param started_at: the earliest time at which the export was started, in seconds since the epoch; None for now.
         """
         ended = ExportEvent.read(event)
         self._read_devices()
         if ended.failure:
             self.log.warning("The triggerer could not wait for the export: %s", ended.failure)
-        if self._check(lambda hook: self._fetch(hook, ended)):
+        if self._check(lambda hook: self._fetch(hook, ended), started_at or time.time()):
             return self._watched.table()
         self._push_table(context)  # the next check may fail, and another process makes it
         now = time.time()
@@ -153,12 +155,14 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
 
         return hook.export_nql(self.query_id, self.parameters, timeout=nql.EXPORT_SECONDS)
 
-    def _check(self, fetch: Callable[[NexthinkHook], NqlRows]) -> bool:
+    def _check(self, fetch: Callable[[NexthinkHook], NqlRows], started_at: float) -> bool:
         """Check once whether all are gone. A transient error does not end the wait: the next check tries again."""
         self._failure = None
         try:
             with fail_without_retry(), self._new_hook() as hook:
-                return self._compare(fetch(hook))
+                rows = fetch(hook)
+                self._record(hook, rows, started_at)
+                return self._compare(rows)
         except NexthinkExportTimeoutError as error:  # its message names a timeout that is not the sensor's
             late = f"The export of {self.query_id} was not ready in time. Narrow the query if that happens often."
             self._failure = NexthinkExportTimeoutError(late, request_id=error.request_id)
@@ -184,6 +188,18 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         with fail_without_retry():
             self._removal_check = RemovalCheck(read_devices(self._given_devices(), open_file=open_file))
         return self._removal_check
+
+    def _record(self, hook: NexthinkHook, rows: NqlRows, started_at: float) -> None:
+        """Record in the ledger, if there is one, what this check finds of the devices of the list."""
+        if hook.get_conn().ledger is None:
+            return
+        hook.get_ledger().reconcile(
+            rows,
+            query_id=self.query_id,
+            uid_column=self.uid_column,
+            started_at=datetime.fromtimestamp(started_at, UTC),
+            uids=self._watched.uids,
+        )
 
     def _compare(self, rows: NqlRows) -> bool:
         """Compare the devices with a list of the whole fleet. A list that proves nothing is an error."""
@@ -230,7 +246,12 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         )
         # Without a triggerer nothing would ever end the wait.
         longest = max(0.0, end_time - time.time()) + 2 * nql.EXPORT_SECONDS + _MARGIN_SECONDS  # to start, and to wait
-        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
+        self.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            kwargs={"started_at": start_time},
+            timeout=timedelta(seconds=longest),
+        )
 
     def _push_table(self, context: Context) -> None:
         if self.do_xcom_push and self._has_checked:  # else the table says nothing yet

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-from sqlalchemy import URL, create_engine, insert, select
+from sqlalchemy import create_engine, insert, select
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.ledger import Ledger, schema
 from airflow_provider_nexthink.ledger.database import Database
-from tests.support.services import mariadb_connection, postgres_database
-
-LEDGER_DATABASES = [
-    "sqlite",
-    pytest.param("postgres", marks=pytest.mark.service),
-    pytest.param("mariadb", marks=pytest.mark.service),
-]
-"""The databases that a ledger can be in."""
+from tests.support.ledgers import ledger_database
 
 
 def uid_of(number: int) -> str:
@@ -31,37 +22,14 @@ def uid_of(number: int) -> str:
 
 
 @contextmanager
-def ledger_url(database: str, path: Path) -> Iterator[URL]:
-    """Give the address of an empty database, which is gone afterwards."""
-    if database == "postgres":
-        with postgres_database() as url:
-            yield url
-    elif database == "mariadb":
-        with mariadb_connection() as connection:
-            where = json.loads(connection)
-            query = {key: value for key, value in where["extra"].items() if key != "client"}
-            yield URL.create(
-                "mysql+mysqlconnector",
-                username=where["login"],
-                password=where["password"],
-                host=where["host"],
-                port=where["port"],
-                database=where["schema"],
-                query=query,
-            )
-    else:
-        yield URL.create("sqlite", database=str(path / "ledger.db"))
-
-
-@contextmanager
 def new_ledger(database: str, path: Path, clock: Clock) -> Iterator[Ledger]:
     """Give a ledger in an empty database."""
-    with ledger_url(database, path) as url:
-        ledger = Ledger(create_engine(url), tenant="acme", instance="acme", clock=clock)
+    with ledger_database(database, path) as url:
+        engine = create_engine(url)
         try:
-            yield ledger
+            yield Ledger(engine, tenant="acme", instance="acme", clock=clock)
         finally:
-            ledger.close()
+            engine.dispose()
 
 
 def add_run(
@@ -85,8 +53,7 @@ def add_run(
     }
     with database.transaction() as connection:
         inserted = connection.execute(insert(schema.runs).values(values))
-        assert inserted.inserted_primary_key
-        run_id = int(inserted.inserted_primary_key[0])
+        run_id = int((inserted.inserted_primary_key or (0,))[0])
         rows = [
             {"run_id": run_id, "seq": seq, "uid": uid, "name": f"PC-{uid[-4:]}", "requested_at": now, "status": status}
             for seq, (uid, status) in enumerate(zip(uids, statuses, strict=True))

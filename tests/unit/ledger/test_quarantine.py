@@ -21,7 +21,8 @@ from airflow_provider_nexthink.ledger import Ledger, schema
 from airflow_provider_nexthink.ledger.ledger import QuarantineResult
 from airflow_provider_nexthink.origin import RunOrigin
 from tests.support.fake_time import FakeTime
-from tests.support.recorded import LEDGER_DATABASES, add_run, new_ledger, uid_of
+from tests.support.ledgers import LEDGERS
+from tests.support.recorded import add_run, new_ledger, uid_of
 
 DAY = 86400.0
 
@@ -42,7 +43,7 @@ class Weekly:
         return self.ledger.quarantine(devices, **{"origin": origin, **self.options, **options})
 
 
-@pytest.fixture(params=LEDGER_DATABASES)
+@pytest.fixture(params=LEDGERS)
 def weekly(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Weekly]:
     time = FakeTime()
     with new_ledger(request.param, tmp_path, time.clock()) as ledger:

@@ -18,7 +18,8 @@ from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkIn
 from airflow_provider_nexthink.ledger import Ledger, reconcile, schema
 from airflow_provider_nexthink.ledger.ledger import ReconcileResult
 from tests.support.fake_time import FakeTime
-from tests.support.recorded import LEDGER_DATABASES, add_run, deletions, new_ledger, uid_of
+from tests.support.ledgers import LEDGERS
+from tests.support.recorded import add_run, deletions, new_ledger, uid_of
 
 DAY = timedelta(days=1)
 
@@ -50,7 +51,7 @@ class Tenant:
         return [row["presence"] for row in deletions(self.ledger.database)]
 
 
-@pytest.fixture(params=LEDGER_DATABASES)
+@pytest.fixture(params=LEDGERS)
 def tenant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tenant]:
     time = FakeTime()
     with new_ledger(request.param, tmp_path, time.clock()) as ledger:
@@ -152,8 +153,8 @@ def test_reconcile_device_that_was_asked_for_again_counts_once(tenant: Tenant) -
     result = tenant.look()
     assert counts(result) == {"requested": 3, "gone": 3}
     assert (result.summary["seats_won"], result.summary["seats_returned"], result.summary["net"]) == (4, 1, 3)
-    found = [(row["uid"][-1], row["presence"]) for row in deletions(tenant.ledger.database)]
-    assert found == [("1", "ASKED_AGAIN"), ("2", "GONE"), ("3", "RETURNED"), ("1", "GONE"), ("3", "GONE")]
+    assert tenant.presence() == ["REPEATED", "GONE", "RETURNED", "GONE", "GONE"]
+    assert not any(row["superseded"] for row in deletions(tenant.ledger.database))  # it would count in no quota
 
 
 def test_reconcile_run_that_may_yet_give_devices_back_does_not_close_the_one_before(tenant: Tenant) -> None:
@@ -187,7 +188,41 @@ def test_reconcile_some_devices_leaves_the_others_alone(tenant: Tenant) -> None:
         "gone": 1,
         "still_present": 1,
     }
-    assert tenant.presence() == ["STILL_PRESENT", "ASKED_AGAIN", None, "GONE"]
+    assert tenant.presence() == ["STILL_PRESENT", "REPEATED", None, "GONE"]
+
+
+def test_reconcile_device_that_was_seen_to_go_is_a_proof(tenant: Tenant) -> None:
+    tenant.delete(1, uid_kind="device")
+    tenant.delete(2)  # not looked at before it was gone: proves nothing
+    tenant.delete(3, uid_kind="collector")
+    tenant.look(1, days=2)
+    assert proofs(tenant) == []
+    tenant.look()
+    assert proofs(tenant) == [("device", "strong", uid_of(1), 2.0)]
+    assert proofs(tenant) == [("device", "strong", uid_of(1), 2.0)]
+
+
+@pytest.mark.parametrize(("days", "strength"), [(29, "strong"), (30, None), ("", "weak")])
+def test_reconcile_proof_needs_a_young_device(on_sqlite: Tenant, days: Any, strength: str | None) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look(1, days=days)
+    on_sqlite.look()
+    assert [found[:2] for found in proofs(on_sqlite)] == ([("unknown", strength)] if strength else [])
+
+
+def test_reconcile_device_that_goes_again_without_a_deletion_proves_nothing(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look()
+    on_sqlite.look(1)
+    on_sqlite.look()
+    assert proofs(on_sqlite) == []
+
+
+def proofs(tenant: Tenant) -> list[tuple[Any, ...]]:
+    table = schema.proofs
+    with tenant.ledger.database.transaction() as connection:
+        rows = connection.execute(select(table.c.uid_kind, table.c.strength, table.c.uid, table.c.days_unseen))
+        return [tuple(row) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +271,7 @@ def test_reconcile_unchanged_rows_are_not_written(on_sqlite: Tenant) -> None:
     on_sqlite.look(*range(10))
     written: list[str] = []
     event.listen(
-        on_sqlite.ledger._engine,
+        on_sqlite.ledger.database._engine,
         "before_cursor_execute",
         lambda _connection, _cursor, statement, *_: written.append(statement),
     )
