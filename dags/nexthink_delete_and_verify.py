@@ -93,6 +93,7 @@ def nexthink_delete_and_verify() -> None:
         devices=choose_devices(pull.output),
         exclude=["SRV-*", "VIP-*"],
         max_devices="{{ params.max_devices }}",
+        reason="Not seen for {{ params.min_days_unseen }} days",
         dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
     )
 

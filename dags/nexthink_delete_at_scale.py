@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
             100_000, type="integer", minimum=1, description="Maximum for the whole list; above it, nothing is deleted."
         ),
         "chunk_size": Param(10_000, type="integer", minimum=1, description="Devices per task."),
+        "reason": Param("", type=["string", "null"], description="Is in the log, the summary and the ledger."),
     },
 )
 def nexthink_delete_at_scale() -> None:
@@ -71,6 +72,7 @@ def nexthink_delete_at_scale() -> None:
         task_id="delete_devices",
         dry_run="{{ params.dry_run }}",
         max_devices=None,  # the plan has checked the whole list; a limit here would apply to each chunk alone
+        reason="{{ params.reason or '' }}",
         max_concurrency=4,  # requests in flight: this, times the slots of the pool
         return_format="columns",
         pool="nexthink",

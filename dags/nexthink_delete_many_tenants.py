@@ -79,6 +79,7 @@ def nexthink_delete_many_tenants() -> None:
             devices=choose_devices(pull.output),
             exclude=["SRV-*", "VIP-*"],
             max_devices="{{ params.max_devices }}",
+            reason="Not seen for {{ params.min_days_unseen }} days",
             dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
             map_index_template="{{ task.nexthink_conn_id }}",
             pool="nexthink",

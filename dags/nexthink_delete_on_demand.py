@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
             "",
             type=["string", "null"],
             title="Reason or ticket",
-            description="Is in the log and in the report. Required unless it is a dry run.",
+            description="Is in the log, the summary and the ledger. Required unless it is a dry run.",
         ),
         "dry_run": Param(True, type="boolean", description="Plan only: nothing is deleted."),
         "max_devices": Param(100, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
@@ -50,6 +50,7 @@ def nexthink_delete_on_demand() -> None:
     @task.nexthink_delete_devices(
         dry_run="{{ params.dry_run }}",
         max_devices="{{ params.max_devices }}",
+        reason="{{ params.reason or '' }}",
         on_empty="fail",
         retries=2,
         retry_delay=timedelta(minutes=5),
@@ -72,22 +73,21 @@ def nexthink_delete_on_demand() -> None:
             )
         if not params["dry_run"] and not reason:
             raise NexthinkInputError("The form has no reason: give a reason or a ticket. Nothing was deleted.")
-        log.info("Reason: %s", reason or "none given (dry run)")
         return text if pasted else table
 
     @task(multiple_outputs=False)
     def report(ti: Any = None, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
-        """Return the summary, with the reason and the user who triggered the run."""
+        """Return the summary, which has the reason and the user who triggered the run; log what needs attention."""
         summary = ti.xcom_pull(task_ids="delete_devices", key="summary")
-        user = getattr(dag_run, "triggering_user_name", None)
-        origin = {"reason": params["reason"], "triggered_by": user, "run": dag_run.run_id}
         if summary is None:
+            user = getattr(dag_run, "triggering_user_name", None)
+            origin = {"reason": params["reason"], "triggered_by": user, "dag_run_id": dag_run.run_id}
             log.error("No summary; what was sent is not known here. See the log of delete_devices. %s", origin)
             return origin
         for row in (ti.xcom_pull(task_ids="delete_devices", key="unscheduled") or [])[:20]:
             log.warning("%(name)s (%(uid)s) is %(status)s: %(reason)s", row)
-        log.info("%s", {**{key: value for key, value in summary.items() if value not in (0, None)}, **origin})
-        return {**summary, **origin}
+        log.info("%s", {key: value for key, value in summary.items() if value not in (0, None)})
+        return dict(summary)
 
     # A teardown runs even if an upstream task failed, and does not affect whether the run fails.
     delete_devices() >> report().as_teardown()

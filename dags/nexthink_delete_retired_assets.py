@@ -119,6 +119,7 @@ def nexthink_delete_retired_assets() -> None:
         sql=RETIRED,
         sql_conn_id=WAREHOUSE,
         max_devices="{{ params.max_devices }}",
+        reason="Retired in the CMDB, and not seen for {{ params.min_days_unseen }} days",
         max_share=0.1,
         fleet_size=load_inventory(pull.output),
         dry_run="{{ params.dry_run }}",

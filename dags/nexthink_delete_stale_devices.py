@@ -69,6 +69,7 @@ def nexthink_delete_stale_devices() -> None:
         uid_column="device.uid",
         exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # never sent, whatever was selected
         max_devices="{{ params.max_devices }}",
+        reason="Not seen for {{ params.min_days_unseen }} days",
         dry_run="{{ params.dry_run or dag_run.run_type == 'backfill' }}",
     )
 

@@ -5,6 +5,9 @@ The request shows counts, the oldest and the newest device, and the first names;
 again in a week: so the deletion task queries Nexthink again, at each of its tries. A backfill requests no approval and
 deletes nothing. There is no undo.
 
+With ``TWO_PEOPLE = True`` two people must approve, one after the other, and neither may be the person who triggered the
+run: otherwise nothing is deleted.
+
 Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
 """
 
@@ -17,12 +20,20 @@ from typing import Any
 
 import pendulum
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, chain, dag, task
 
+from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.version_compat import AirflowSkipException
+
+# Not a param: whoever triggers a run could turn it off.
+TWO_PEOPLE = False
+
+SUBJECTS = {"approve": "Delete these devices from Nexthink?"}
+if TWO_PEOPLE:
+    SUBJECTS["approve_second"] = "Delete these devices from Nexthink? A second person must approve, too."
 
 QUERY = "#stale_devices"
 AGE = "device.days_since_last_seen"
@@ -53,6 +64,43 @@ def as_code(name: str) -> str:
     return f"{fence} {' '.join(name.splitlines())} {fence}"
 
 
+def read_approvals(ti: Any) -> list[dict[str, Any]]:
+    """Return the person of each approval, by id and name; an empty mapping if its task was marked as success."""
+    responses = [ti.xcom_pull(task_ids=task_id) for task_id in SUBJECTS]
+    return [(response or {}).get("responded_by_user") or {} for response in responses]
+
+
+def approvers(ti: Any) -> str:
+    """Return the names of those who have approved, for the log and the ledger."""
+    return " and ".join(person.get("name", "nobody (marked as success)") for person in read_approvals(ti))
+
+
+def check_two_people(people: list[dict[str, Any]], dag_run: Any) -> None:
+    """Fail unless two people have approved, neither of them the person who triggered the run.
+
+    Airflow keeps the name of that person, and id and name of those who respond: all are compared, in any case.
+
+    :param people: the person of each approval, by id and name.
+    :param dag_run: the run.
+    """
+    first, second = ({str(value).casefold() for value in person.values()} for person in people)
+    requester = getattr(dag_run, "triggering_user_name", None)
+    if not first or not second:
+        problem = "at least one of the two was given by no person (its task was marked as success)"
+    elif first & second:
+        problem = f"{people[1]['name']} has given both"
+    elif requester and requester.casefold() in first | second:
+        problem = f"{requester} has given one of them, and has triggered the run, too"
+    elif not requester and dag_run.run_type not in ("scheduled", "asset_triggered"):
+        problem = "Airflow does not know who triggered this run; let a person or the schedule do that"
+    else:
+        return
+    raise NexthinkInputError(
+        "The approvals do not count: two people must approve, and neither may be the one who triggered the run; "
+        f"{problem}. This try sent nothing. To ask again, clear the run from approve on."
+    )
+
+
 @dag(
     schedule="@monthly",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
@@ -60,6 +108,7 @@ def as_code(name: str) -> str:
     max_active_runs=1,
     tags=["nexthink"],
     doc_md=__doc__,
+    user_defined_macros={"approvers": approvers},
     params={
         "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
         "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
@@ -105,21 +154,32 @@ def nexthink_delete_with_approval() -> None:
         )
 
     body: Any = describe_plan(plan.output, chosen)
-    approve = ApprovalOperator(
-        task_id="approve",
-        subject="Delete these devices from Nexthink?",
-        body=body,
-        defaults="Reject",  # the response if there is none in time
-        response_timeout=timedelta(days=7),
-    )
+    approvals = [
+        ApprovalOperator(
+            task_id=task_id,
+            subject=subject,
+            body=body,
+            defaults="Reject",  # the response if there is none in time
+            response_timeout=timedelta(days=7),
+        )
+        for task_id, subject in SUBJECTS.items()
+    ]
 
     @task.nexthink_delete_devices(
-        exclude=KEPT, max_devices="{{ params.max_devices }}", retries=2, retry_delay=timedelta(minutes=5)
+        exclude=KEPT,
+        max_devices="{{ params.max_devices }}",
+        reason="Not seen for {{ params.min_days_unseen }} days, approved by {{ approvers(ti) }}",
+        retries=2,
+        retry_delay=timedelta(minutes=5),
     )
-    def delete_devices(table: list[dict[str, Any]], params: Any = None) -> list[dict[str, Any]]:
+    def delete_devices(
+        table: list[dict[str, Any]], params: Any = None, ti: Any = None, dag_run: Any = None
+    ) -> list[dict[str, Any]]:
         """Query again, and return the devices that were approved and are still stale."""
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
+        if TWO_PEOPLE:
+            check_two_people(read_approvals(ti), dag_run)
         approved = [row for row in table if row["status"] == "PLANNED"]
         with NexthinkHook() as hook:
             rows = hook.export_nql(QUERY, {"min_days_unseen": params["min_days_unseen"]})
@@ -127,7 +187,7 @@ def nexthink_delete_with_approval() -> None:
         log.info("%d of the %d approved devices are still stale; the others are kept.", len(still), len(approved))
         return still
 
-    approve >> delete_devices(plan.output)
+    chain(*approvals, delete_devices(plan.output))
 
 
 nexthink_delete_with_approval()

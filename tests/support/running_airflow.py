@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ _PORTS = range(20_000, 32_000)
 
 # Sockets named after the ports that are taken, until this process ends.
 _RESERVATIONS: list[socket.socket] = []
+
+_PASSWORD = "made-up-for-the-tests"
 
 _Value = TypeVar("_Value")
 
@@ -45,6 +48,12 @@ class RunningAirflow:
     http: httpx.Client
     processes: Mapping[str, subprocess.Popen[bytes]]
     start_component: Callable[..., None]
+
+    @contextmanager
+    def signed_in(self, user: str) -> Iterator[RunningAirflow]:
+        """Give the same Airflow for another of its users; see ``running_airflow``."""
+        with _client(str(self.http.base_url), user) as http:
+            yield replace(self, http=http)
 
     def lose(self, component: str, **settings: str) -> None:
         """Kill a component and all that it has started, and start another one in its place, with these settings."""
@@ -189,9 +198,23 @@ def kill_session(session: int) -> None:
         select_nothing(0.05)
 
 
+def _client(url: str, user: str | None = None) -> httpx.Client:
+    if user is None:
+        response = httpx.get(f"{url}/auth/token")
+    else:
+        response = httpx.post(f"{url}/auth/token", json={"username": user, "password": _PASSWORD})
+    token = response.raise_for_status().json()["access_token"]
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+
 @contextmanager
 def running_airflow(
-    home: Path, dags: Path, environment: Mapping[str, str], *, workers: Sequence[str] = ()
+    home: Path,
+    dags: Path,
+    environment: Mapping[str, str],
+    *,
+    workers: Sequence[str] = (),
+    users: Sequence[str] = (),
 ) -> Iterator[RunningAirflow]:
     """Start Airflow; all of it is gone afterwards.
 
@@ -199,6 +222,7 @@ def running_airflow(
     :param dags: the folder of its Dags.
     :param environment: its settings and connections; without any it is on SQLite, with the LocalExecutor.
     :param workers: the names of the Celery workers to start besides.
+    :param users: its users, all of them administrators; the first one is signed in. Without any, nobody needs to be.
     """
     port, worker_logs, trigger_logs = free_ports(3)
     url = f"http://127.0.0.1:{port}"
@@ -222,9 +246,16 @@ def running_airflow(
         # After so many seconds the triggers of a triggerer that is lost are given to another one; by default 30.
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "12",
     }
+    if users:
+        settings |= {
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:admin" for user in users),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        }
     env = {**os.environ, **settings, **environment}
     airflow = [sys.executable, "-m", "airflow"]
     home.mkdir(parents=True, exist_ok=True)
+    (home / "passwords.json").write_text(json.dumps(dict.fromkeys(users, _PASSWORD)))
     commands = {component: [component] for component in COMPONENTS}
     for worker in workers:
         pid_file = str(home / f"{worker}.pid")
@@ -242,9 +273,7 @@ def running_airflow(
             for name in commands:
                 start_component(name)
             until(lambda: httpx.get(f"{url}/api/v2/monitor/health").is_success, "the API server")
-            token = httpx.get(f"{url}/auth/token").raise_for_status().json()["access_token"]
-            headers = {"Authorization": f"Bearer {token}"}
-            with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
+            with _client(url, *users[:1]) as http:
                 yield RunningAirflow(home, http, processes, start_component)
         finally:
             for process in processes.values():  # asked to end by themselves, they take 10 seconds

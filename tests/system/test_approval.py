@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import runpy
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import DAGS, meant_to_go
 from tests.support.running_airflow import PATIENCE, RunningAirflow, running_airflow
 
 DAG_ID = "nexthink_delete_with_approval"
 NATIVE = f"{DAG_ID}_native"
+TWO = f"{DAG_ID}_two"
 
 
 @pytest.fixture(scope="module")
@@ -24,31 +28,31 @@ def tenant() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterator[RunningAirflow]:
-    """An Airflow with the Dag as it is; and with one that renders natively."""
+    """An Airflow with the Dag as it is, with one that renders natively, and with one that two people must approve."""
     root = tmp_path_factory.mktemp("approval")
     dags = root / "dags"
     dags.mkdir()
     dag = (DAGS / f"{DAG_ID}.py").read_text().replace('schedule="@monthly"', "schedule=None")
     (dags / f"{DAG_ID}.py").write_text(dag)
-    changes = {
-        DAG_ID: NATIVE,
-        "catchup=False": "catchup=False, render_template_as_native_obj=True",
+    variants = {
+        NATIVE: ("catchup=False", "catchup=False, render_template_as_native_obj=True"),
+        TWO: ("TWO_PEOPLE = False", "TWO_PEOPLE = True"),
     }
-    for old, new in changes.items():
+    for name, (old, new) in variants.items():
         assert old in dag
-        dag = dag.replace(old, new)
-    (dags / f"{NATIVE}.py").write_text(dag)
+        (dags / f"{name}.py").write_text(dag.replace(DAG_ID, name).replace(old, new))
     environment = {
         "AIRFLOW_CONN_NEXTHINK_DEFAULT": tenant.airflow_connection(),
         "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
     }
-    with running_airflow(root / "home", dags, environment) as airflow:
+    with running_airflow(root / "home", dags, environment, users=["ann", "ben", "cleo"]) as airflow:
         yield airflow
 
 
 @pytest.fixture(autouse=True)
-def _nothing_queued_before(tenant: Sandbox) -> None:
+def _same_tenant_for_each_test(tenant: Sandbox) -> None:
     tenant.tenant.queued.clear()
+    tenant.tenant.never_removed.update(device.uid for device in tenant.tenant.devices())
 
 
 def test_approval_timed_out_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> None:
@@ -85,10 +89,91 @@ def test_approval_given_deletes_the_devices_that_are_still_stale(airflow: Runnin
     assert f"{len(planned) - 2} of the {len(planned)} approved devices are still stale" in log
 
 
-def wait_for_request(airflow: RunningAirflow, dag_id: str, run_id: str) -> dict[str, str]:
+@pytest.mark.parametrize(
+    ("approvers", "says"),
+    [
+        (["ben", "ben"], "ben has given both"),
+        (["ann", "ben"], "ann has given one of them, and has triggered the run, too"),
+        (["ben", "ann"], "ann has given one of them"),
+        (["ben", None], "at least one of the two was given by no person"),
+    ],
+)
+def test_approval_not_by_two_other_people_deletes_nothing(
+    airflow: RunningAirflow, tenant: Sandbox, approvers: list[str | None], says: str
+) -> None:
+    run_id = approved_by(airflow, approvers)
+    assert airflow.wait(TWO, run_id) == "failed"
+    assert tenant.tenant.queued == []
+    log = airflow.log(TWO, run_id, "delete_devices", 1)
+    assert says in log
+    assert "This try sent nothing" in log
+    (deletion,) = [each for each in airflow.instances(TWO, run_id) if each["task_id"] == "delete_devices"]
+    assert deletion["try_number"] == 1  # a retry changes nothing
+
+
+def test_approval_by_two_other_people_deletes_the_devices(airflow: RunningAirflow, tenant: Sandbox) -> None:
+    run_id = approved_by(airflow, ["ben", "cleo"])
+    assert airflow.wait(TWO, run_id) == "success"
+    planned = {row["uid"] for row in airflow.xcom(TWO, run_id, "plan") if row["status"] == "PLANNED"}
+    assert set(tenant.tenant.queued) == planned != set()
+
+
+def test_approval_rejected_by_the_second_person_deletes_nothing(airflow: RunningAirflow, tenant: Sandbox) -> None:
+    run_id = approved_by(airflow, ["ben"])
+    wait_for_request(airflow, TWO, run_id, "approve_second")
+    with airflow.signed_in("cleo") as hers:
+        response(hers, run_id, "Reject", TWO, "approve_second")
+    assert airflow.wait(TWO, run_id) == "success"
+    assert airflow.states(TWO, run_id)["delete_devices"] == "skipped"
+    assert tenant.tenant.queued == []
+
+
+ANN, BEN, CLEO = ({"id": str(number), "name": name} for number, name in enumerate(["ann", "ben", "cleo"]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "requester", "run_type", "says"),
+    [
+        (BEN, CLEO, "ann", "manual", None),
+        (BEN, CLEO, None, "scheduled", None),
+        (BEN, {"id": "7", "name": "BEN"}, None, "scheduled", "BEN has given both"),
+        (BEN, {"id": "1", "name": "Benjamin"}, None, "scheduled", "Benjamin has given both"),
+        (BEN, CLEO, "Cleo", "manual", "Cleo has given one of them"),
+        (BEN, ANN, "ann", "backfill", "ann has given one of them"),
+        (BEN, {}, "ann", "manual", "by no person"),
+        (BEN, CLEO, None, "manual", "does not know who triggered this run"),
+        (BEN, CLEO, None, "operator_triggered", "does not know who triggered this run"),
+    ],
+)
+def test_check_two_people_in_doubt_refuses(
+    first: dict[str, str], second: dict[str, str], requester: str | None, run_type: str, says: str | None
+) -> None:
+    check = runpy.run_path(str(DAGS / f"{DAG_ID}.py"))["check_two_people"]
+    dag_run = SimpleNamespace(triggering_user_name=requester, run_type=run_type)
+    if says is None:
+        check([first, second], dag_run)
+    else:
+        with pytest.raises(NexthinkInputError, match=says):
+            check([first, second], dag_run)
+
+
+def approved_by(airflow: RunningAirflow, approvers: list[str | None]) -> str:
+    """Start a run as ann, and have it approved; None marks the task as success. Return the id of the run."""
+    run_id = airflow.start(TWO)
+    for task_id, user in zip(("approve", "approve_second"), approvers, strict=False):
+        wait_for_request(airflow, TWO, run_id, task_id)
+        if user:
+            with airflow.signed_in(user) as theirs:
+                response(theirs, run_id, "Approve", TWO, task_id)
+        else:
+            airflow.patch(f"dags/{TWO}/dagRuns/{run_id}/taskInstances/{task_id}", {"new_state": "success"})
+    return run_id
+
+
+def wait_for_request(airflow: RunningAirflow, dag_id: str, run_id: str, task_id: str = "approve") -> dict[str, str]:
     """Wait until a person is asked; return what is asked."""
-    airflow.wait_until_parked(dag_id, run_id, "approve")
-    return dict(airflow.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"))
+    airflow.wait_until_parked(dag_id, run_id, task_id)
+    return dict(airflow.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"))
 
 
 def let_time_run_out(airflow: RunningAirflow, run_id: str) -> None:
@@ -100,9 +185,9 @@ def let_time_run_out(airflow: RunningAirflow, run_id: str) -> None:
         assert database.execute(change, (run_id, "approve")).rowcount == 1
 
 
-def response(airflow: RunningAirflow, run_id: str, option: str) -> None:
+def response(airflow: RunningAirflow, run_id: str, option: str, dag_id: str = DAG_ID, task_id: str = "approve") -> None:
     airflow.patch(
-        f"dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
+        f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails",
         {"chosen_options": [option], "params_input": {}},
     )
 
