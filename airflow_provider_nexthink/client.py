@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
 from airflow_provider_nexthink.api import data_management, nql
 from airflow_provider_nexthink.api.http import Transport, untraced
 from airflow_provider_nexthink.api.nql import Compression, NqlRows
+from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.api.result_file import ResultLimits
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
@@ -32,11 +33,13 @@ from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
     NexthinkGuardError,
+    NexthinkInputError,
     NexthinkNotFoundError,
     NexthinkPermissionError,
     NexthinkPolicyError,
     NexthinkStoppedError,
 )
+from airflow_provider_nexthink.fleet import FleetLook, read_fleet
 from airflow_provider_nexthink.origin import RunOrigin
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ __all__ = [
     "DeletionObserver",
     "DeletionPolicy",
     "DeletionResult",
+    "FleetLook",
     "NexthinkClient",
     "NexthinkSettings",
     "NqlRows",
@@ -193,6 +197,8 @@ class NexthinkClient:
         :raises NexthinkError: if Nexthink gives no token; nothing was sent.
         """
         checked = DeletionOptions.checked(**options)
+        if checked.fleet_query_id is not None:
+            check_query_id(checked.fleet_query_id)
         self.policy.check_allowed()
         self._check_memory(checked)
         watcher = observer or DeletionObserver()
@@ -227,6 +233,16 @@ class NexthinkClient:
             origin=origin,
             reserve=recorder.reserve if recorder else None,
         )
+        if checked.fleet_query_id is not None and deletion.plan.to_send:
+            look = self.look_at_fleet(checked.fleet_query_id)
+            if look.days_unseen is None and checked.max_share is None:
+                raise NexthinkInputError(
+                    f"{checked.fleet_query_id} (fleet_query_id) gives only a number, which does nothing without "
+                    "max_share. Set max_share, or list the devices. This try sent nothing."
+                )
+            deletion.set_fleet_size(look.count)
+            if recorder and look.days_unseen is not None:
+                recorder.set_look(look.looked_at, look.days_unseen)
         try:
             deletion.check()
         except NexthinkGuardError as error:
@@ -269,6 +285,11 @@ class NexthinkClient:
         """
         if self.ledger is not None:
             return
+        if options.fleet_query_id is not None and options.max_share is None:
+            raise NexthinkInputError(
+                "fleet_query_id does nothing without max_share, such as max_share=0.05, or a ledger (the extra "
+                "ledger_conn_id of the connection). Nothing was sent."
+            )
         needed = {
             "max_growth": options.max_growth is not None,
             "quota_devices": self.policy.quota_devices is not None,
@@ -279,6 +300,19 @@ class NexthinkClient:
                 f"{' and '.join(limits)} cannot take effect without a ledger: set the extra ledger_conn_id of the "
                 "connection to the id of a connection to a SQL database. Nothing was sent."
             )
+
+    def look_at_fleet(self, query_id: str) -> FleetLook:
+        """Count the devices of the fleet, and list them if the query does.
+
+        :param query_id: the id of a saved query that gives one number, or lists every device.
+        :raises NexthinkTruncatedError: if the result was cut off.
+        :raises NexthinkInputError: if the result is neither.
+        :raises NexthinkError: if it has no devices, or Nexthink refuses, does not respond, or the export fails.
+        """
+        looked_at = self.clock.now()
+        look = read_fleet(self.export_nql(query_id), query_id=query_id, looked_at=looked_at)
+        log.info("%s has counted %d devices in the fleet.", query_id, look.count)
+        return look
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
         """Run a saved NQL query at once; for small results (about 1,000 rows).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.deletion.deletion import Deletion
@@ -21,13 +22,20 @@ class DeletionRecorder:
 
     :param database: the ledger.
     :param check: called often while the database is waited for; raises what is to end the wait.
-    :param look: a look at the inventory just before the deletion.
     """
 
-    def __init__(self, database: Database, check: Callable[[], None], look: InventoryLook | None = None) -> None:
+    def __init__(self, database: Database, check: Callable[[], None]) -> None:
         self._database = database
         self._check = check
-        self._look = look
+        self._look: InventoryLook | None = None
+
+    def set_look(self, looked_at: datetime, days_unseen: Mapping[str, float | None]) -> None:
+        """Set what a look at the inventory just before the deletion has found.
+
+        :param looked_at: when it began.
+        :param days_unseen: by uid, how many days each device had not been seen; None where that is not known.
+        """
+        self._look = InventoryLook(looked_at, days_unseen)
 
     def reserve(self, deletion: Deletion, to_send: Sequence[int]) -> LedgerRun:
         """Record the devices of a deletion as REQUESTED, if the limits that need memory allow it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -127,6 +128,13 @@ class Deletion:
         """What limits this deletion, and who says so; plain JSON values."""
         return self.policy.limits_in_force(self.options)
 
+    def set_fleet_size(self, devices: int) -> None:
+        """Set how many devices the fleet has, once its query has counted them. Call it before ``check``.
+
+        :param devices: how many.
+        """
+        self.options = replace(self.options, fleet_size=devices)
+
     def check(self) -> None:
         """Restore what earlier tries of the task have settled, and hold the guards against all tries.
 
@@ -150,6 +158,7 @@ class Deletion:
             max_devices_set_by=self.policy.who_sets_max_devices(self.options),
             max_share=self.options.max_share,
             fleet_size=self.options.fleet_size,
+            fleet_query_id=self.options.fleet_query_id,
             sent_before=self._restore(self.checkpoint) if self.checkpoint else 0,
         )
         self._observer.on_plan(plan)

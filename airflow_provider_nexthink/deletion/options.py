@@ -48,6 +48,7 @@ class DeletionOptionsDict(TypedDict, total=False):
     max_devices: int | str | None
     max_share: float | str | None
     fleet_size: int | str | None
+    fleet_query_id: str | None
     max_growth: float | str | None
     reason: str | None
     dry_run: bool | str
@@ -67,8 +68,10 @@ class DeletionOptions:
     :param protect: a list of devices that are never sent, by uid or by name, as ``read_protect_list`` takes it; None
         for none.
     :param max_devices: how many devices may be sent at most; None for no limit.
-    :param max_share: the share of ``fleet_size`` that may be sent at most, above 0 up to 1; None for no limit.
-    :param fleet_size: how many devices the fleet has; needed only for ``max_share``.
+    :param max_share: the share of the fleet that may be sent at most, above 0 up to 1; None for no limit.
+    :param fleet_size: how many devices the fleet has; ``max_share`` needs this or ``fleet_query_id``.
+    :param fleet_query_id: the id of a saved query that counts or lists the fleet, run just before the first request;
+        with a ledger also without ``max_share``.
     :param max_growth: how many times the median of the runs before may be sent at most, such as 3; needs a ledger; None
         for no limit.
     :param reason: why, such as a ticket or a sentence, for the summary, the log and the ledger; None for none.
@@ -86,6 +89,7 @@ class DeletionOptions:
     max_devices: int | None = 1000
     max_share: float | None = None
     fleet_size: int | None = None
+    fleet_query_id: str | None = None
     max_growth: float | None = None
     reason: str | None = None
     dry_run: bool = False
@@ -102,7 +106,7 @@ class DeletionOptions:
         """
         given = cls(**options)  # type: ignore[arg-type] # checked in the next line; an unknown name is a TypeError
         checked = replace(given, **{name: check(getattr(given, name)) for name, check in CHECKS.items()})
-        check_share_and_fleet(checked.max_share, checked.fleet_size)
+        check_share_and_fleet(checked.max_share, checked.fleet_size, checked.fleet_query_id)
         return checked
 
 
@@ -206,6 +210,15 @@ def check_fleet_size(value: object) -> int | None:
     return number
 
 
+def check_fleet_query_id(value: object) -> str | None:
+    """Return the id of a query, or None. Whether it is an id is checked where queries are run.
+
+    :param value: what was given.
+    :raises NexthinkInputError: if it is blank, or not text.
+    """
+    return None if value is None else check_text("fleet_query_id", value)
+
+
 def check_max_growth(value: object) -> float | None:
     """Return how many times the median of the runs before may be sent; None for no limit.
 
@@ -222,15 +235,20 @@ def check_max_growth(value: object) -> float | None:
     return times
 
 
-def check_share_and_fleet(max_share: object, fleet_size: object) -> None:
-    """Refuse either of the two without the other, since it could not take effect.
+def check_share_and_fleet(max_share: object, fleet_size: object, fleet_query_id: object) -> None:
+    """Refuse a share of an unknown or ambiguous number of devices, and a number without a share.
+
+    ``fleet_query_id`` without a share may take effect: whether it does depends on the connection.
 
     :param max_share: the share, or None.
     :param fleet_size: the size of the fleet, or None.
-    :raises NexthinkInputError: if only one of them is given.
+    :param fleet_query_id: the query that counts it, or None.
+    :raises NexthinkInputError: if one of them cannot take effect.
     """
-    if max_share is not None and fleet_size is None:
-        raise NexthinkInputError("max_share needs fleet_size: a share of how many devices?")
+    if fleet_size is not None and fleet_query_id is not None:
+        raise NexthinkInputError("fleet_size and fleet_query_id both say how many devices there are: set one of them.")
+    if max_share is not None and fleet_size is None and fleet_query_id is None:
+        raise NexthinkInputError("max_share needs fleet_size or fleet_query_id: a share of how many devices?")
     if fleet_size is not None and max_share is None:
         raise NexthinkInputError("fleet_size alone does nothing: set max_share too, such as max_share=0.05.")
 
@@ -353,6 +371,7 @@ CHECKS: dict[str, Callable[[object], Any]] = {
     "max_devices": check_max_devices,
     "max_share": check_max_share,
     "fleet_size": check_fleet_size,
+    "fleet_query_id": check_fleet_query_id,
     "max_growth": check_max_growth,
     "reason": check_reason,
     "dry_run": check_dry_run,

@@ -169,6 +169,7 @@ def check_guards(
     max_devices_set_by: str | None = "task",
     max_share: float | None = None,
     fleet_size: int | None = None,
+    fleet_query_id: str | None = None,
     sent_before: int = 0,
 ) -> None:
     """Abort if the plan exceeds a safety limit.
@@ -180,6 +181,7 @@ def check_guards(
     :param max_devices_set_by: who says so, the ``task`` or the ``connection``.
     :param max_share: which share of the fleet may be sent at most, above 0 to 1; None for no limit.
     :param fleet_size: how many devices the fleet has; counts where ``max_share`` is given.
+    :param fleet_query_id: the query that has counted them; None if the task says so.
     :param sent_before: how many devices that are not to be sent now earlier tries have sent, or may have sent.
     :raises NexthinkGuardError: if a limit is exceeded; nothing was sent by this try.
     """
@@ -205,10 +207,13 @@ def check_guards(
     limit = floor(max_share * fleet_size + 1e-9)  # 0.29 x 100 is 28.999... to a computer
     if total > limit:
         described = described.replace(" devices", f" of {fleet_size} devices", 1)
+        source = f"fleet_size={fleet_size} is the task's."
+        if fleet_query_id:
+            source = f"The {fleet_size} devices are what {fleet_query_id} (fleet_query_id) has counted just now."
         raise NexthinkGuardError(
             f"The list would delete {described} ({total / fleet_size:.1%}), more than "
-            f"max_share={max_share} ({max_share:.1%}) of the task allows. {nothing} If that many are meant, "
-            "raise max_share; there is no undo.",
+            f"max_share={max_share} ({max_share:.1%}) of the task allows. {source} {nothing} If that many are "
+            "meant, raise max_share; there is no undo.",
             planned=total,
             limit=limit,
         )

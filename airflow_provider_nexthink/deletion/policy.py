@@ -114,6 +114,7 @@ class DeletionPolicy:
             "max_devices_set_by": self.who_sets_max_devices(tightened),
             "max_share": tightened.max_share,
             "fleet_size": tightened.fleet_size,
+            "fleet_query_id": tightened.fleet_query_id,
             "max_growth": tightened.max_growth,
             "exclude": _preview(tightened.exclude),
             **self.as_dict(without=("max_devices",)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
+from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion import options
 from airflow_provider_nexthink.devices.formats import redacted_path, require_parquet
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
@@ -45,7 +46,7 @@ _TRY_OVER = (
     "The XComs and the file are left to that one: see the outcome in this log."
 )
 
-_LIMITS = ("max_devices", "max_share", "fleet_size", "max_growth", "requests_per_second")
+_LIMITS = ("max_devices", "max_share", "fleet_size", "fleet_query_id", "max_growth", "requests_per_second")
 
 # Measured, see docs/speed.md: what a row of the table takes in XCom, and how much is too much for a database.
 _XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90}
@@ -74,10 +75,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         with uids only or names only will do. A list without rows is an error. (templated, if text)
     :param max_devices: maximum number of devices to send. If the plan exceeds it, nothing is sent and the task fails
         without a retry. None for no limit. (templated)
-    :param max_share: maximum share of ``fleet_size`` to send, such as 0.05 for 5 %; guards like ``max_devices``.
+    :param max_share: maximum share of the fleet to send, such as 0.05 for 5 %; guards like ``max_devices``.
         (templated)
-    :param fleet_size: number of devices in the fleet; required by ``max_share``, and used for nothing else.
-        (templated)
+    :param fleet_size: number of devices in the fleet; ``max_share`` requires this or ``fleet_query_id``. (templated)
+    :param fleet_query_id: the id of a saved query that counts or lists the fleet, such as ``#all_devices``. It is run
+        just before the first request. (templated)
     :param reason: why these devices are deleted, such as a ticket or a sentence of at most 1000 characters: for the
         summary, the log and the ledger. None, or blank, for none. (templated)
     :param max_growth: maximum size of this run of the Dag, as a multiple of the median of the runs before it, such as
@@ -105,6 +107,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         "max_devices",
         "max_share",
         "fleet_size",
+        "fleet_query_id",
         "max_growth",
         "reason",
         "dry_run",
@@ -128,6 +131,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         max_devices: int | str | None = 1000,
         max_share: float | str | None = None,
         fleet_size: int | str | None = None,
+        fleet_query_id: str | None = None,
         max_growth: float | str | None = None,
         reason: str | None = None,
         dry_run: bool | str = False,
@@ -151,6 +155,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.max_devices = max_devices
         self.max_share = max_share
         self.fleet_size = fleet_size
+        self.fleet_query_id = fleet_query_id
         self.max_growth = max_growth
         self.reason = reason
         self.dry_run = dry_run  # type: ignore[method-assign, assignment] # hides BaseOperator.dry_run()
@@ -342,7 +347,9 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _check_options(self) -> None:
         """Fail the parsing of a Dag for an option that cannot take effect."""
-        options.check_share_and_fleet(self.max_share, self.fleet_size)
+        options.check_share_and_fleet(self.max_share, self.fleet_size, self.fleet_query_id)
+        if self.fleet_query_id is not None and not is_template(self.fleet_query_id):
+            check_query_id(self.fleet_query_id)
         for option, check in {**options.CHECKS, "results_path": options.check_results_path}.items():
             value = unwrapped(getattr(self, option))
             if not (option in self.template_fields and is_template(value)):

@@ -264,7 +264,7 @@ class Api:
             query_id, _, result = self.run(await request.body())
         except NqlError as error:
             return _nql_error(error)
-        result = Result(result.text, result.columns, result.devices[:EXECUTE_MAX_ROWS])
+        result = Result(result.text, result.columns, result.cells[:EXECUTE_MAX_ROWS])
         if media_type == "text/csv":
             return Response(result.csv(), media_type="text/csv")
         rows = result.rows()

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 
 from airflow_provider_nexthink.sandbox.fleet import Device
 
@@ -19,8 +18,10 @@ FIELDS = {
     "device.days_since_last_seen": "days_since_last_seen",
     "device.entity": "entity",
     "device.operating_system.name": "os_name",
+    "device.operating_system.platform": "platform",
 }
 DEVICE_COLUMNS = tuple(column for column in FIELDS if column != "device.collector.uid")
+COUNT_COLUMNS = ("devices_in_fleet",)
 BOTH_UID_COLUMNS = ("device.uid", "device.collector.uid", "device.name", "device.days_since_last_seen")
 
 
@@ -48,6 +49,7 @@ QUERIES = {
         min_days=STALE_DAYS,
         parameters=frozenset({"min_days_unseen"}),
     ),
+    "#fleet_count": SavedQuery("devices | summarize devices_in_fleet = count()", COUNT_COLUMNS),
     "#devices_both_uids": SavedQuery("devices | list " + ", ".join(BOTH_UID_COLUMNS), BOTH_UID_COLUMNS),
 }
 
@@ -58,24 +60,23 @@ class Result:
 
     :param text: The query as executed, with its parameters.
     :param columns: The NQL field names, in order.
-    :param devices: One device for each row.
+    :param cells: The values of each row, in the order of the columns; numbers are numbers.
     """
 
     text: str
     columns: tuple[str, ...]
-    devices: list[Device]
+    cells: list[tuple[str | int, ...]]
 
     def rows(self) -> list[dict[str, str | int]]:
-        """:returns: One mapping of field name to value for each device; numbers are numbers."""
-        return [{column: getattr(device, FIELDS[column]) for column in self.columns} for device in self.devices]
+        """:returns: One mapping of field name to value for each row."""
+        return [dict(zip(self.columns, cells, strict=True)) for cells in self.cells]
 
     def csv(self) -> bytes:
         """:returns: The rows as CSV (RFC 4180, UTF-8 without BOM) under a header of field names."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(self.columns)
-        # Every query has several columns, so attrgetter gives a tuple.
-        writer.writerows(map(attrgetter(*(FIELDS[column] for column in self.columns)), self.devices))
+        writer.writerows(self.cells)
         return text.getvalue().encode()
 
 
@@ -99,4 +100,8 @@ def run_query(query: SavedQuery, parameters: Mapping[str, str], devices: Iterabl
             raise ValueError("min_days_unseen must be the text of a whole number")
         min_days = int(value)
     found = [device for device in devices if device.days_since_last_seen >= min_days]
-    return Result(query.text.format(min_days=min_days), query.columns, found)
+    cells: list[tuple[str | int, ...]] = [(len(found),)]
+    if query.columns != COUNT_COLUMNS:
+        attributes = [FIELDS[column] for column in query.columns]
+        cells = [tuple(getattr(device, attribute) for attribute in attributes) for device in found]
+    return Result(query.text.format(min_days=min_days), query.columns, cells)

@@ -179,9 +179,9 @@ class Tenant:
         :returns: The export's id.
         """
         limit = self.export_row_limit
-        truncated = limit is not None and len(result.devices) > limit
+        truncated = limit is not None and len(result.cells) > limit
         if truncated:
-            result = Result(result.text, result.columns, result.devices[:limit])
+            result = Result(result.text, result.columns, result.cells[:limit])
         export_id = str(uuid.uuid4())
         with self._lock:
             self._exports[export_id] = Export(result, compression, truncated)

@@ -314,6 +314,7 @@ def test_execute_as_json(sandbox: Sandbox, client: httpx.Client) -> None:
         "device.days_since_last_seen": stale[0].days_since_last_seen,
         "device.entity": stale[0].entity,
         "device.operating_system.name": stale[0].os_name,
+        "device.operating_system.platform": stale[0].platform,
     }
 
 

@@ -64,6 +64,21 @@ def test_operator_wrong_option_fails_the_parsing_of_the_dag(option: str, value: 
 
 
 @pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_share": 0.05, "fleet_query_id": "all_devices"}, "not an NQL query id"),
+        ({"max_share": 0.05, "fleet_query_id": "#all", "fleet_size": 600}, "fleet_size and fleet_query_id both say"),
+        ({"max_share": 0.05, "fleet_query_id": "{{ x }}", "fleet_size": "{{ y }}"}, "both say"),
+        ({"max_share": 0.05}, "needs fleet_size or fleet_query_id"),
+    ],
+)
+def test_operator_wrong_fleet_options_fail_the_parsing_of_the_dag(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(NexthinkInputError, match=says):
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=ROWS, **options)
+    NexthinkDeleteDevicesOperator(task_id="ledger", devices=ROWS, fleet_query_id="#all")  # as the connection says
+
+
+@pytest.mark.parametrize(
     ("option", "value"),
     [
         ("query_id", "stale_devices"),

@@ -191,6 +191,16 @@ def test_options_max_share_and_fleet_size_need_each_other() -> None:
         DeletionOptions.checked(max_share=None, fleet_size=5000)
 
 
+def test_options_fleet_query_id_takes_the_place_of_fleet_size() -> None:
+    options = DeletionOptions.checked(max_share=0.05, fleet_query_id="#fleet_count")
+    assert (options.max_share, options.fleet_size, options.fleet_query_id) == (0.05, None, "#fleet_count")
+    with pytest.raises(NexthinkInputError, match="fleet_size and fleet_query_id both say"):
+        DeletionOptions.checked(max_share=0.05, fleet_size=5000, fleet_query_id="#fleet_count")
+    for blank in ("", " ", 5, ["#fleet_count"]):
+        with pytest.raises(NexthinkInputError, match="fleet_query_id is"):
+            DeletionOptions.checked(max_share=0.05, fleet_query_id=blank)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("share", [Decimal("0.05"), np.float64(0.05), Fraction(1, 20), "0.05"])
 @pytest.mark.parametrize("fleet", [5000.0, Decimal(5000), np.int32(5000), "5000.0"])
 def test_options_max_share_and_fleet_size_take_every_kind_of_number(share: Any, fleet: Any) -> None:

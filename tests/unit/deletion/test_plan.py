@@ -230,6 +230,11 @@ def test_check_guards_max_share_counts_the_share_of_the_fleet() -> None:
     with pytest.raises(NexthinkGuardError, match=r"2 of 5 devices \(40.0%\).*max_share=0.3 .*raise max_share") as error:
         check_guards(plan, max_devices=None, max_share=0.3, fleet_size=5)
     assert (error.value.planned, error.value.limit) == (2, 1)
+    assert "fleet_size=5 is the task's" in str(error.value)
+    with pytest.raises(
+        NexthinkGuardError, match=r"The 5 devices are what #all \(fleet_query_id\) has counted just now"
+    ):
+        check_guards(plan, max_devices=None, max_share=0.3, fleet_size=5, fleet_query_id="#all")
 
 
 @pytest.mark.parametrize("guard", ["max_devices", "max_share"])

@@ -208,6 +208,7 @@ def test_deletion_summary_says_who_and_why_and_within_which_limits(caplog: pytes
         "max_devices_set_by": "connection",
         "max_share": 0.5,
         "fleet_size": 10,
+        "fleet_query_id": None,
         "max_growth": None,
         "exclude": ["VIP-*"],
         "deletions": "allowed",

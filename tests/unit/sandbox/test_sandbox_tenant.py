@@ -82,7 +82,7 @@ def test_export_has_the_devices_of_its_request(tenant: Tenant) -> None:
     export_id = tenant.start_export(run_query(QUERIES["#all_devices"], {}, tenant.devices()), "NONE")
     tenant.queue_deletion(tenant.devices()[0].uid)
 
-    assert len(tenant.poll_export(export_id)[1].result.devices) == 20
+    assert len(tenant.poll_export(export_id)[1].result.cells) == 20
     assert len(tenant.devices()) == 19
 
 
