@@ -45,7 +45,7 @@ from airflow_provider_nexthink.origin import RunOrigin
 if TYPE_CHECKING:
     import httpx
     from pydantic import SecretStr
-    from sqlalchemy import Engine
+    from sqlalchemy.engine import Engine
 
     from airflow_provider_nexthink.ledger.database import Database
     from airflow_provider_nexthink.recording import DeletionRecorder

@@ -16,7 +16,7 @@ from airflow_provider_nexthink.exceptions import NexthinkLedgerError, NexthinkLe
 from airflow_provider_nexthink.ledger import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine import Connection, Engine
 
 DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 """The databases that a ledger can be in."""

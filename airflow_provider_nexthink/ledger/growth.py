@@ -13,7 +13,7 @@ from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkInp
 from airflow_provider_nexthink.ledger.schema import runs
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
     from airflow_provider_nexthink.origin import RunOrigin
 

@@ -32,7 +32,7 @@ from airflow_provider_nexthink.ledger.seats import seats_by_period
 from airflow_provider_nexthink.origin import RunOrigin
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.ledger.schema import proofs
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
 UNPROVEN_DEVICES = 5
 """The most devices that a run may send without a proof."""

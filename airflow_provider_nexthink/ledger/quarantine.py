@@ -18,7 +18,7 @@ from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, chunks
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
     from airflow_provider_nexthink.ledger.database import Database
     from airflow_provider_nexthink.origin import RunOrigin

@@ -12,7 +12,7 @@ from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.ledger.schema import runs
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, REQ
 from airflow_provider_nexthink.status import Presence
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy.engine import Connection, Row
 
     from airflow_provider_nexthink.ledger.database import Database
     from airflow_provider_nexthink.ledger.inventory import Inventory

@@ -22,7 +22,7 @@ from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import Status
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
 REQUESTED = "REQUESTED"
 """The status of a device from before the first request until its outcome is recorded."""

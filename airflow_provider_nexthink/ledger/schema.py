@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Date,
     DateTime,
     Float,
@@ -24,16 +23,23 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeDecorator
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    _TimeDecorator = TypeDecorator[datetime]
+else:
+    _TimeDecorator = TypeDecorator  # not generic in SQLAlchemy 1.4, which Airflow 3.1 has
 
 
-class UtcTime(TypeDecorator[datetime]):
+class UtcTime(_TimeDecorator):
     """A time in UTC, to the microsecond on every database."""
 
-    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql").with_variant(mysql.DATETIME(fsp=6), "mariadb")
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
@@ -46,7 +52,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 _BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only an INTEGER
-_LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_LongText = Text().with_variant(mysql.LONGTEXT(), "mysql").with_variant(mysql.LONGTEXT(), "mariadb")
 
 metadata = MetaData()
 

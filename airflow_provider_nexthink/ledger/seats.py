@@ -15,7 +15,7 @@ from airflow_provider_nexthink.ledger.statements import ASKED_FOR
 from airflow_provider_nexthink.status import Presence, Status
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
 Period = Literal["week", "month"]
 

@@ -10,7 +10,7 @@ from airflow_provider_nexthink.version_compat import AirflowException
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
-    from sqlalchemy import Engine
+    from sqlalchemy.engine import Engine
 
 
 def sql_hook(conn_id: str, option: str, hook_params: Mapping[str, Any] | None = None) -> DbApiHook:

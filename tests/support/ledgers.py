@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import create_engine, select
+from sqlalchemy.engine import URL, Engine, make_url
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.outcome import Outcomes

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy.engine import URL
 
 from tests.support.squid import Squid, can_inspect, running_squid
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, text, update
-from sqlalchemy.engine import URL
+from sqlalchemy import create_engine, event, insert, inspect, text, update
+from sqlalchemy.engine import URL, Connection, Engine
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.exceptions import NexthinkLedgerError, NexthinkLedgerMismatchError

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy.engine import Engine
 
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkInputError
 from airflow_provider_nexthink.ledger.database import Database

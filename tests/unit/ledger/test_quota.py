@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy.engine import Engine
 
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.ledger.database import Database
