@@ -56,6 +56,9 @@ Inject a fault, and clear all faults:
   curl -X POST {sandbox.url}/sandbox/faults -d {shlex.quote(fault)}
   curl -X DELETE {sandbox.url}/sandbox/faults
 
+Move its clock a week forward: devices age, and those queued for deletion are removed:
+  curl -X POST {sandbox.url}/sandbox/clock -d '{{"days": 7}}'
+
 Press Ctrl-C to stop it."""
 
 

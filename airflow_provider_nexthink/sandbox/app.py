@@ -114,6 +114,8 @@ class Api:
                 route("/api/v1/nql/status/{export_id}", "status", self.status, "GET"),
                 route("/storage/{export_id}", "storage", self.storage, "GET"),
                 Route("/sandbox/fleet", self.sandbox_fleet, methods=["GET"]),
+                Route("/sandbox/clock", self.sandbox_advance, methods=["POST"]),
+                Route("/sandbox/devices/{change}", self.sandbox_change_devices, methods=["POST"]),
                 Route("/sandbox/faults", self.sandbox_add_faults, methods=["POST"]),
                 Route("/sandbox/faults", self.sandbox_clear_faults, methods=["DELETE"]),
             ]
@@ -366,6 +368,42 @@ class Api:
     async def sandbox_fleet(self, request: Request) -> Response:  # noqa: ARG002
         """Handle ``GET /sandbox/fleet``: the number of devices."""
         return JSONResponse(self.tenant.counts())
+
+    async def sandbox_advance(self, request: Request) -> Response:
+        """Handle ``POST /sandbox/clock``: ``{"days": 7}``, ``{"seconds": 30}`` or both."""
+        steps = _json_object(await request.body())
+        if steps is None or not steps.keys() <= {"days", "seconds"}:
+            return JSONResponse({"error": 'the body is not a JSON object such as {"days": 7, "seconds": 30}'}, 400)
+        if not all(type(step) in (int, float) for step in steps.values()):
+            return JSONResponse({"error": "days and seconds are numbers"}, 400)
+        try:
+            self.tenant.advance(**steps)  # type: ignore[arg-type] # checked above
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({"now": f"{self.tenant.now():%Y-%m-%dT%H:%M:%SZ}", **self.tenant.counts()})
+
+    async def sandbox_change_devices(self, request: Request) -> Response:
+        """Handle ``POST /sandbox/devices/mark_seen``, ``bring_back`` and ``set_up_anew``: a list of uids."""
+        changes: dict[str, Callable[[list[str]], list[str] | None]] = {
+            "mark_seen": self.tenant.mark_seen,
+            "bring_back": self.tenant.bring_back,
+            "set_up_anew": self.tenant.set_up_anew,
+        }
+        change = changes.get(request.path_params["change"])
+        if change is None:
+            return JSONResponse({"error": f"the last part of the path is one of {', '.join(changes)}"}, 404)
+        try:
+            uids = json.loads(await request.body())
+        except ValueError:
+            uids = None
+        if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
+            return JSONResponse({"error": "the body is not a JSON list of uids"}, 400)
+        uids = [uid.lower() for uid in uids]
+        try:
+            new = change(uids)
+        except KeyError as error:
+            return JSONResponse({"error": f"there was never a device {error.args[0]}"}, 404)
+        return JSONResponse({"devices": new or uids})
 
     async def sandbox_add_faults(self, request: Request) -> Response:
         """Handle ``POST /sandbox/faults``: one fault, or a list of them."""

@@ -7,12 +7,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from airflow_provider_nexthink.sandbox.fleet import Device, generate_fleet
 from airflow_provider_nexthink.sandbox.queries import STALE_DAYS, Result
 
 STORAGE_LINK_LIFETIME = 900.0
+
+_DAY_SECONDS = 86_400
+_MAX_STEP_SECONDS = 36_525 * _DAY_SECONDS
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -48,7 +51,7 @@ class Tenant:
     :param data_management: Whether the API credential may delete devices.
     :param nql: Whether it may run queries.
     :param token_lifetime: Seconds until an access token expires.
-    :param clock: Returns the time, in seconds since the epoch.
+    :param clock: Returns the time, in seconds since the epoch. ``advance`` adds to it.
     """
 
     def __init__(
@@ -78,22 +81,48 @@ class Tenant:
         self.never_removed: set[str] = set()
         #: Every uid (lower-case), once for each time it was queued for deletion, in order.
         self.queued: list[str] = []
-        self._fleet = {device.uid: device for device in generate_fleet(devices, stale, seed, now=self.now())}
+        self._ahead = 0.0  # seconds that advance() has added to the clock
+        # Ages are counted from here, and only advance() moves it: a test sees the same ages however long it takes.
+        self._today = self.now()
+        self._fleet = {device.uid: device for device in generate_fleet(devices, stale, seed, now=self._today)}
         self._gone_at: dict[str, float] = {}
         self._tokens: dict[str, float] = {}
         self._exports: dict[str, Export] = {}
         self._links: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
 
+    def time(self) -> float:
+        """:returns: The current time, in seconds since the epoch."""
+        return self.clock() + self._ahead
+
     def now(self) -> datetime:
         """:returns: The current time, in UTC."""
-        return datetime.fromtimestamp(self.clock(), UTC)
+        return datetime.fromtimestamp(self.time(), UTC)
+
+    def advance(self, *, days: float = 0, seconds: float = 0) -> None:
+        """Move the clock of this tenant forward: devices age, and those whose removal is due are removed.
+
+        Tokens and links of this tenant expire too.
+
+        :param days: How many days.
+        :param seconds: How many seconds more.
+        :raises ValueError: If that is not a time forward.
+        """
+        step = days * _DAY_SECONDS + seconds
+        if not 0 < step <= _MAX_STEP_SECONDS:
+            raise ValueError(f"days={days} and seconds={seconds} are not a time forward, of a hundred years at most")
+        with self._lock:
+            self._ahead += step
+            self._today += timedelta(seconds=step)
+            for uid, device in self._fleet.items():
+                unseen = self._today - datetime.fromisoformat(device.last_seen)
+                self._fleet[uid] = replace(device, days_since_last_seen=unseen.days)
 
     # Devices
 
     def devices(self) -> list[Device]:
         """:returns: The devices present now: all except those whose removal is due."""
-        now = self.clock()
+        now = self.time()
         with self._lock:
             return [
                 device
@@ -116,7 +145,7 @@ class Tenant:
         with self._lock:
             self.queued.append(uid)
             if uid in self._fleet:
-                self._gone_at.setdefault(uid, self.clock() + self.removal_delay)
+                self._gone_at.setdefault(uid, self.time() + self.removal_delay)
         return True
 
     def counts(self) -> dict[str, int]:
@@ -132,14 +161,45 @@ class Tenant:
         }
 
     def mark_seen(self, uids: Iterable[str]) -> None:
-        """Make devices report again: they were last seen now.
+        """Make devices report again: they were last seen now. One that was removed stays away: see ``bring_back``.
 
         :param uids: The devices' uids, in lower case.
+        :raises KeyError: If there was never such a device.
         """
-        last_seen = self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         with self._lock:
-            for uid in uids:
-                self._fleet[uid] = replace(self._fleet[uid], days_since_last_seen=0, last_seen=last_seen)
+            for device in [self._fleet[uid] for uid in uids]:
+                self._fleet[device.uid] = self._seen_now(device)
+
+    def bring_back(self, uids: Iterable[str]) -> None:
+        """Let devices return after their deletion, under the same uid; one that still waits for it is kept.
+
+        :param uids: The devices' uids, in lower case.
+        :raises KeyError: If there was never such a device.
+        """
+        with self._lock:
+            for device in [self._fleet[uid] for uid in uids]:
+                self._gone_at.pop(device.uid, None)
+                self._fleet[device.uid] = self._seen_now(device)
+
+    def set_up_anew(self, uids: Iterable[str]) -> list[str]:
+        """Add a device with the same name and a new uid for each of these, as after a new installation.
+
+        The old device stays as it is, present or removed.
+
+        :param uids: The devices' uids, in lower case.
+        :returns: The uids of the new devices, in the same order.
+        :raises KeyError: If there was never such a device.
+        """
+        with self._lock:
+            new = [
+                replace(self._seen_now(self._fleet[uid]), uid=str(uuid.uuid4()), collector_uid=str(uuid.uuid4()))
+                for uid in uids
+            ]
+            self._fleet |= {device.uid: device for device in new}
+        return [device.uid for device in new]
+
+    def _seen_now(self, device: Device) -> Device:
+        return replace(device, days_since_last_seen=0, last_seen=f"{self._today:%Y-%m-%dT%H:%M:%SZ}")
 
     def rename(self, uid: str, name: str) -> None:
         """Give a device another name.
@@ -156,13 +216,13 @@ class Tenant:
         """:returns: A new access token."""
         token = secrets.token_urlsafe(48)
         with self._lock:
-            self._tokens[token] = self.clock() + self.token_lifetime
+            self._tokens[token] = self.time() + self.token_lifetime
         return token
 
     def accepts_token(self, token: str) -> bool:
         """:returns: Whether the token was issued here and is neither expired nor revoked."""
         with self._lock:
-            return self._tokens.get(token, 0.0) > self.clock()
+            return self._tokens.get(token, 0.0) > self.time()
 
     def revoke_tokens(self) -> None:
         """Make every token issued so far invalid."""
@@ -206,7 +266,7 @@ class Tenant:
         """:returns: A signature that gives access to the export's file for 15 minutes."""
         signature = secrets.token_hex(32)
         with self._lock:
-            self._links[export_id, signature] = self.clock() + STORAGE_LINK_LIFETIME
+            self._links[export_id, signature] = self.time() + STORAGE_LINK_LIFETIME
         return signature
 
     def open_link(self, export_id: str, signature: str) -> Export:
@@ -219,6 +279,6 @@ class Tenant:
         :raises TimeoutError: If it has expired.
         """
         with self._lock:
-            if self._links[export_id, signature] <= self.clock():
+            if self._links[export_id, signature] <= self.time():
                 raise TimeoutError
             return self._exports[export_id]

@@ -38,6 +38,43 @@ def test_sandbox_from_token_to_removal() -> None:
         assert sandbox.tenant.queued == [device["uid"] for device in devices]
 
 
+def test_sandbox_clock_and_devices_are_changed_over_http() -> None:
+    with Sandbox(devices=10, stale=0, removal_delay=3600.0) as sandbox, httpx.Client(base_url=sandbox.url) as client:
+        uids = [device.uid for device in sandbox.tenant.devices()]
+        sandbox.tenant.queue_deletion(uids[0])
+        moved = client.post("/sandbox/clock", json={"days": 90, "seconds": 1}).json()
+        assert moved | {"now": ""} == {"now": "", "devices": 9, "stale": 9, "queued": 0, "removed": 1}
+        assert client.post("/sandbox/devices/mark_seen", json=[uids[1].upper()]).json() == {"devices": [uids[1]]}
+        assert client.post("/sandbox/devices/bring_back", json=uids[:1]).json() == {"devices": uids[:1]}
+        (new,) = client.post("/sandbox/devices/set_up_anew", json=uids[2:3]).json()["devices"]
+        assert client.get("/sandbox/fleet").json() == {"devices": 11, "stale": 8, "queued": 0, "removed": 0}
+        assert new in [device.uid for device in sandbox.tenant.devices()]
+        assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("clock", "7", 400, "not a JSON object"),
+        ("clock", "days", 400, "not a JSON object"),
+        ("clock", '{"weeks": 1}', 400, "not a JSON object"),
+        ("clock", '{"days": "7"}', 400, "are numbers"),
+        ("clock", '{"days": true}', 400, "are numbers"),
+        ("clock", '{"days": -7}', 400, "not a time forward"),
+        ("clock", "{}", 400, "not a time forward"),
+        ("devices/delete", "[]", 404, "mark_seen, bring_back, set_up_anew"),
+        ("devices/mark_seen", "{}", 400, "not a JSON list of uids"),
+        ("devices/mark_seen", "[1]", 400, "not a JSON list of uids"),
+        ("devices/mark_seen", "x", 400, "not a JSON list of uids"),
+        ("devices/mark_seen", '["x"]', 404, "never a device x"),
+    ],
+)
+def test_sandbox_change_that_is_malformed_is_refused(path: str, body: str, status: int, says: str) -> None:
+    with Sandbox(devices=1, stale=0) as sandbox:
+        response = httpx.post(f"{sandbox.url}/sandbox/{path}", content=body)
+    assert (response.status_code, says in response.json()["error"]) == (status, True)
+
+
 def test_sandbox_records_requests() -> None:
     with Sandbox(devices=1, stale=0) as sandbox:
         httpx.post(f"{sandbox.url}{DELETIONS}", content=b"{}", headers={"X-Request-Id": "abc"})

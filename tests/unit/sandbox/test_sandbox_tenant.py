@@ -119,3 +119,90 @@ def test_tenant_with_concurrent_threads_loses_no_device(clock: FakeTime) -> None
 
     assert sorted(tenant.queued) == sorted(uids)
     assert tenant.counts() == {"devices": 0, "stale": 0, "queued": 0, "removed": 500}
+
+
+def ages(tenant: Tenant) -> dict[str, int]:
+    return {device.uid: device.days_since_last_seen for device in tenant.devices()}
+
+
+def test_advance_ages_devices_and_removes_those_that_are_due(tenant: Tenant) -> None:
+    before = ages(tenant)
+    (queued, *others) = before
+    tenant.queue_deletion(queued)
+    tenant.advance(seconds=4.9)
+    assert ages(tenant).keys() == before.keys()
+
+    tenant.advance(days=7)
+
+    assert ages(tenant) == {uid: before[uid] + 7 for uid in others}
+
+
+def test_advance_in_parts_ages_as_at_once(tenant: Tenant) -> None:
+    before = ages(tenant)
+    for _ in range(48):
+        tenant.advance(seconds=3600)
+    assert ages(tenant) == {uid: age + 2 for uid, age in before.items()}
+
+
+def test_advance_expires_tokens(tenant: Tenant) -> None:
+    token = tenant.issue_token()
+    tenant.advance(seconds=899)
+    assert tenant.accepts_token(token)
+    tenant.advance(seconds=1)
+    assert not tenant.accepts_token(token)
+
+
+@pytest.mark.parametrize("step", [{}, {"days": -1}, {"seconds": -0.5}, {"days": float("nan")}, {"days": 1e9}])
+def test_advance_by_no_time_forward_is_an_error(tenant: Tenant, step: dict[str, float]) -> None:
+    now = tenant.now()
+    with pytest.raises(ValueError, match="not a time forward"):
+        tenant.advance(**step)
+    assert tenant.now() == now
+
+
+def test_mark_seen_starts_the_age_anew(tenant: Tenant) -> None:
+    (seen, other, *_) = ages(tenant)
+    age = ages(tenant)[other]
+    tenant.advance(days=3)
+    tenant.mark_seen([seen])
+    tenant.advance(days=2)
+    assert (ages(tenant)[seen], ages(tenant)[other]) == (2, age + 5)
+
+
+def test_bring_back_returns_removed_devices_under_the_same_uid(tenant: Tenant) -> None:
+    (removed, waiting, *_) = ages(tenant)
+    tenant.queue_deletion(removed)
+    tenant.advance(days=1)
+    tenant.queue_deletion(waiting)
+    tenant.mark_seen([removed])
+    assert removed not in ages(tenant)
+
+    tenant.bring_back([removed, waiting])
+    tenant.advance(days=1)
+
+    assert (ages(tenant)[removed], ages(tenant)[waiting]) == (1, 1)
+    tenant.queue_deletion(removed)
+    tenant.advance(days=1)
+    assert removed not in ages(tenant)
+
+
+def test_set_up_anew_adds_a_device_of_the_same_name(tenant: Tenant) -> None:
+    old = tenant.devices()[0]
+    tenant.queue_deletion(old.uid)
+    tenant.advance(days=1)
+
+    (uid,) = tenant.set_up_anew([old.uid])
+
+    present = {device.uid: device for device in tenant.devices()}
+    assert old.uid not in present
+    assert (present[uid].name, present[uid].days_since_last_seen) == (old.name, 0)
+    assert present[uid].collector_uid != old.collector_uid
+    assert tenant.counts()["removed"] == 1
+
+
+@pytest.mark.parametrize("change", ["mark_seen", "bring_back", "set_up_anew"])
+def test_changes_of_unknown_devices_change_none(tenant: Tenant, change: str) -> None:
+    before = tenant.devices()
+    with pytest.raises(KeyError):
+        getattr(tenant, change)([before[0].uid, "0fbd5a5c-0000-4000-8000-000000000000"])
+    assert tenant.devices() == before
