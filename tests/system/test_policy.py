@@ -218,11 +218,7 @@ def test_rendered_task_shows_the_policy_of_its_connection(
             task_id="sql", sql=f"SELECT '{devices[0]['uid']}' AS uid, 'PC' AS name", sql_conn_id="warehouse", **conn
         )
 
-        @nexthink_delete_devices_task(**conn)
-        def decorated() -> Any:
-            return devices
-
-        decorated()
+        nexthink_delete_devices_task(task_id="decorated", **conn)(lambda: devices)()
     run = run_dag(dag)
     assert run.state == "success"
     policy = {**DeletionPolicy().as_dict(), "max_devices": 5, "protected": ["KEEP-*"]}
