@@ -51,7 +51,11 @@ class NexthinkGuardError(NexthinkInputError):
 
 
 class NexthinkPolicyError(NexthinkInputError):
-    """The policy on the connection forbids it, or cannot take effect."""
+    """The policy on the connection forbids it, or cannot take effect.
+
+    Nothing was sent, unless the policy was changed while the run was going: then it is the error of a result, and the
+    table says what was sent.
+    """
 
 
 class NexthinkLedgerMismatchError(NexthinkInputError):

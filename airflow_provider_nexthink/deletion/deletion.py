@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from airflow_provider_nexthink.clock import Clock
@@ -123,7 +122,7 @@ class Deletion:
         """Whether the run has ended, so that nothing waits for a response any more."""
         return self._run is not None and self._run.has_ended
 
-    @cached_property
+    @property
     def limits(self) -> dict[str, Any]:
         """What limits this deletion, and who says so; plain JSON values."""
         return self.policy.limits_in_force(self.options)

@@ -117,6 +117,7 @@ class DeletionPolicy:
             "fleet_query_id": tightened.fleet_query_id,
             "max_growth": tightened.max_growth,
             "exclude": _preview(tightened.exclude),
+            "protect_list": tightened.protect is not None,
             **self.as_dict(without=("max_devices",)),
         }
 

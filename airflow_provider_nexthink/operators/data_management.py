@@ -22,6 +22,7 @@ from airflow_provider_nexthink.operators._base import (
     option_errors,
     unwrapped,
 )
+from airflow_provider_nexthink.operators._policy import ConnectionPolicy
 from airflow_provider_nexthink.operators._report import DeletionReport
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.utils.origin import run_origin
@@ -113,6 +114,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         "dry_run",
         "requests_per_second",
         "results_path",
+        "policy",  # no option: it shows what the connection allows; after nexthink_conn_id, which it needs rendered
     )
     template_ext: Sequence[str] = ()
     operator_extra_links = (NexthinkOutcomeLink(), NexthinkTenantLink(), NexthinkDeletionDocsLink())
@@ -166,6 +168,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.fail_on = fail_on
         self.return_format = return_format
         self.results_path = results_path
+        self.policy: object = ConnectionPolicy()
         self._hook: NexthinkHook | None = None
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, task
 
+from airflow_provider_nexthink.decorators.nexthink_delete_devices import nexthink_delete_devices_task
+from airflow_provider_nexthink.deletion.policy import DeletionPolicy
 from airflow_provider_nexthink.exceptions import NexthinkPolicyError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.utils import policy_watch
 from tests.support.dags import Run
 
@@ -188,6 +191,57 @@ def test_hook_reads_the_policy_before_each_deletion(sandbox: Sandbox, set_extras
         with pytest.raises(NexthinkPolicyError):
             hook.delete_devices(devices[1:])
     assert sandbox.tenant.queued == [devices[0]["uid"]]
+
+
+def rendered(run: Run, task_id: str, map_index: int = -1) -> Any:
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        instance = run.dag_run.get_task_instance(task_id, map_index=map_index, session=session)
+        fields = RenderedTaskInstanceFields.get_templated_fields(instance, session=session)
+    assert fields is not None
+    return fields["policy"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_rendered_task_shows_the_policy_of_its_connection(
+    sandbox: Sandbox, run_dag: RunDag, set_extras: Callable[..., None], database: str
+) -> None:
+    set_extras(max_devices=5, protected="KEEP-*")
+    devices = devices_of(sandbox, 2)
+    with DAG("rendered", params={"conn": "nexthink_default"}) as dag:
+        conn: dict[str, Any] = {"nexthink_conn_id": "{{ params.conn }}"}
+        NexthinkDeleteDevicesOperator(task_id="plain", devices=devices, **conn)
+        NexthinkDeleteDevicesOperator.partial(task_id="mapped", **conn).expand(devices=[devices])
+        SqlToNexthinkDeleteDevicesOperator(
+            task_id="sql", sql=f"SELECT '{devices[0]['uid']}' AS uid, 'PC' AS name", sql_conn_id="warehouse", **conn
+        )
+
+        nexthink_delete_devices_task(task_id="decorated", **conn)(lambda: devices)()
+    run = run_dag(dag)
+    assert run.state == "success"
+    policy = {**DeletionPolicy().as_dict(), "max_devices": 5, "protected": ["KEEP-*"]}
+    for task_id, map_index in (("plain", -1), ("mapped", 0), ("sql", -1), ("decorated", -1)):
+        assert rendered(run, task_id, map_index) == policy
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "shows", "raises"),
+    [
+        ("nexthink_default", "The extra max_devices of the connection is 'many'", "The extra max_devices"),
+        ("no_such_connection", "AirflowNotFoundException", "no_such_connection"),
+    ],
+)
+def test_rendered_task_with_an_unreadable_policy_says_so_and_the_task_fails(
+    sandbox: Sandbox, run_dag: RunDag, set_extras: Callable[..., None], conn_id: str, shows: str, raises: str
+) -> None:
+    set_extras(max_devices="many")
+    run = delete(run_dag, devices_of(sandbox, 1), nexthink_conn_id=conn_id)
+    assert run.state == "failed"
+    assert raises in run.error
+    assert shows in rendered(run, "delete")["not known"]
+    assert sandbox.requests == []
 
 
 def test_connection_test_says_which_policy_holds_and_whether_the_ledger_works(

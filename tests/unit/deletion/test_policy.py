@@ -211,6 +211,7 @@ def test_deletion_summary_says_who_and_why_and_within_which_limits(caplog: pytes
         "fleet_query_id": None,
         "max_growth": None,
         "exclude": ["VIP-*"],
+        "protect_list": False,
         "deletions": "allowed",
         "quota_devices": None,
         "quota_days": None,
