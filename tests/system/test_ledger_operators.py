@@ -18,7 +18,7 @@ from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperato
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from tests.support.dags import Run
-from tests.support.ledgers import LEDGER_DATABASES
+from tests.support.ledgers import LEDGERS
 
 RunDag = Callable[..., Run]
 WAYS = pytest.mark.parametrize("deferrable", [False, True], ids=["in the worker", "deferred"])
@@ -52,7 +52,7 @@ def reconcile(run_dag: RunDag, **options: Any) -> Run:
     return run_dag(dag)
 
 
-@pytest.mark.parametrize("database", LEDGER_DATABASES, indirect=True)
+@pytest.mark.parametrize("database", LEDGERS, indirect=True)
 def test_lifecycle_of_devices_ends_with_seats_won(
     sandbox: Sandbox, run_dag: RunDag, with_ledger: None, database: str
 ) -> None:
