@@ -24,6 +24,7 @@ from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._base import DeviceInput
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperator, NexthinkReconcileOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from airflow_provider_nexthink.utils.task_state import TaskState
@@ -99,6 +100,45 @@ def test_operator_wrong_fleet_options_fail_the_parsing_of_the_dag(options: dict[
 def test_query_operator_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
     with pytest.raises(NexthinkInputError, match="query id" if option == "query_id" else option):
         NexthinkNqlOperator(**{"task_id": "pull", "query_id": "#stale_devices", option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("grace", timedelta(days=-1)),
+        ("grace", "a while"),
+        ("min_sightings", 0),
+        ("list_name", " "),
+        ("uid_column", ""),
+        ("nexthink_conn_id", ""),
+    ],
+)
+def test_quarantine_operator_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
+    with pytest.raises(NexthinkInputError, match=option):
+        NexthinkQuarantineOperator(task_id="quarantine", devices=ROWS, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("query_id", "all devices"),
+        ("uid_column", ""),
+        ("timeout", 0),
+        ("query_mode", "execute"),
+        ("allow_truncated", True),
+        ("return_format", "columns"),
+        ("compression", "NONE"),
+    ],
+)
+def test_reconcile_operator_wrong_option_fails_the_parsing_of_the_dag(option: str, value: Any) -> None:
+    with pytest.raises(NexthinkInputError, match="query id" if option == "query_id" else option):
+        NexthinkReconcileOperator(**{"task_id": "reconcile", option: value})
+
+
+def test_reconcile_operator_with_the_default_args_of_queries_reads_whole_exports() -> None:
+    with DAG("d", default_args={"allow_truncated": True, "query_mode": "execute", "return_format": "dataframe"}):
+        operator = NexthinkReconcileOperator(task_id="reconcile")
+    assert (operator.allow_truncated, operator.query_mode, operator.return_format) == (False, "export", "records")
 
 
 @pytest.mark.parametrize("option", ["wait_for_removal", "force"])

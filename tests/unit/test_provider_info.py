@@ -24,6 +24,7 @@ from airflow_provider_nexthink.deletion.policy import DELETIONS
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.hooks.nexthink import _EXTRAS, NexthinkHook
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperator, NexthinkReconcileOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from airflow_provider_nexthink.transfers.sql_to_nexthink import SqlToNexthinkDeleteDevicesOperator
@@ -70,6 +71,8 @@ def test_every_link_can_be_imported_and_is_on_an_operator() -> None:
         NexthinkDeleteDevicesOperator,
         SqlToNexthinkDeleteDevicesOperator,
         NexthinkNqlOperator,
+        NexthinkQuarantineOperator,
+        NexthinkReconcileOperator,
         NexthinkDevicesGoneSensor,
     ]
     shown = {type(link) for operator in operators for link in operator.operator_extra_links}
