@@ -236,19 +236,24 @@ def close_earlier_tries(connection: Connection, now: datetime, task_key: str, ea
     :param task_key: of the task.
     :param earlier: what the checkpoint knows of their devices.
     """
-    rows = connection.execute(select(runs.c.id, runs.c.state).where(runs.c.task_key == task_key)).all()
-    known: dict[tuple[str | None, str | None], int] = {}
-    if earlier is not None:
-        known = {key: at for at, key in enumerate(zip(earlier.uid, earlier.name, strict=True))}
+    rows = connection.execute(
+        select(runs.c.id, runs.c.state).where(runs.c.task_key == task_key).order_by(runs.c.id)
+    ).all()
     for run_id, state in rows:
         if state == RUNNING:
             close_run(connection, now, run_id)
-        if known and state in (RUNNING, LOST, FINISHED):
+    if earlier is None or not len(earlier.uid):
+        return
+    known = {key: at for at, key in enumerate(zip(earlier.uid, earlier.name, strict=True))}
+    # The earliest first: what a later run has not sent after all counts for an earlier one again, and what the
+    # checkpoint says of it is not about that one.
+    for run_id, state in rows:
+        if state != BLOCKED:
             _record_known(connection, run_id, earlier, known)
 
 
 def _record_known(
-    connection: Connection, run_id: int, earlier: Any, known: Mapping[tuple[str | None, str | None], int]
+    connection: Connection, run_id: int, earlier: Columns, known: Mapping[tuple[str | None, str | None], int]
 ) -> None:
     open_rows = connection.execute(
         select(deletions.c.seq, deletions.c.uid, deletions.c.name).where(

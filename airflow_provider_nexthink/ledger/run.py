@@ -28,6 +28,9 @@ HEARTBEAT_SECONDS = 30.0
 PATIENCE_SECONDS = 30.0
 """For so long a ledger that fails is tried again: until then no device is sent but those released before."""
 
+RESERVE_SECONDS = 600.0
+"""For so long a ledger may take to record the devices of a run, however many they are."""
+
 STOP_SECONDS = 1.0
 """For so long the end of a run that is stopped waits for the ledger: Airflow kills it soon."""
 
@@ -49,12 +52,10 @@ class LedgerRun:
     """
 
     def __init__(self, database: Database, *, ahead: int) -> None:
-        self.error: BaseException | None = None
-        """What keeps the ledger from being written; the run must end."""
         self.released = 0
         """How many devices, in order, may be sent."""
         self.on_change: Callable[[], object] = lambda: None
-        """Called by the thread of the ledger when ``released`` or ``error`` has changed."""
+        """Called by the thread of the ledger when ``released`` has changed, or ``error`` before its time."""
         self.run_id: int | None = None
         self._database = database
         self._clock = database.clock
@@ -71,7 +72,21 @@ class LedgerRun:
         self._is_abandoned = self._has_thread = False
         self._is_over = self._has_given_up = False
         self._has_ended: SimpleQueue[None] = SimpleQueue()
-        self._beat_at = self._failing_since = 0.0
+        self._error: BaseException | None = None
+        self._beat_at = 0.0
+        self._trying_since: float | None = None  # the first of the attempts to write since one has succeeded
+        self._failure: NexthinkLedgerError | None = None  # of the latest attempt
+
+    @property
+    def error(self) -> BaseException | None:
+        """What keeps the ledger from being written; the run must end."""
+        since = self._trying_since
+        if self._error is None and since is not None and self._clock.monotonic() - since >= PATIENCE_SECONDS:
+            # Told by the clock and not by the attempt: one to a database that hangs does not end.
+            self._error = self._failure or NexthinkLedgerError(
+                f"The ledger has not responded for {PATIENCE_SECONDS:.0f} seconds. No other device is sent."
+            )
+        return self._error
 
     def reserve(
         self,
@@ -135,8 +150,9 @@ class LedgerRun:
 
         :param count: of those in order, retries aside.
         """
-        if self.released - count < self._ahead // 2 and self._wanted < len(self._positions):
-            self._wanted = min(count + self._ahead, len(self._positions))
+        wanted = min(count + self._ahead, len(self._positions))
+        if self.released - count < self._ahead // 2 and self._wanted < wanted:
+            self._wanted = wanted
             self._jobs.put(None)
 
     def record(self, positions: Sequence[int]) -> None:
@@ -176,7 +192,7 @@ class LedgerRun:
             self._has_given_up = waited >= (STOP_SECONDS if is_stopped() else PATIENCE_SECONDS)
         if self._is_over:
             return None
-        cause = self.error or "no response"
+        cause = self.error or self._failure or "no response"
         return NexthinkLedgerError(
             f"What became of the devices could not be written to the ledger ({cause}): there they stay REQUESTED until "
             "the next try of this task has written it. The outcome table of this try is complete."
@@ -196,8 +212,13 @@ class LedgerRun:
             self._has_thread = True
             threading.Thread(target=self._work, name="nexthink-ledger", daemon=True).start()
         self._jobs.put(run)
+        start = self._clock.monotonic()
         while True:
             check()
+            if self._clock.monotonic() - start >= RESERVE_SECONDS:
+                raise NexthinkLedgerError(
+                    f"The ledger has not responded for {RESERVE_SECONDS:.0f} seconds. Nothing was sent by this try."
+                )
             with suppress(Empty):
                 done = outcome.get(timeout=_TICK_SECONDS)
                 if isinstance(done, BaseException):
@@ -252,7 +273,7 @@ class LedgerRun:
         """Write what is to be written, until the run has ended."""
         while not (self._is_over or self._has_given_up):
             with suppress(Empty):
-                self._jobs.get(timeout=_RETRY_SECONDS if self._failing_since else _SAVE_SECONDS)
+                self._jobs.get(timeout=_SAVE_SECONDS if self._trying_since is None else _RETRY_SECONDS)
             now = self._clock.monotonic()
             is_due = (
                 self._written < len(self._pending)
@@ -267,26 +288,26 @@ class LedgerRun:
 
     def _write(self, now: float) -> None:
         pending, wanted, final = len(self._pending), self._wanted, self._final
+        if self._trying_since is None:
+            self._trying_since = now
         try:
             self._write_once(self._pending[self._written : pending], wanted, final)
-        except NexthinkError as error:
-            self._failing_since = self._failing_since or now
-            if now - self._failing_since >= PATIENCE_SECONDS or not isinstance(error, NexthinkLedgerError):
-                self._fail(error)
+        except NexthinkLedgerError as error:
+            self._failure = error
             return
         except BaseException as defect:  # noqa: BLE001 - no other thread would see it
             self._fail(defect)
             return
         self._pending[self._written : pending] = [_WRITTEN] * (pending - self._written)
-        self._written, self._failing_since, self._beat_at = pending, 0.0, now
+        self._written, self._trying_since, self._failure, self._beat_at = pending, None, None, now
         self._is_over = final is not None
-        if wanted > self.released and not self.error:
+        if wanted > self.released and not self._error:
             self.released = wanted
             self.on_change()
 
     def _fail(self, error: BaseException) -> None:
-        if self.error is None:
-            self.error = error
+        if self._error is None:
+            self._error = error
             self.on_change()
 
     def _write_once(self, pending: list[Outcome], wanted: int, final: tuple[list[Outcome], str | None] | None) -> None:
