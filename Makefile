@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps apache-airflow-providers-mysql
 	@touch $@
 
-demo: $(READY) ## Run the stale-device Dag in a real Airflow against the sandbox tenant.
+demo: $(READY) ## Run the lifecycle Dag through four weeks, in a real Airflow against the sandbox tenant.
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 # Coverage is of the unit tests: until Python 3.12 it doubles what a test costs, and the others start an Airflow each.

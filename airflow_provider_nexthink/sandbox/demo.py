@@ -1,103 +1,159 @@
-"""The demo: run the stale-device Dag in a real Airflow against a sandbox tenant, first as a dry run, then for real.
+"""The demo: the lifecycle Dag over four weeks, in a real Airflow against a sandbox tenant, within a minute.
 
-``python -m airflow_provider_nexthink.sandbox.demo``, or ``make demo``. Its Airflow (SQLite) is in ``.demo/``; no
-process is left running.
+``python -m airflow_provider_nexthink.sandbox.demo``, or ``make demo``. Its Airflow and its ledger (both SQLite) are in
+``.demo/``; no process is left running. A week passes by moving the clock of the sandbox: see ``sandbox_time``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-import time
-from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.sandbox.tenant import Tenant
 
-DAG_ID = "nexthink_delete_stale_devices"
-REMOVAL_SECONDS = 1.0
+WEEKLY, DAILY = "nexthink_lifecycle", "nexthink_lifecycle_reconcile"
+POLICY = {"max_devices": 500, "quota_devices": 1000, "quota_days": 7, "protected": "VIP-*"}
+
+PullXcom = Callable[[str, str], Any]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SHOWN_ROWS = 8
 
 
-def main() -> int:
-    """Run the demo; return the exit code."""
-    with Sandbox(devices=5000, stale=400, removal_delay=REMOVAL_SECONDS, pending_polls=0) as sandbox:
-        _set_up_airflow(Path(".demo").resolve(), sandbox.airflow_connection())
-        print(f"A sandbox tenant at {sandbox.url}; its fleet before: {_fleet(sandbox)}")
-
-        print(f"\n1. Dry run: Dag {DAG_ID}, params dry_run=true, min_days_unseen=90")
-        planned = _run_dag({"dry_run": True, "min_days_unseen": 90})
-        print(f"\n   Fleet after the dry run: {_fleet(sandbox)}")
-
-        print(f"\n2. For real: Dag {DAG_ID}, params dry_run=false, min_days_unseen=90")
-        done = _run_dag({"dry_run": False, "min_days_unseen": 90})
-        time.sleep(REMOVAL_SECONDS)  # SCHEDULED means queued: the tenant removes devices in the background
-        print(f"\n   Fleet {REMOVAL_SECONDS:.0f} s later: {_fleet(sandbox)}")
-    return 0 if planned and done else 1
+def main() -> None:
+    """Run the demo."""
+    with Sandbox(devices=5000, stale=400, removal_delay=3600, pending_polls=0) as sandbox:
+        _set_up_airflow(Path(".demo").resolve(), sandbox)
+        with sandbox_time(sandbox.tenant):
+            _show_weeks(sandbox.tenant)
 
 
-def _set_up_airflow(home: Path, connection: str) -> None:
-    """Set up an Airflow for this process only: embedded defaults, its own folder."""
+@contextmanager
+def sandbox_time(tenant: Tenant) -> Iterator[None]:
+    """Let the hooks, the operators and the ledger in this process go by the clock of a sandbox tenant.
+
+    For the demo and tests only: limits in time are worth nothing where the clock can be moved.
+
+    :param tenant: the tenant whose clock it is.
+    """
+    # Here, since it imports Airflow, which reads its settings then.
+    from airflow_provider_nexthink import clock
+    from airflow_provider_nexthink.operators import nql
+    from airflow_provider_nexthink.sensors import data_management
+
+    now = SimpleNamespace(now=lambda zone: tenant.now().astimezone(zone))
+    seconds = SimpleNamespace(time=tenant.time)
+    with (
+        mock.patch.object(clock, "datetime", now),
+        mock.patch.object(nql, "time", seconds),
+        mock.patch.object(data_management, "time", seconds),
+    ):
+        yield
+
+
+def _show_weeks(tenant: Tenant) -> None:
+    """Run the Dags week by week, and print what happens."""
+    _print_when("Week 1", tenant, "the stale devices are marked. A dry run, which is the default.")
+    weekly = _run_weekly(dry_run=True)
+
+    tenant.advance(days=7)
+    _print_when("Week 2", tenant, "they wait.")
+    _run_weekly(dry_run=True)
+
+    tenant.mark_seen([row["uid"] for row in weekly("quarantine", "waiting")[:3]])
+    tenant.advance(days=7)
+    _print_when("Week 3", tenant, "three are in use again. For the others the 14 days are over, and dry_run is off.")
+    weekly = _run_weekly(dry_run=False)
+
+    tenant.advance(days=1)
+    _print_when("A day later", tenant, "Nexthink has removed them.")
+    _run_daily()
+
+    back, anew = [row["uid"] for row in weekly("delete_devices", "return_value")[:2]]
+    tenant.bring_back([back])
+    tenant.set_up_anew([anew])
+    tenant.advance(days=6)
+    _print_when("Week 4", tenant, "one of them reports again, and another one was set up anew.")
+    _run_daily()
+
+
+def _print_when(week: str, tenant: Tenant, what: str) -> None:
+    print(f"\n{week}, {tenant.now():%d %B %Y}: {what}")
+
+
+def _run_weekly(*, dry_run: bool) -> PullXcom:
+    """Run the weekly Dag, and print its numbers."""
+    pull = _run_dag(WEEKLY, dry_run=dry_run)
+    stale, chosen = len(pull("pull_stale_devices", "return_value")), len(pull("choose_devices", "return_value"))
+    held, sent = pull("quarantine", "summary"), pull("delete_devices", "summary")
+    until = f" (until {held['next_due_at']:.10} at least)" if held["waiting"] else ""
+    statuses = [f"{sent[status]} {status}" for status in ("PLANNED", "SCHEDULED", "EXCLUDED") if sent[status]]
+    print(
+        f"    stale       {stale} devices, {chosen} of them chosen\n"
+        f"    quarantine  {held['marked']} marked, {held['waiting']} waiting{until}, {held['released']} released, "
+        f"{held['due']} due\n"
+        f"    deletion    {', '.join(statuses) or 'none'}, {sent['requests']} requests"
+    )
+    return pull
+
+
+def _run_daily() -> None:
+    """Run the daily Dag, and print its numbers."""
+    found = _run_dag(DAILY)("reconcile", "summary")
+    print(
+        f"    inventory   {found['devices']} devices; of {found['requested']} deleted ones {found['gone']} are gone, "
+        f"{found['still_present']} still present, {found['returned']} returned;\n"
+        f"                {found['set_up_anew']} share their name with a device that is there\n"
+        f"    seats won   {found['net']}"
+    )
+
+
+def _set_up_airflow(home: Path, sandbox: Sandbox) -> None:
+    """Set up an Airflow for this process only: embedded defaults, its own folder, a new ledger."""
     dags = next(folder for folder in (_PACKAGE / "example_dags", _PACKAGE.parent / "dags") if folder.is_dir())
+    ledger = home / "ledger.db"
+    ledger.unlink(missing_ok=True)
+    connection = json.loads(sandbox.airflow_connection())
+    connection["extra"] |= {"ledger_conn_id": "nexthink_ledger", **POLICY}
     os.environ |= {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-        "AIRFLOW_CONN_NEXTHINK_DEFAULT": connection,
+        # Reconcile looks for its last run, and Airflow calls it an error that there is none.
+        "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.sdk.api.client=CRITICAL",
+        "AIRFLOW_CONN_NEXTHINK_DEFAULT": json.dumps(connection),
+        "AIRFLOW_CONN_NEXTHINK_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(ledger)}),
     }
-    print(f"Airflow at {home} ...", flush=True)
+    print(f"Airflow at {home}, the ledger in {ledger.name}", flush=True)
     from airflow.utils.db import initdb
 
     initdb()
+    fleet = sandbox.tenant.counts()
+    print(f"A sandbox tenant at {sandbox.url}: {fleet['devices']} devices, {fleet['stale']} of them stale")
 
 
-def _run_dag(params: dict[str, Any]) -> bool:
-    """Run the Dag and print what happened; return whether it succeeded."""
+def _run_dag(dag_id: str, **params: Any) -> PullXcom:
+    """Run a Dag; return what pulls an XCom of a task, by the task's id and the key."""
     try:
         from airflow.dag_processing.dagbag import DagBag
     except ImportError:  # Airflow 3.1
         from airflow.models.dagbag import DagBag  # type: ignore[no-redef]
 
-    dag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags[DAG_ID]
+    dag = DagBag(f"{os.environ['AIRFLOW__CORE__DAGS_FOLDER']}/{WEEKLY}.py").dags[dag_id]
     run = dag.test(run_conf=params)
-    instances = {instance.task_id: instance for instance in run.get_task_instances()}
-    for task_id in dag.task_ids:
-        print(f"   {task_id:<20} {instances[task_id].state}")
-    deletion = instances["delete_devices"]
-    table = deletion.xcom_pull(task_ids="delete_devices")
-    summary = deletion.xcom_pull(task_ids="delete_devices", key="summary")
-    if summary is None:
-        print("   No outcome: see the errors above.")
-        return False
-    pulled = deletion.xcom_pull(task_ids="pull_stale_devices")
-    print(f"\n   {len(pulled)} stale devices pulled, {len(pulled) - len(table)} of them kept by the Dag's filter")
-    _print_outcome(table, summary)
-    return str(run.state) == "success"
-
-
-def _print_outcome(table: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    counts = Counter(row["status"] for row in table)
-    print(
-        f"   {summary['requested']} devices went in (uid from {summary['uid_column']!r}): "
-        f"{', '.join(f'{count} {status}' for status, count in counts.items())}; "
-        f"{summary['requests']} requests, {summary['duration_seconds']} s\n"
-    )
-    line = "   {:<36}  {:<24.24}  {:<10}  {:<36}  {}"
-    print(line.format("uid", "name", "status", "request_id", "reason"))
-    for row in table[:_SHOWN_ROWS]:
-        print(line.format(*(row[column] or "" for column in ("uid", "name", "status", "request_id", "reason"))))
-    if len(table) > _SHOWN_ROWS:
-        print(f"   ... and {len(table) - _SHOWN_ROWS} more rows, one for each device that went in")
-
-
-def _fleet(sandbox: Sandbox) -> str:
-    fleet = sandbox.tenant.counts()
-    return f"{fleet['devices']} devices, {fleet['stale']} of them stale"
+    if str(run.state) != "success":
+        sys.exit(f"The Dag {dag_id} has failed: see the errors above.")
+    instance = run.get_task_instances()[0]
+    return lambda task_id, key: instance.xcom_pull(task_ids=task_id, key=key)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

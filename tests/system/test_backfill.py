@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ SCHEDULED = {
     "nexthink_delete_retired_assets": "@weekly",
     "nexthink_delete_many_tenants": "@weekly",
     "nexthink_delete_with_approval": "@monthly",
+    "nexthink_lifecycle": "@weekly",
 }
 VERIFY = "nexthink_delete_and_verify"
 
@@ -42,10 +44,13 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterat
             text = text.replace("poke_interval=timedelta(minutes=10)", "poke_interval=timedelta(seconds=1)")
             text = text.replace("timeout=timedelta(hours=12)", "timeout=timedelta(seconds=3)")
         (dags / f"{dag_id}.py").write_text(text)
+    connection = json.loads(tenant.airflow_connection())
+    connection["extra"]["ledger_conn_id"] = "ledger"
     with postgres_database() as database:
         environment = {
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.render_as_string(hide_password=False),
-            "AIRFLOW_CONN_NEXTHINK_DEFAULT": tenant.airflow_connection(),
+            "AIRFLOW_CONN_NEXTHINK_DEFAULT": json.dumps(connection),
+            "AIRFLOW_CONN_LEDGER": f'{{"conn_type": "sqlite", "host": "{root}/ledger.db"}}',
             "AIRFLOW_CONN_NEXTHINK_EMEA": tenant.airflow_connection(),
             "AIRFLOW_CONN_NEXTHINK_APAC": tenant.airflow_connection(),
             "AIRFLOW_CONN_WAREHOUSE": f'{{"conn_type": "sqlite", "host": "{root}/warehouse.db"}}',
@@ -84,7 +89,7 @@ def test_backfill_sends_nothing(airflow: RunningAirflow, tenant: Sandbox, dag_id
     assert not [request for request in tenant.requests if "deletions" in request.path]
     for run in runs():
         states = airflow.states(dag_id, run["dag_run_id"])
-        if dag_id in ("nexthink_delete_with_approval", "nexthink_delete_retired_assets"):
+        if dag_id in ("nexthink_delete_with_approval", "nexthink_delete_retired_assets", "nexthink_lifecycle"):
             assert states["delete_devices"] == "skipped"
         elif dag_id == VERIFY:
             assert states["report"] == "skipped"

@@ -1,0 +1,112 @@
+"""Every week: delete the devices that have been stale for weeks without a gap. Every day: record what became of them.
+
+A device that is stale for the first time is only marked. It is deleted once it has been on the list in at least two
+runs and for ``grace_days``; a device that is seen in the meantime is released. The second Dag compares the deletions
+with the inventory: what is gone, what is still present, what has returned.
+
+Before the first run
+    * The connection and the query of ``nexthink_delete_stale_devices``.
+    * Save this NQL query as ``#all_devices``. It must list *every* device, with the uid that is used for deletion::
+
+        devices
+        | list device.uid, device.name, device.days_since_last_seen
+
+    * A SQL database for the ledger, as an Airflow connection (PostgreSQL, MySQL, MariaDB; SQLite on one machine). Name
+      it on the Nexthink connection, in the extra ``ledger_conn_id``. Also recommended there, since they bind every Dag:
+      ``max_devices``, ``quota_devices`` with ``quota_days``, ``protected``, and ``require_proof``, for which
+      ``nexthink_delete_canary_first`` is run once.
+
+A run deletes nothing until ``dry_run`` is turned off: in the trigger form for a manual run, or below for the weekly
+ones. Devices are marked in a dry run, too. A backfill marks and deletes nothing. There is no undo.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import Param, dag, task
+
+from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperator, NexthinkReconcileOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.version_compat import AirflowSkipException
+
+KEEP_PREFIXES = ("SRV-", "VIP-")
+
+log = logging.getLogger(__name__)
+
+
+@dag(
+    schedule="@weekly",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["nexthink"],
+    doc_md=__doc__,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    params={
+        "dry_run": Param(True, type="boolean", description="Mark and plan only: nothing is deleted."),
+        "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
+        "grace_days": Param(14, type="integer", minimum=1, description="On the list for this many days."),
+        "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
+        "reason": Param("Weekly clean-up", type="string", description="Is in the log, the summary and the ledger."),
+    },
+)
+def nexthink_lifecycle() -> None:
+    pull = NexthinkNqlOperator(
+        task_id="pull_stale_devices",
+        query_id="#stale_devices",
+        parameters={"min_days_unseen": "{{ params.min_days_unseen }}"},
+    )
+
+    # Keep the list of devices out of the log. No retry: the same rows give the same result, or the same error.
+    @task(show_return_value_in_logs=False, retries=0)
+    def choose_devices(rows: list[dict[str, str]], params: Any = None, dag_run: Any = None) -> list[dict[str, str]]:
+        """Return the devices known to be stale, except protected ones and the newest of several with the same name."""
+        if dag_run.run_type == "backfill":
+            raise AirflowSkipException("A backfill deletes nothing: each of its runs would mark the devices of today.")
+        age = not_seen_for(rows, params["min_days_unseen"])
+        old = anti_join(age.stale, newest_of_each_name(rows).newest)
+        chosen = [row for row in old if not row["device.name"].upper().startswith(KEEP_PREFIXES)]
+        log.info("%d of %d devices selected; the age of %d is unknown.", len(chosen), len(rows), len(age.unknown))
+        return chosen
+
+    quarantine = NexthinkQuarantineOperator(
+        task_id="quarantine",
+        devices=choose_devices(pull.output),
+        grace="{{ params.grace_days }}",
+        min_sightings=2,
+    )
+
+    NexthinkDeleteDevicesOperator(
+        task_id="delete_devices",
+        devices=quarantine.output,
+        exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # never sent, whatever was selected
+        max_devices="{{ params.max_devices }}",
+        max_share=0.1,
+        fleet_query_id="#all_devices",  # of the devices there are now
+        max_growth=3,  # times the median of the runs before
+        reason="{{ params.reason }}",
+        dry_run="{{ params.dry_run }}",
+    )
+
+
+@dag(
+    schedule="@daily",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["nexthink"],
+    doc_md=__doc__,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+)
+def nexthink_lifecycle_reconcile() -> None:
+    NexthinkReconcileOperator(task_id="reconcile", query_id="#all_devices")
+
+
+nexthink_lifecycle()
+nexthink_lifecycle_reconcile()
