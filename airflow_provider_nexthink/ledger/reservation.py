@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import bindparam, case, func, insert, select, update
 
-from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth, planned_by_dag_run
+from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth
 from airflow_provider_nexthink.ledger.proof import check_proof
 from airflow_provider_nexthink.ledger.quota import Quota, check_quota
 from airflow_provider_nexthink.ledger.schema import deletions, runs
@@ -142,8 +142,8 @@ def reserve(
     if request.max_growth is not None:
         warnings.append(check_growth(connection, request.origin, request.planned, request.max_growth))
     if request.require_proof:
-        total = planned_by_dag_run(connection, request.origin, request.planned)[request.origin.dag_run_id]
-        warnings.append(check_proof(connection, request.uid_kind, total))
+        asked_before = _asked_in_dag_run(connection, request.origin)
+        warnings.append(check_proof(connection, request.uid_kind, asked_before + len(uids)))
     run_id = None
     if uids and not request.dry_run:
         run_id = _insert_run(connection, now, request, len(uids), released)
@@ -151,6 +151,19 @@ def reserve(
         for part in _slices(rows):
             connection.execute(insert(deletions), part)
     return Reservation(run_id, [warning for warning in warnings if warning])
+
+
+def _asked_in_dag_run(connection: Connection, origin: RunOrigin) -> int:
+    """Return how many devices the run of a Dag has asked for with this task, in all of its tries and mapped tasks."""
+    if origin.dag_id is None:
+        is_ours = [runs.c.task_key == origin.task_key]
+    else:
+        is_ours = [
+            runs.c.dag_id == origin.dag_id,
+            runs.c.task_id == origin.task_id,
+            runs.c.dag_run_id == origin.dag_run_id,
+        ]
+    return int(connection.execute(select(func.sum(runs.c.charged)).where(*is_ours)).scalar() or 0)
 
 
 def record_blocked(connection: Connection, now: datetime, request: RunRequest, error: str) -> None:

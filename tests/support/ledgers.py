@@ -178,6 +178,16 @@ class StepwiseRun:
         return reservation.outcomes_of(self.outcomes, [(at, at) for at in positions])
 
 
+def devices_of(count: int, *, first: int = 0) -> list[dict[str, Any]]:
+    """Return a list of devices.
+
+    :param count: how many.
+    :param first: the number of the first of them.
+    """
+    rows = device_rows(first + count)
+    return [{"uid": uid, "name": name} for uid, name in zip(rows.uids[first:], rows.names[first:], strict=True)]
+
+
 def rows_of(engine: Engine, *tables: str) -> list[dict[str, Any]]:
     """Return the rows of tables of a ledger, in the order of their keys.
 

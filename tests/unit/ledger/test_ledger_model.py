@@ -1,4 +1,4 @@
-"""The ledger against a plain model of its rules: any order of reservations, partial sends, losses, retries, waits."""
+"""The ledger against a plain model of its rules: reservations, partial sends, losses, retries, waits, in any order."""
 
 from __future__ import annotations
 

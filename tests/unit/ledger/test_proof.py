@@ -22,6 +22,7 @@ from airflow_provider_nexthink.ledger.proof import (
     strength_of,
 )
 from airflow_provider_nexthink.origin import RunOrigin
+from airflow_provider_nexthink.status import Status
 from tests.support.fake_time import START, FakeTime
 from tests.support.ledgers import StepwiseRun, database_of, origin_of, outcomes_of, rows_of
 
@@ -122,6 +123,19 @@ def test_proof_none_mapped_tasks_of_a_run_send_a_few_devices_together(database: 
     with pytest.raises(NexthinkGuardError, match="would delete 6 devices"):
         reserve(database, 1, origin=origin_of(map_index=UNPROVEN_DEVICES))
     assert reserve(database, 1, origin=origin_of("run-2", map_index=UNPROVEN_DEVICES)) == []
+
+
+def test_proof_none_tries_of_a_task_send_a_few_devices_together(database: Database) -> None:
+    """A task that was cleared with another list each time."""
+    first = StepwiseRun(database, outcomes_of(4), origin_of())
+    first.reserve(require_proof=True)
+    first.settle(Status.FAILED, range(4))
+    first.finish()
+    retry = StepwiseRun(database, outcomes_of(4), origin_of(try_number=2))
+    assert retry.reserve(require_proof=True) == []
+    with pytest.raises(NexthinkGuardError, match="would delete 6 devices"):
+        StepwiseRun(database, outcomes_of(2, first=10), origin_of(try_number=3)).reserve(require_proof=True)
+    StepwiseRun(database, outcomes_of(1, first=10), origin_of(try_number=3)).reserve(require_proof=True)
 
 
 def test_proof_strong_lets_pass(database: Database) -> None:
