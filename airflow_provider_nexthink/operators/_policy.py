@@ -29,8 +29,8 @@ class ConnectionPolicy(ResolveMixin):
         """
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
-        task: Any = context["task"]
         try:
+            task: Any = context["task"]
             return NexthinkHook(task.nexthink_conn_id).read_policy().as_dict()
         except Exception as error:  # noqa: BLE001 - the task fails with it, when it runs
             # The text of an error of anything else may hold what belongs in no view.

@@ -9,12 +9,14 @@ from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from pkgutil import iter_modules
+from types import SimpleNamespace
 from typing import Any
 
 import airflow
 import jsonschema
 import pytest
 from airflow.api_fastapi.core_api.datamodels.plugins import ExternalViewResponse, FastAPIAppResponse
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk.log import redact  # type: ignore[attr-defined]
 
@@ -105,6 +107,27 @@ def test_the_form_of_airflow_3_1_has_the_same_words() -> None:
     jsonschema.validate(asked, schema)
     assert asked["relabeling"] == declared["relabeling"]
     assert json.loads(asked["placeholders"]["extra"]) == {"region": "eu"}
+
+
+def test_the_form_of_airflow_3_1_has_the_same_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its API server replaces wtforms by these classes."""
+    service = HookMetaService
+    fields = {
+        "BooleanField": service.MockBooleanField,
+        "IntegerField": service.MockIntegerField,
+        "PasswordField": service.MockPasswordField,
+        "StringField": service.MockStringField,
+    }
+    monkeypatch.setitem(sys.modules, "wtforms", SimpleNamespace(**fields))
+    validators = SimpleNamespace(Optional=service.MockOptional, any_of=service.MockEnum)
+    monkeypatch.setitem(sys.modules, "wtforms.validators", validators)
+    widgets = NexthinkHook.get_connection_form_widgets()
+    declared = INFO["connection-types"][0]["conn-fields"]
+    assert list(widgets) == list(declared)
+    for name, widget in widgets.items():
+        kind = declared[name]["schema"]["type"][0].replace("number", "integer")
+        assert widget.param.dump()["schema"]["type"] == [kind, "null"], name
+    assert widgets["deletions"].param.dump()["schema"]["enum"] == list(DELETIONS)
 
 
 def test_the_plugin_is_registered_where_airflow_always_looks() -> None:

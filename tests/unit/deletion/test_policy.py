@@ -224,6 +224,13 @@ def test_deletion_summary_says_who_and_why_and_within_which_limits(caplog: pytes
     )
 
 
+def test_policy_check_allowed_refuses_where_deletions_are_off() -> None:
+    DeletionPolicy().check_allowed()
+    DeletionPolicy(deletions="dry_run_only").check_allowed()
+    with pytest.raises(NexthinkPolicyError, match="Deletions are off: the extra deletions of the connection says so"):
+        DeletionPolicy(deletions="off").check_allowed()
+
+
 def test_policy_describe_names_every_part() -> None:
     assert DeletionPolicy().describe() == "deletions allowed"
     assert DeletionPolicy.resolve(EVERYTHING).describe() == (
