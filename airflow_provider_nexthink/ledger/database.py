@@ -68,6 +68,10 @@ class Database:
             self._engine = engine
         else:
             self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+        driver = engine.dialect.dbapi
+        assert driver is not None  # noqa: S101 - only a compiler without a database has none
+        # Where a connection is lost, SQLAlchemy lets some errors of the driver through as they are.
+        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, driver.Error, OSError)
 
     def open(self) -> None:
         """Make the tables, or bring them to this version; check whose ledger it is. Later calls do nothing.
@@ -84,7 +88,7 @@ class Database:
                 version = self._version(connection)
             if version < len(self._steps):
                 self._upgrade()
-        except SQLAlchemyError as error:
+        except self._errors as error:
             raise self._to_error(error, "opened") from error
         self._is_open = True
 
@@ -160,7 +164,7 @@ class Database:
             with self._engine.begin() as connection:
                 self._prepare(connection)
                 yield connection
-        except SQLAlchemyError as error:
+        except self._errors as error:
             raise self._to_error(error, "used") from error
 
     @contextmanager
@@ -197,11 +201,11 @@ class Database:
         else:
             connection.execute(text(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}"))
 
-    def _to_error(self, error: SQLAlchemyError, what: str) -> NexthinkLedgerError | NexthinkLedgerMismatchError:
+    def _to_error(self, error: Exception, what: str) -> NexthinkLedgerError | NexthinkLedgerMismatchError:
         # The driver's own words: those of SQLAlchemy repeat the statement, with the names of devices.
         cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
         cause = " ".join(cause.split())[:300]
-        if isinstance(error, DBAPIError) and _REFUSED.search(cause):
+        if not isinstance(error, OSError) and _REFUSED.search(cause):
             return NexthinkLedgerMismatchError(
                 f"The ledger cannot be {what}: the database refuses ({cause}). Its user needs the right to make the "
                 "tables nexthink_* once, and to read and write them."
