@@ -46,6 +46,18 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
+def set_extras(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what sets extras of the connection, beside those of the sandbox."""
+
+    def set_them(**extras: Any) -> None:
+        fields = json.loads(sandbox.airflow_connection())
+        fields["extra"] |= extras
+        monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
+
+    return set_them
+
+
+@pytest.fixture
 def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty database behind the connection ``warehouse``; returns which one it is."""
     with ExitStack() as stack:

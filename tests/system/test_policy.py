@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -25,18 +24,6 @@ from tests.support.dags import Run
 
 RunDag = Callable[..., Run]
 VARIABLE = "AIRFLOW_CONN_NEXTHINK_DEFAULT"
-
-
-@pytest.fixture
-def set_extras(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return what adds extras to the connection."""
-
-    def add(**extras: Any) -> None:
-        fields = json.loads(sandbox.airflow_connection())
-        fields["extra"] |= extras
-        monkeypatch.setenv(VARIABLE, json.dumps(fields))
-
-    return add
 
 
 def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ from tests.support.dags import KEEPS_TASK_STATE, Run
 from tests.support.interrupts import Line, TaskTimeout, interrupted_after, interrupted_at_new_line
 from tests.support.secrets import reset_secrets_maskers
 from tests.support.store import Store
+from tests.support.tries import TaskInstance, execute
 
 RunDag = Callable[..., Run]
 Devices = list[dict[str, str]]
@@ -312,30 +313,6 @@ def test_table_is_pushed_once_unless_tasks_are_mapped_over_it(
 
 
 # The operator by itself: what is pushed, and when.
-
-
-class TaskInstance:
-    """Takes XComs, as a task instance does."""
-
-    def __init__(self, try_number: int = 1, max_tries: int = 1) -> None:
-        self.try_number, self.max_tries = try_number, max_tries
-        self.xcoms: dict[str, Any] = {}
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcoms[key] = json.loads(json.dumps(value))
-
-
-def execute(
-    operator: NexthinkDeleteDevicesOperator, store: Store | None, try_number: int = 1, max_tries: int = 1
-) -> TaskInstance:
-    """Execute an operator; return the XComs, whatever it raised."""
-    ti = TaskInstance(try_number, max_tries)
-    context: Any = {"ti": ti, **({"task_state_store": store} if store is not None else {})}
-    try:
-        operator.execute(context)
-    except Exception as error:  # noqa: BLE001
-        ti.xcoms["raised"] = error
-    return ti
 
 
 def copy_of(store: Store) -> Store:
