@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -68,6 +68,27 @@ class Database:
             self._engine = engine
         else:
             self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+
+    @classmethod
+    def existing(cls, engine: Engine, *, clock: Clock | None = None) -> Self:
+        """Return the ledger that is in a database, whosever it is; for reports, and for housekeeping.
+
+        :param engine: of SQLAlchemy.
+        :param clock: the time.
+        :raises NexthinkLedgerError: if the database does not respond.
+        :raises NexthinkLedgerMismatchError: if there is no ledger in it.
+        """
+        ledger = cls(engine, tenant="", instance="", clock=clock)
+        try:
+            with engine.connect() as connection:
+                has_ledger = inspect(connection).has_table(schema.ledgers.name)
+                row = connection.execute(select(schema.ledgers)).first() if has_ledger else None
+        except SQLAlchemyError as error:
+            raise ledger._to_error(error, "opened") from error
+        if row is None:
+            raise NexthinkLedgerMismatchError("There is no ledger in this database: no deletion was recorded in it.")
+        ledger.tenant, ledger.instance = row.tenant, row.instance
+        return ledger
 
     def open(self) -> None:
         """Make the tables, or bring them to this version; check whose ledger it is. Later calls do nothing.
