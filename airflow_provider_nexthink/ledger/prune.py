@@ -15,7 +15,7 @@ from airflow_provider_nexthink.ledger.statements import ASKED_FOR, PRUNED
 from airflow_provider_nexthink.status import Presence
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
     from airflow_provider_nexthink.ledger.database import Database
 

@@ -18,7 +18,7 @@ from airflow_provider_nexthink.ledger.statements import ASKED_FOR
 from airflow_provider_nexthink.status import Presence
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy.engine import Connection
 
 _LISTED = 10
 
