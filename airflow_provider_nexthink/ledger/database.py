@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -72,6 +72,27 @@ class Database:
         assert driver is not None  # noqa: S101 - only a compiler without a database has none
         # Where a connection is lost, SQLAlchemy lets some errors of the driver through as they are.
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, driver.Error, OSError)
+
+    @classmethod
+    def existing(cls, engine: Engine, *, clock: Clock | None = None) -> Self:
+        """Return the ledger that is in a database, whosever it is; for reports, and for housekeeping.
+
+        :param engine: of SQLAlchemy.
+        :param clock: the time.
+        :raises NexthinkLedgerError: if the database does not respond.
+        :raises NexthinkLedgerMismatchError: if there is no ledger in it.
+        """
+        ledger = cls(engine, tenant="", instance="", clock=clock)
+        try:
+            with engine.connect() as connection:
+                has_ledger = inspect(connection).has_table(schema.ledgers.name)
+                row = connection.execute(select(schema.ledgers)).first() if has_ledger else None
+        except SQLAlchemyError as error:
+            raise ledger._to_error(error, "opened") from error
+        if row is None:
+            raise NexthinkLedgerMismatchError("There is no ledger in this database: no deletion was recorded in it.")
+        ledger.tenant, ledger.instance = row.tenant, row.instance
+        return ledger
 
     def open(self) -> None:
         """Make the tables, or bring them to this version; check whose ledger it is. Later calls do nothing.

@@ -26,8 +26,11 @@ from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.database import Database
 from airflow_provider_nexthink.ledger.inventory import read_inventory
 from airflow_provider_nexthink.ledger.options import check_grace, check_list_name, check_min_sightings
+from airflow_provider_nexthink.ledger.prune import Pruning, prune
 from airflow_provider_nexthink.ledger.quarantine import ListUpdate, RunKind, update_list
+from airflow_provider_nexthink.ledger.quota import Quota
 from airflow_provider_nexthink.ledger.reconcile import MAX_LISTED, reconcile
+from airflow_provider_nexthink.ledger.report import LedgerReport, history_of, make_report, marks_of
 from airflow_provider_nexthink.ledger.seats import seats_by_period
 from airflow_provider_nexthink.origin import RunOrigin
 
@@ -87,6 +90,17 @@ class Ledger:
         ledger = cls.__new__(cls)
         ledger.database = database
         return ledger
+
+    @classmethod
+    def existing(cls, engine: Engine, *, clock: Clock | None = None) -> Self:
+        """Return the ledger that is in a database, whosever it is.
+
+        :param engine: of SQLAlchemy.
+        :param clock: the time.
+        :raises NexthinkLedgerMismatchError: if there is none.
+        :raises NexthinkLedgerError: if the database does not respond.
+        """
+        return cls.of(Database.existing(engine, clock=clock))
 
     def open(self) -> None:
         """Make the tables, or bring them to this version; check whose ledger it is. Later calls do nothing.
@@ -217,6 +231,42 @@ class Ledger:
             returned=found.returned_rows,
             set_up_anew=found.anew_rows,
         )
+
+    def report(self, quota: Quota | None = None) -> LedgerReport:
+        """Return what the ledger knows: seats won, what is still there, what came back, quarantine, quota.
+
+        :param quota: the quota of the connection.
+        :raises NexthinkLedgerError: if the ledger cannot be used now.
+        """
+        with self.database.transaction() as connection:
+            return make_report(connection, instance=self.database.instance, now=self.database.clock.now(), quota=quota)
+
+    def history(self, device: str) -> list[dict[str, Any]]:
+        """Return every deletion of a device that was asked for, and by whom, the first at the top.
+
+        :param device: its uid, or its name to the letter.
+        :raises NexthinkLedgerError: if the ledger cannot be used now.
+        """
+        with self.database.transaction() as connection:
+            return history_of(connection, device)
+
+    def marks(self, device: str) -> list[dict[str, Any]]:
+        """Return the lists in quarantine that a device is on.
+
+        :param device: its uid, or its name to the letter.
+        :raises NexthinkLedgerError: if the ledger cannot be used now.
+        """
+        with self.database.transaction() as connection:
+            return marks_of(connection, device)
+
+    def prune(self, older_than: timedelta) -> Pruning:
+        """Remove the uid, the name and the reason of devices from runs that ended some time ago. All counts stay.
+
+        :param older_than: how long ago a run has ended at least.
+        :raises NexthinkInputError: if that is not a time, 0 or more.
+        :raises NexthinkLedgerError: if the ledger cannot be used now.
+        """
+        return prune(self.database, older_than)
 
 
 def _waiting(updated: ListUpdate, devices: dict[str, str], grace: timedelta) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
 from airflow_provider_nexthink.ledger.reservation import lock_run
-from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, REQUESTED, chunks
+from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, PRUNED, REQUESTED, chunks
 from airflow_provider_nexthink.status import Presence
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def reconcile(
     """
     with database.locked() as (connection, now):
         looked_at = now if started_at is None else min(now, started_at)
-        runs = connection.execute(select(schema.runs.c.id, schema.runs.c.uid_kind))
+        runs = connection.execute(
+            select(schema.runs.c.id, schema.runs.c.uid_kind).where(schema.runs.c.pruned_at.is_(None))
+        )
         kinds = {row.id: row.uid_kind for row in runs}
     look = _Look(inventory, looked_at, kinds)
     # Pages have transactions of their own, so that no deletion has to wait: a part of a look is as true as the whole.
@@ -123,7 +125,7 @@ def _compare_all(database: Database, look: _Look) -> None:
     table = schema.deletions
     with database.transaction() as connection:
         # Read from the index alone: most devices are asked for once.
-        several = select(table.c.uid).group_by(table.c.uid).having(func.count() > 1)
+        several = select(table.c.uid).where(table.c.uid != PRUNED).group_by(table.c.uid).having(func.count() > 1)
         repeated = list(connection.execute(several).scalars())
         latest = _latest_runs(connection, repeated)
     for run_id in sorted(look.kinds):
@@ -159,7 +161,7 @@ def _deletions() -> Any:
         table.c.gone_at,
         table.c.seen_at,
         table.c.days_unseen,
-    ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False))
+    ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False), table.c.uid != PRUNED)
 
 
 def _latest_runs(connection: Connection, uids: Sequence[str]) -> dict[str, int]:

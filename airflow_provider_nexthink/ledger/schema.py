@@ -14,7 +14,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Date,
     DateTime,
     Float,
     Index,
@@ -100,6 +99,7 @@ runs = Table(
     Column("started_at", UtcTime, nullable=False),
     Column("heartbeat_at", UtcTime, nullable=False),
     Column("finished_at", UtcTime),
+    Column("pruned_at", UtcTime),
     Index("nexthink_runs_task_key", "task_key"),
     Index("nexthink_runs_task", "dag_id", "task_id"),
     Index("nexthink_runs_finished_at", "finished_at"),
@@ -205,16 +205,6 @@ marks = Table(
     mysql_charset="utf8mb4",
 )
 """One row for each device that is on a list now, without a gap since it was marked."""
-
-pruned_days = Table(
-    "nexthink_pruned_days",
-    metadata,
-    Column("day", Date, primary_key=True),
-    Column("requested", Integer, nullable=False),
-    Column("gone", Integer, nullable=False),
-    Column("returned", Integer, nullable=False),
-)
-"""One row for each day (UTC): how many devices that are pruned were scheduled, went, and came back on it."""
 
 task_state = Table(
     "nexthink_task_state",

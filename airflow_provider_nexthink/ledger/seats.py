@@ -32,7 +32,7 @@ def seats_by_period(connection: Connection, period: Period) -> list[dict[str, An
     :param period: ``week`` (ISO 8601, such as 2026-W48) or ``month`` (2026-11).
     :return: one ``{period: ..., "requested", "gone", "returned", "net"}`` for each period in which something happened.
     """
-    table, pruned = schema.deletions, schema.pruned_days
+    table = schema.deletions
     counts: dict[str, Counter[str]] = {"requested": Counter(), "gone": Counter(), "returned": Counter()}
     name_of = _PERIODS[period]
     for what, column, condition in (
@@ -46,10 +46,7 @@ def seats_by_period(connection: Connection, period: Period) -> list[dict[str, An
         time: datetime
         for time, count in connection.execute(found):
             counts[what][name_of(time.date())] += count
-    for row in connection.execute(select(pruned)):
-        for what, counter in counts.items():
-            counter[name_of(row.day)] += getattr(row, what)
-    periods = sorted(name for name in set().union(*counts.values()) if any(each[name] for each in counts.values()))
+    periods = sorted(set().union(*counts.values()))
     return [
         {
             period: name,

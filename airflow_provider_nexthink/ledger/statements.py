@@ -13,6 +13,9 @@ REQUESTED = "REQUESTED"
 ASKED_FOR = (Status.SCHEDULED.value, Status.UNKNOWN.value, REQUESTED)
 """The statuses of devices whose deletion was requested, or may have been."""
 
+PRUNED = ""
+"""The uid and the name of a device that are not kept any more."""
+
 IN_CHUNK = 500
 """How many values an ``IN (...)`` has: old versions of SQLite take 999 parameters."""
 

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select
 
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.__main__ import main
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperator, NexthinkReconcileOperator
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -199,3 +200,24 @@ def test_sensor_of_the_other_kind_of_uid_fails_instead_of_counting_devices_as_go
     assert run.states["gone"] == "failed"
     assert "deleted by the other kind of uid" in run.error
     assert {row["presence"] for row in rows_of(schema.deletions)} == {None}
+
+
+@pytest.mark.parametrize("database", LEDGERS, indirect=True)
+def test_command_line_takes_the_connections_of_airflow(
+    sandbox: Sandbox,
+    with_ledger: None,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with NexthinkHook() as hook:
+        hook.get_ledger().open()
+    fields = json.loads(sandbox.airflow_connection())
+    fields["extra"] |= {"ledger_conn_id": "warehouse", "quota_devices": 10, "quota_days": 7}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
+    assert main(["report", "warehouse"]) == 0
+    assert "quota" not in capsys.readouterr().out
+    assert main(["report", "nexthink_default"]) == 0
+    assert "10 devices in 7 days: 0 used, 10 left" in capsys.readouterr().out
+    assert main(["prune", "nexthink_default", "--older-than-days", "400"]) == 0
+    assert "0 devices pruned" in capsys.readouterr().out
