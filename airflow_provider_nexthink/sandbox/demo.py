@@ -81,7 +81,11 @@ def _show_weeks(tenant: Tenant) -> None:
     tenant.set_up_anew([anew])
     tenant.advance(days=6)
     _print_when("Week 4", tenant, "one of them reports again, and another one was set up anew.")
+    _run_weekly(dry_run=False)
     _run_daily()
+
+    _ask_ledger("report", "nexthink_default")
+    _ask_ledger("history", "nexthink_default", back)
 
 
 def _print_when(week: str, tenant: Tenant, what: str) -> None:
@@ -98,7 +102,7 @@ def _run_weekly(*, dry_run: bool) -> PullXcom:
     print(
         f"    stale       {stale} devices, {chosen} of them chosen\n"
         f"    quarantine  {held['marked']} marked, {held['waiting']} waiting{until}, {held['released']} released, "
-        f"{held['due']} due\n"
+        f"{held['due']} due, {held['deleted']} deleted\n"
         f"    deletion    {', '.join(statuses) or 'none'}, {sent['requests']} requests"
     )
     return pull
@@ -113,6 +117,14 @@ def _run_daily() -> None:
         f"                {found['set_up_anew']} share their name with a device that is there\n"
         f"    seats won   {found['net']}"
     )
+
+
+def _ask_ledger(*arguments: str) -> None:
+    """Run a command of the ledger in this process, whose connections and whose time it needs."""
+    from airflow_provider_nexthink.ledger.__main__ import main as ledger
+
+    print(f"\n$ python -m airflow_provider_nexthink.ledger {' '.join(arguments)}", flush=True)
+    ledger(arguments)
 
 
 def _set_up_airflow(home: Path, sandbox: Sandbox) -> None:

@@ -16,20 +16,21 @@ def test_demo_marks_waits_releases_deletes_and_finds_what_came_back(tmp_path: Pa
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "error" not in ran.stdout.lower() + ran.stderr.lower()
 
-    marked = re.findall(r"(\d+) marked, (\d+) waiting.*, (\d+) released, (\d+) due", ran.stdout)
-    chosen = int(marked[0][0])
-    assert [tuple(map(int, week)) for week in marked] == [
-        (chosen, chosen, 0, 0),
-        (0, chosen, 0, 0),
-        (0, 0, 3, chosen - 3),
-    ]
-    assert re.findall(r"deletion +(.*), \d+ requests", ran.stdout) == ["none", "none", f"{chosen - 3} SCHEDULED"]
+    found = re.findall(r"(\d+) marked, (\d+) waiting.*, (\d+) released, (\d+) due, (\d+) deleted", ran.stdout)
+    weeks = [tuple(map(int, week)) for week in found]
+    chosen = weeks[0][0]
+    gone = chosen - 3
+    assert weeks[:3] == [(chosen, chosen, 0, 0, 0), (0, chosen, 0, 0, 0), (0, 0, 3, gone, 0)]
+    assert weeks[3][2:] == (0, 0, gone)
+    assert re.findall(r"deletion +(.*), \d+ requests", ran.stdout) == ["none", "none", f"{gone} SCHEDULED", "none"]
 
     looks = re.findall(r"(\d+) devices; of (\d+) deleted ones (\d+) are gone, 0 still .*, (\d+) returned", ran.stdout)
-    gone = chosen - 3
     assert [tuple(map(int, look)) for look in looks] == [
         (5000 - gone, gone, gone, 0),
         (5000 - gone + 2, gone, gone - 1, 1),
     ]
     assert re.findall(r"seats won +(\d+)", ran.stdout) == [str(gone), str(gone - 1)]
-    assert (tmp_path / ".demo" / "ledger.db").is_file()
+
+    report, history = ran.stdout.split("$ python -m airflow_provider_nexthink.ledger ")[1:]
+    assert re.search(rf"total +{gone} +{gone} +1 +{gone - 1}\n", report)
+    assert re.search(r"SCHEDULED .*\n(.*\n)* +why +Weekly clean-up\n +gone on .*\n +back on ", history)
