@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
 
 
 def delete(run_dag: RunDag, devices: Any, **options: Any) -> Run:
-    with DAG("policy", default_args={"retries": 1}) as dag:
+    with DAG("policy", default_args={"retries": 1, "retry_delay": timedelta(0)}) as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, **options)
     return run_dag(dag)
 
@@ -226,7 +227,7 @@ def test_rendered_task_with_an_unreadable_policy_says_so_and_the_task_fails(
     set_extras(max_devices="many")
     run = delete(run_dag, devices_of(sandbox, 1), nexthink_conn_id=conn_id)
     assert run.state == "failed"
-    assert raises in run.error
+    assert raises in str(run.errors[-1])
     assert shows in rendered(run, "delete")["not known"]
     assert sandbox.requests == []
 
