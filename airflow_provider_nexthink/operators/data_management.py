@@ -195,7 +195,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             try:
                 return self._execute(context, report)
             except BaseException as error:  # a timeout may come at any instruction; what was sent is reported
-                self._report_failure(report, error)
+                try:
+                    self._report_failure(report, error)
+                finally:
+                    if self._hook:
+                        self._hook.close()  # once more: the report may have used the ledger
                 raise
 
     def _execute(self, context: Context, report: DeletionReport) -> Any:
