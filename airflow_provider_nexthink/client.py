@@ -161,7 +161,13 @@ class NexthinkClient:
             return None
         from airflow_provider_nexthink.ledger.database import Database  # which imports SQLAlchemy
 
-        return Database(self._ledger_engine, tenant=self.tenant, instance=self.settings.instance, clock=self.clock)
+        return Database(
+            self._ledger_engine,
+            tenant=self.tenant,
+            instance=self.settings.instance,
+            clock=self.clock,
+            conn_id=self.policy.ledger_conn_id,
+        )
 
     def get_token(self) -> SecretStr:
         """Return a token that is good for now, and fetch one if need be.

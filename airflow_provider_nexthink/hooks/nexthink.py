@@ -302,7 +302,8 @@ class NexthinkHook(BaseHook):
                 ledger_problem = _ledger_problem(client)
             except NexthinkError as error:
                 return False, f"Authentication: failed. {error} NQL API: not tried. Data management: not tried."
-        ledger = "" if client.ledger is None else f"Ledger: {ledger_problem or 'works'}. "
+        has_ledger = client.policy.ledger_conn_id is not None
+        ledger = f"Ledger: {ledger_problem or 'works'}. " if has_ledger else ""
         return "permitted" in permissions.values() and not ledger_problem, (
             f"Authentication: works ({client.settings.instance}). NQL API: {permissions['NQL API']}. "
             f"Data management (deletions): {permissions['Data management']}. "

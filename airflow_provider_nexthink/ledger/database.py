@@ -25,8 +25,12 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clock of this machine may be behind that of whoever wrote to the ledger last."""
 
 _LOCK_SECONDS = 30
-# What drivers say of a database that works, but not for this.
-_REFUSED = re.compile(r"permission|denied|read[- ]?only|not authorized|readonly|privilege", re.IGNORECASE)
+# What drivers say of a database that is there, but not for this: a retry changes nothing.
+_REFUSED = re.compile(
+    r"permission|denied|read[- ]?only|not authorized|readonly|privilege|authentication failed|not a database"
+    r"|(database|role) .*does not exist|unknown database",
+    re.IGNORECASE,
+)
 
 
 class Database:
@@ -36,6 +40,7 @@ class Database:
     :param tenant: what tells the tenant from any other (``NexthinkClient.tenant``).
     :param instance: the tenant's name, for people.
     :param clock: the time.
+    :param conn_id: the Airflow connection to the database, for errors; None where there is none.
     :param steps: what makes the schema, version by version.
     """
 
@@ -46,26 +51,34 @@ class Database:
         tenant: str,
         instance: str,
         clock: Clock | None = None,
+        conn_id: str | None = None,
         steps: Sequence[Callable[[Connection], None]] = schema.STEPS,
     ) -> None:
         self.tenant = tenant.replace("\0", " ")  # PostgreSQL keeps no NUL
         self.instance = instance
         self.clock = clock or Clock()
+        self.title = "The ledger" if conn_id is None else f"The ledger (connection {conn_id!r})"
+        """What errors call it."""
         self._steps = steps
         self._is_open = False
         self.dialect = engine.dialect.name
+        name = engine.url.database
         if self.dialect not in DIALECTS:
             raise NexthinkLedgerMismatchError(
-                f"The ledger cannot be in a database of the kind {self.dialect!r}: it takes PostgreSQL, MySQL, MariaDB "
-                "or SQLite."
+                f"{self.title} cannot be in a database of the kind {self.dialect!r}: it takes PostgreSQL, MySQL, "
+                "MariaDB or SQLite."
             )
         if self.dialect == "sqlite":
-            file = engine.url.database
-            if not file or ":memory:" in file or engine.url.query.get("mode") == "memory":
+            if not name or ":memory:" in name or engine.url.query.get("mode") == "memory":
                 raise NexthinkLedgerMismatchError(
-                    "The ledger cannot be in an SQLite database in memory: it would forget everything. Give it a file."
+                    f"{self.title} cannot be in an SQLite database in memory: it would forget everything. Give it a "
+                    "file."
                 )
             self._engine = engine
+        elif not name and self.dialect != "postgresql":
+            raise NexthinkLedgerMismatchError(
+                f"{self.title} needs the name of a database: set it on the connection (Airflow calls it schema)."
+            )
         else:
             self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         driver = engine.dialect.dbapi
@@ -122,13 +135,13 @@ class Database:
             return 0
         if row.schema_version > len(self._steps):
             raise NexthinkLedgerMismatchError(
-                f"The ledger has the schema version {row.schema_version}, and this version of the provider knows "
+                f"{self.title} has the schema version {row.schema_version}, and this version of the provider knows "
                 f"{len(self._steps)}: it was used by a newer one. Upgrade the provider here, too. Nothing was sent."
             )
         if row.tenant != self.tenant:
             raise NexthinkLedgerMismatchError(
-                f"The ledger is that of another tenant: {row.tenant!r}, not {self.tenant!r}. Each tenant has a ledger "
-                "of its own: give ledger_conn_id another database or schema. Nothing was sent."
+                f"{self.title} is that of another tenant: {row.tenant!r}, not {self.tenant!r}. Each tenant has a "
+                "ledger of its own: give ledger_conn_id another database or schema. Nothing was sent."
             )
         return int(row.schema_version)
 
@@ -168,7 +181,7 @@ class Database:
                 connection.detach()
                 lock = text("SELECT GET_LOCK(CONCAT('nexthink ', MD5(DATABASE())), :seconds)")
                 if not connection.execute(lock, {"seconds": _LOCK_SECONDS}).scalar():
-                    raise NexthinkLedgerError("The ledger cannot be opened: another process is changing its schema.")
+                    raise NexthinkLedgerError(f"{self.title} cannot be opened: another process is changing its schema.")
                 with self._engine.begin() as other:
                     self._prepare(other)
                     yield other
@@ -228,7 +241,10 @@ class Database:
         cause = " ".join(cause.split())[:300]
         if not isinstance(error, OSError) and _REFUSED.search(cause):
             return NexthinkLedgerMismatchError(
-                f"The ledger cannot be {what}: the database refuses ({cause}). Its user needs the right to make the "
-                "tables nexthink_* once, and to read and write them."
+                f"{self.title} cannot be {what}: the database refuses ({cause}). Check its name and the login. The "
+                "user needs the right to make the tables nexthink_* once, and to read and write them."
             )
-        return NexthinkLedgerError(f"The ledger cannot be {what} ({type(error).__name__}: {cause}).")
+        return NexthinkLedgerError(
+            f"{self.title} cannot be {what} ({type(error).__name__}: {cause}). Is its database there, reachable, and "
+            "not full?"
+        )

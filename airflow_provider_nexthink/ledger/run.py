@@ -84,7 +84,7 @@ class LedgerRun:
         if self._error is None and since is not None and self._clock.monotonic() - since >= PATIENCE_SECONDS:
             # Told by the clock and not by the attempt: one to a database that hangs does not end.
             self._error = self._failure or NexthinkLedgerError(
-                f"The ledger has not responded for {PATIENCE_SECONDS:.0f} seconds. No other device is sent."
+                f"{self._database.title} has not responded for {PATIENCE_SECONDS:.0f} seconds. No other device is sent."
             )
         return self._error
 
@@ -217,7 +217,8 @@ class LedgerRun:
             check()
             if self._clock.monotonic() - start >= RESERVE_SECONDS:
                 raise NexthinkLedgerError(
-                    f"The ledger has not responded for {RESERVE_SECONDS:.0f} seconds. Nothing was sent by this try."
+                    f"{self._database.title} has not responded for {RESERVE_SECONDS:.0f} seconds. Nothing was sent by "
+                    "this try."
                 )
             with suppress(Empty):
                 done = outcome.get(timeout=_TICK_SECONDS)

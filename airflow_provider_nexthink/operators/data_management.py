@@ -233,14 +233,18 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         """Push what is known to XCom, if the error came before this try had reported its result."""
         if report.is_complete:
             return
-        deletion = self._hook.deletion if self._hook else None
-        if deletion is None or not deletion.has_begun:
-            report.push_failure(error, deletion)
-            return
-        result = deletion.result(error)
-        report.push(result)
-        if not report.is_over:
-            self._write_results(result)
+        try:
+            deletion = self._hook.deletion if self._hook else None
+            if deletion is None or not deletion.has_begun:
+                report.push_failure(error, deletion)
+                return
+            result = deletion.result(error)
+            report.push(result)
+            if not report.is_over:
+                self._write_results(result)
+        finally:
+            if self._hook:
+                self._hook.close()  # the report may have used the ledger again
 
     def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for subclasses
         """Return the devices to delete, in any form that the hook reads."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from sqlalchemy.engine import Engine
 
+_TAKES = "A ledger takes a connection to PostgreSQL, MySQL, MariaDB or SQLite."
+
 
 def sql_hook(conn_id: str, option: str, hook_params: Mapping[str, Any] | None = None) -> DbApiHook:
     """Return the hook of a connection to a SQL database.
@@ -41,12 +43,15 @@ def ledger_engine(ledger_conn_id: str) -> Engine:
     :param ledger_conn_id: the connection, as the extra of the Nexthink connection names it.
     :raises NexthinkInputError: if there is no such connection, or it is not one to a SQL database.
     """
-    hook = sql_hook(ledger_conn_id, "ledger_conn_id of the Nexthink connection")
+    try:
+        hook = sql_hook(ledger_conn_id, "ledger_conn_id of the Nexthink connection")
+    except NexthinkInputError as error:
+        raise NexthinkInputError(f"{str(error).rstrip('.')}. {_TAKES}") from None
     try:
         return hook.get_sqlalchemy_engine()
     except Exception as error:  # noqa: BLE001 - each driver has its own
         # The text of an address may hold a password.
         raise NexthinkInputError(
             f"The connection {ledger_conn_id!r} (ledger_conn_id of the Nexthink connection) has no SQLAlchemy engine "
-            f"({type(error).__name__}): is its driver installed, and its address right?"
+            f"({type(error).__name__}): is its driver installed, and its address right? {_TAKES}"
         ) from None

@@ -236,7 +236,10 @@ def test_connection_test_says_which_policy_holds_and_whether_the_ledger_works(
     sandbox: Sandbox, set_extras: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     set_extras(deletions="dry_run_only", max_devices=500, ledger_conn_id="warehouse")
-    for folder, says in ((tmp_path, "works"), (tmp_path / "missing", "does not work (The ledger cannot be ")):
+    for folder, says in (
+        (tmp_path, "works"),
+        (tmp_path / "missing", "does not work (The ledger (connection 'warehouse') cannot be "),
+    ):
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", f"sqlite:///{folder / 'ledger.db'}")
         ok, message = NexthinkHook().test_connection()
         assert f"Policy: deletions dry_run_only, at most 500 devices in a run, ledger in warehouse. Ledger: {says}" in (
