@@ -7,7 +7,7 @@ look that has changed it last. So an inventory that is read slowly overwrites no
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
-from airflow_provider_nexthink.ledger.reservation import lock_run
+from airflow_provider_nexthink.ledger.reservation import close_lost, lock_run
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, PRUNED, REQUESTED, chunks
 from airflow_provider_nexthink.status import Presence
 
@@ -50,7 +50,8 @@ class Comparison:
     :param still_present: how many are in it, and have not been gone yet.
     :param returned: how many are in it again.
     :param set_up_anew: how many are gone while another device has their name.
-    :param not_compared: how many rows could not be compared: the inventory has the other kind of uid, or is older.
+    :param not_compared: how many rows could not be compared: the inventory has the other kind of uid or is older, or
+        their run has not ended.
     :param present_rows: the first of those that are still present.
     :param returned_rows: the first of those that have returned.
     :param anew_rows: the first of those that were set up anew.
@@ -87,11 +88,17 @@ def reconcile(
     """
     with database.locked() as (connection, now):
         looked_at = now if started_at is None else min(now, started_at)
+        close_lost(connection, now)
+        table = schema.runs
         runs = connection.execute(
-            select(schema.runs.c.id, schema.runs.c.uid_kind).where(schema.runs.c.pruned_at.is_(None))
-        )
-        kinds = {row.id: row.uid_kind for row in runs}
-    look = _Look(inventory, looked_at, kinds)
+            select(table.c.id, table.c.uid_kind, table.c.finished_at).where(table.c.pruned_at.is_(None))
+        ).all()
+    look = _Look(
+        inventory,
+        looked_at,
+        kinds={row.id: row.uid_kind for row in runs},
+        running={row.id for row in runs if row.finished_at is None},
+    )
     # Pages have transactions of their own, so that no deletion has to wait: a part of a look is as true as the whole.
     if uids is None:
         _compare_all(database, look)
@@ -183,9 +190,12 @@ def _latest_runs(connection: Connection, uids: Sequence[str]) -> dict[str, int]:
 class _Look:
     """A look at the inventory, compared with the deletions page by page."""
 
-    def __init__(self, inventory: Inventory, looked_at: datetime, kinds: Mapping[int, str | None]) -> None:
+    def __init__(
+        self, inventory: Inventory, looked_at: datetime, *, kinds: Mapping[int, str | None], running: Set[int]
+    ) -> None:
         self.result = Comparison(looked_at, len(inventory.days_unseen))
         self.kinds = kinds
+        self._running = running
         self.other_kind = 0
         self.proofs: dict[tuple[str | None, str], dict[str, Any]] = {}
         """What proves that deletions remove devices, by kind of uid and strength."""
@@ -220,6 +230,8 @@ class _Look:
                     connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
 
     def _is_comparable(self, row: Row[Any]) -> bool:
+        if row.run_id not in self.kinds or (row.status == REQUESTED and row.run_id in self._running):
+            return False  # it may not be sent after all
         kind = self.kinds.get(row.run_id)
         if kind and self._inventory.uid_kind and kind != self._inventory.uid_kind:
             self.other_kind += 1

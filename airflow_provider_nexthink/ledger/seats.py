@@ -7,11 +7,10 @@ from collections.abc import Callable
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import func, select
 
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.reconcile import RETURNED
-from airflow_provider_nexthink.ledger.statements import ASKED_FOR
 from airflow_provider_nexthink.status import Presence, Status
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ def seats_by_period(connection: Connection, period: Period) -> list[dict[str, An
         ("returned", table.c.returned_at, table.c.presence == RETURNED),
     ):
         # A run has one time for all its devices, and so has a look: few groups, and no function of one database.
-        was_asked_for = and_(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False))
-        found = select(column, func.count()).where(condition, was_asked_for).group_by(column)
+        found = select(column, func.count()).where(condition, table.c.superseded.is_(False)).group_by(column)
         time: datetime
         for time, count in connection.execute(found):
             counts[what][name_of(time.date())] += count

@@ -159,9 +159,19 @@ def test_reconcile_device_that_was_asked_for_again_counts_once(tenant: Tenant) -
 
 def test_reconcile_run_that_may_yet_give_devices_back_does_not_close_the_one_before(tenant: Tenant) -> None:
     tenant.delete(1)
-    tenant.delete(1, statuses=["REQUESTED"], finished_at=None)
-    tenant.look(1)
-    assert tenant.presence() == ["STILL_PRESENT", "STILL_PRESENT"]
+    tenant.delete(1, 2, statuses=["REQUESTED", "SCHEDULED"], finished_at=None, state="RUNNING")
+    assert counts(tenant.look(1)) == {"requested": 2, "gone": 1, "still_present": 1, "not_compared": 1}
+    assert tenant.presence() == ["STILL_PRESENT", None, "GONE"]
+
+
+def test_reconcile_closes_a_run_whose_process_is_lost(tenant: Tenant) -> None:
+    tenant.delete(1, 2, statuses=["REQUESTED", "REQUESTED"], finished_at=None, state="RUNNING", released=1)
+    tenant.time.seconds += 3600
+    assert counts(tenant.look()) == {"requested": 1, "gone": 1}
+    assert [(row["status"], row["presence"]) for row in deletions(tenant.ledger.database)] == [
+        ("REQUESTED", "GONE"),
+        ("NOT_SENT", None),
+    ]
 
 
 def test_reconcile_look_that_began_before_the_deletion_changes_nothing(tenant: Tenant) -> None:

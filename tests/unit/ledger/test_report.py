@@ -164,8 +164,8 @@ def test_prune_removes_names_and_keeps_all_counts(tenant: Tenant) -> None:
 
 def test_prune_keeps_what_is_in_quarantine_or_has_not_ended(on_sqlite: Tenant) -> None:
     on_sqlite.delete(1, 2)
-    on_sqlite.delete(3, finished_at=None, state="RUNNING")
     on_sqlite.look()
+    on_sqlite.delete(3, finished_at=None, state="RUNNING")
     on_sqlite.time.seconds += 100 * DAY
     on_sqlite.ledger.quarantine([{"uid": uid_of(1), "name": "PC-0001"}], list_name="stale")
     assert on_sqlite.ledger.prune(timedelta(days=30)).devices == 1
@@ -193,7 +193,6 @@ def test_prune_removes_names_wherever_they_are(on_sqlite: Tenant) -> None:
     assert uid_of(1) not in str(rows)
     assert (run.reason, run.error, run.scheduled) == ("CHG-17", "NexthinkDevicesError", 1)
     assert run.pruned_at == on_sqlite.time.now()
-    assert "nexthink_proofs" in schema.metadata.tables
 
 
 def test_prune_of_the_last_names_ends_the_comparison_of_a_run(on_sqlite: Tenant) -> None:
@@ -212,7 +211,6 @@ def test_prune_of_no_time_is_an_error(on_sqlite: Tenant, older_than: Any) -> Non
 def test_command_line_reports_and_prunes(on_sqlite: Tenant, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     a_year(on_sqlite)
-    on_sqlite.time.start -= timedelta(days=0)
     assert main(["history", url, "PC-0001"]) == 0
     assert "1 deletions in the ledger" in capsys.readouterr().out
     on_sqlite.ledger.prune(timedelta(0))
