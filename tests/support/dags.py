@@ -12,6 +12,11 @@ from airflow import sdk
 from airflow_provider_nexthink.sandbox.fleet import Device
 
 try:
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+except ImportError:  # Airflow 3.1
+    from airflow.models.dagbag import DagBag, sync_bag_to_db  # type: ignore[no-redef]
+
+try:
     from airflow.sdk.serde import deserialize
 except ImportError:  # Airflow 3.1
     from airflow.serialization.serde import deserialize  # type: ignore[import-not-found, no-redef]
@@ -23,7 +28,16 @@ except ImportError:  # Airflow 3.1
         SerializedDAG as DagSerialization,
     )
 
-__all__ = ["DAGS", "KEEPS_TASK_STATE", "SINCE_AIRFLOW_3_3", "DagSerialization", "Run", "meant_to_go"]
+__all__ = [
+    "DAGS",
+    "KEEPS_TASK_STATE",
+    "SINCE_AIRFLOW_3_3",
+    "DagBag",
+    "DagSerialization",
+    "Run",
+    "meant_to_go",
+    "sync_bag_to_db",
+]
 
 DAGS = Path(__file__).parents[2] / "dags"
 

@@ -14,15 +14,8 @@ from airflow.sdk import DAG
 
 from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.support.dags import DAGS, Run
+from tests.support.dags import DAGS, DagBag, Run, sync_bag_to_db
 from tests.support.services import mariadb_connection, postgres_connection
-
-try:
-    from airflow.dag_processing.dagbag import DagBag as DagBag
-    from airflow.dag_processing.dagbag import sync_bag_to_db
-except ImportError:  # Airflow 3.1
-    from airflow.models.dagbag import DagBag as DagBag  # type: ignore[no-redef]
-    from airflow.models.dagbag import sync_bag_to_db  # type: ignore[no-redef]
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,7 @@ from tests.support.dags import DAGS
 
 SERIALIZE = """
 import json, sys
-from tests.system.conftest import DagBag
-from tests.support.dags import DagSerialization
+from tests.support.dags import DagBag, DagSerialization
 
 bag = DagBag(sys.argv[1])
 assert not bag.import_errors, bag.import_errors

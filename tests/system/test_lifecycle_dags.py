@@ -20,8 +20,7 @@ from airflow_provider_nexthink.sandbox.demo import sandbox_time
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.queries import SavedQuery
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.support.dags import DAGS, Run, meant_to_go
-from tests.system.conftest import DagBag
+from tests.support.dags import DAGS, DagBag, Run, meant_to_go
 
 RunDag = Callable[..., Run]
 ExampleDag = Callable[[str], DAG]
