@@ -33,7 +33,12 @@ from airflow_provider_nexthink.deletion.journal import (
 )
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import Plan
-from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkTryOverError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkInputError,
+    NexthinkLedgerError,
+    NexthinkLedgerMismatchError,
+    NexthinkTryOverError,
+)
 from airflow_provider_nexthink.status import RESUMABLE, Status
 
 log = logging.getLogger(__name__)
@@ -112,6 +117,8 @@ class Checkpoint:
 
         :return: the devices of earlier tries; none if there are none, or if they cannot be read.
         :raises NexthinkTryOverError: if this try is over.
+        :raises NexthinkLedgerError: if the store is in a ledger that cannot be read.
+        :raises NexthinkLedgerMismatchError: if the store is in a ledger that is not this tenant's, or cannot be one.
         """
         if self._is_loaded:
             return self.earlier
@@ -122,6 +129,8 @@ class Checkpoint:
                 self.is_earlier_known = self._is_known_to_have_sent_nothing()
         except NexthinkTryOverError:
             self.is_over = True
+            raise
+        except (NexthinkLedgerError, NexthinkLedgerMismatchError):  # without the ledger nothing is to be sent
             raise
         except Exception as error:  # noqa: BLE001 - of any kind of store
             # What is in the store may be whole: it must not be overwritten by this try.

@@ -157,7 +157,7 @@ class NexthinkHook(BaseHook):
             return None
         from airflow_provider_nexthink.ledger.task_state import LedgerStateStore
 
-        return LedgerStateStore(ledger, origin.task_key)
+        return LedgerStateStore(ledger, origin.task_key, try_number=origin.try_number)
 
     @property
     def account(self) -> str:
