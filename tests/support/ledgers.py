@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.engine import URL, Engine, make_url
 
 from airflow_provider_nexthink.clock import Clock
@@ -186,6 +187,67 @@ def devices_of(count: int, *, first: int = 0) -> list[dict[str, Any]]:
     """
     rows = device_rows(first + count)
     return [{"uid": uid, "name": name} for uid, name in zip(rows.uids[first:], rows.names[first:], strict=True)]
+
+
+DEVICES_IN_A_RUN = 1_000
+"""Of the runs that ``fill`` makes."""
+
+
+def fill(engine: Engine, rows: int) -> None:
+    """Fill a ledger with runs that have ended long ago.
+
+    :param rows: how many devices they had together.
+    """
+    database_of(engine, Clock(now=lambda: datetime(2025, 1, 1, tzinfo=UTC))).open()
+    dialect = engine.dialect.name
+    is_mysql = dialect == "mysql"
+    integer = "SIGNED" if is_mysql else "BIGINT"
+    padded = "printf('%012d', {})" if dialect == "sqlite" else "lpad(CAST({} AS CHAR(12)), 12, '0')"
+
+    def joined(prefix: str, value: str) -> str:
+        return f"CONCAT('{prefix}', {value})" if is_mysql else f"'{prefix}' || {value}"
+
+    numbers = f"""
+        WITH RECURSIVE numbers(i) AS (
+            SELECT CAST(0 AS {integer}) UNION ALL SELECT i + 1 FROM numbers WHERE i < :count - 1
+        )"""
+    moment, size = "'2025-01-01 00:00:00'", DEVICES_IN_A_RUN
+    # Multiplied by a prime, the uids come in no order.
+    uid = joined("00000000-0000-4000-9000-", padded.format("i * 2654435761 % 1000000000000"))
+    with engine.begin() as connection:
+        if is_mysql:
+            connection.execute(text("SET SESSION max_recursive_iterations = 4294967295"))
+        connection.execute(
+            text(
+                f"""
+                INSERT INTO nexthink_runs (id, task_key, dag_id, dag_run_id, task_id, map_index, provider_version,
+                    state, planned, devices, released, charged, scheduled, invalid, failed, rejected, unknown, not_sent,
+                    started_at, heartbeat_at, finished_at)
+                {numbers}
+                SELECT i + 1, {joined("task-", "i")}, 'cleanup', {joined("old-", "i")}, 'delete', -1, '0.1.0',
+                    'FINISHED', {size}, {size}, {size}, {size}, {size}, 0, 0, 0, 0, 0, {moment}, {moment}, {moment}
+                FROM numbers
+                """
+            ),
+            {"count": rows // size},
+        )
+        connection.execute(
+            text(
+                f"""
+                INSERT INTO nexthink_deletions (run_id, seq, uid, name, requested_at, status, batch, request_id,
+                    attempts, submitted_at, superseded, presence)
+                {numbers}
+                SELECT i {"DIV" if is_mysql else "/"} {size} + 1, i % {size}, {uid}, {joined("PC-", "i")}, {moment},
+                    'SCHEDULED', 1, '7c9e6679-7425-40de-944b-e07fc1f90ae7', 1, {moment}, FALSE, 'GONE'
+                FROM numbers
+                """
+            ),
+            {"count": rows},
+        )
+        if dialect == "postgresql":
+            connection.execute(text("SELECT setval('nexthink_runs_id_seq', (SELECT max(id) FROM nexthink_runs))"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE TABLE nexthink_runs, nexthink_deletions" if is_mysql else "ANALYZE"))
 
 
 def rows_of(engine: Engine, *tables: str) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_nexthink.api.data_management import PATH
 from airflow_provider_nexthink.client import NexthinkClient

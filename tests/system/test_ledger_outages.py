@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.engine import URL
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_nexthink.api.data_management import PATH
 from airflow_provider_nexthink.client import DeletionObserver, DeletionResult, NexthinkClient
