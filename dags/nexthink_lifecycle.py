@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
     params={
         "dry_run": Param(True, type="boolean", description="Mark and plan only: nothing is deleted."),
         "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
-        "grace_days": Param(14, type="integer", minimum=1, description="On the list for this many days."),
+        # Two weeks less a day: a run that starts a minute earlier in the week would make three weeks of two.
+        "grace_days": Param(13, type="integer", minimum=1, description="On the list for this many days."),
         "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
         "reason": Param("Weekly clean-up", type="string", description="Is in the log, the summary and the ledger."),
     },

@@ -69,7 +69,7 @@ def _show_weeks(tenant: Tenant) -> None:
 
     tenant.mark_seen([row["uid"] for row in weekly("quarantine", "waiting")[:3]])
     tenant.advance(days=7)
-    _print_when("Week 3", tenant, "three are in use again. For the others the 14 days are over, and dry_run is off.")
+    _print_when("Week 3", tenant, "three are in use again. The others are due, and dry_run is off.")
     weekly = _run_weekly(dry_run=False)
 
     tenant.advance(days=1)
