@@ -29,6 +29,7 @@ from airflow_provider_nexthink.deletion.options import DeletionOptions, Deletion
 from airflow_provider_nexthink.deletion.outcome import DeletionResult
 from airflow_provider_nexthink.deletion.policy import DeletionPolicy
 from airflow_provider_nexthink.deletion.protect import read_protect_list
+from airflow_provider_nexthink.devices.columns import uid_kind
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
     NexthinkError,
@@ -76,8 +77,8 @@ class NexthinkClient:
 
     :param settings: the tenant and the credential.
     :param policy: what limits every ``delete_devices``, beside the options of its caller; None for nothing.
-    :param ledger: SQLAlchemy's engine for the database with the ledger, in which every deletion is recorded; None for
-        no memory between runs.
+    :param ledger: SQLAlchemy's engine for the database with the ledger, in which every deletion is recorded, or what
+        makes it once it is needed; None for no memory between runs.
     :param on_secret: called by any thread with every value that must not show in a log, as soon as it is known.
     :param traced: what each request is sent within, once it is made; may add headers to it.
     :param open_file: opens the path of a device list for reading bytes; by default fsspec does.
@@ -93,7 +94,7 @@ class NexthinkClient:
         settings: NexthinkSettings,
         *,
         policy: DeletionPolicy | None = None,
-        ledger: Engine | None = None,
+        ledger: Engine | Callable[[], Engine] | None = None,
         on_secret: Callable[[str], None] = lambda _: None,
         traced: Callable[[httpx.Request], AbstractContextManager[object]] = untraced,
         open_file: Callable[[str], BinaryIO] | None = None,
@@ -108,7 +109,8 @@ class NexthinkClient:
         self._open_file = open_file
         self._result_limits = result_limits
         self.clock = clock or Clock()
-        self._ledger_engine = ledger
+        self._given_ledger = ledger
+        self._own_engine: Engine | None = None
         self._is_stopped = False  # no Event: its lock could be held where a signal handler calls stop()
         self._transport = Transport(
             settings,
@@ -129,8 +131,8 @@ class NexthinkClient:
         """Stop, and close the connections. Nothing is sent after this."""
         self.stop()
         self._transport.close()
-        if self._ledger_engine is not None:
-            self._ledger_engine.dispose()
+        if self._own_engine is not None:
+            self._own_engine.dispose()
 
     def stop(self) -> None:
         """Send nothing more, and end every wait but that for a connection to be made.
@@ -155,14 +157,17 @@ class NexthinkClient:
     def ledger(self) -> Database | None:
         """The ledger, if there is one.
 
-        :raises NexthinkLedgerMismatchError: if a ledger cannot be in a database of that kind.
+        :raises NexthinkInputError: if a ledger cannot be there.
         """
-        if self._ledger_engine is None:
+        engine = self._given_ledger
+        if engine is None:
             return None
         from airflow_provider_nexthink.ledger.database import Database  # which imports SQLAlchemy
 
+        if callable(engine):
+            engine = self._own_engine = engine()
         return Database(
-            self._ledger_engine,
+            engine,
             tenant=self.tenant,
             instance=self.settings.instance,
             clock=self.clock,
@@ -249,12 +254,13 @@ class NexthinkClient:
             deletion.set_fleet_size(look.count)
             if recorder and look.days_unseen is not None:
                 recorder.set_look(look.looked_at, look.days_unseen)
-        try:
-            deletion.check()
-        except NexthinkGuardError as error:
-            if recorder:
-                recorder.record_blocked(deletion, error)
-            raise
+                if None not in (kinds := (look.uid_kind, uid_kind(rows.uid_column))) and kinds[0] != kinds[1]:
+                    log.warning(
+                        "%s lists the uid of the %s, and the devices are deleted by that of the %s: the look proves "
+                        "nothing of them.",
+                        checked.fleet_query_id,
+                        *kinds,
+                    )
 
         def send(
             devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
@@ -274,7 +280,13 @@ class NexthinkClient:
                 if left_at is not None:
                     watcher.on_request(self.clock.monotonic() - left_at)
 
-        return deletion.execute(send, self._transport.get_token, check)
+        try:
+            deletion.check()
+            return deletion.execute(send, self._transport.get_token, check)
+        except NexthinkGuardError as error:
+            if recorder:
+                recorder.record_blocked(deletion, error)
+            raise
 
     def _recorder(self, check: Callable[[], None]) -> DeletionRecorder | None:
         """Return what records a deletion in the ledger, if there is one."""
@@ -291,6 +303,11 @@ class NexthinkClient:
         """
         if self.ledger is not None:
             return
+        if self.policy.ledger_conn_id is not None:
+            raise NexthinkPolicyError(
+                "The policy names a ledger (ledger_conn_id), and this client has none. Pass ledger=..., the engine of "
+                "SQLAlchemy for its database. Nothing was sent."
+            )
         if options.fleet_query_id is not None and options.max_share is None:
             raise NexthinkInputError(
                 "fleet_query_id does nothing without max_share, such as max_share=0.05, or a ledger (the extra "

@@ -181,6 +181,10 @@ class NexthinkLedgerError(NexthinkRetryableError):
     """The ledger cannot be read or written just now, or no longer counts this run as running."""
 
 
+class NexthinkLedgerBusyError(NexthinkLedgerError):
+    """Other runs hold the lock of the ledger for long."""
+
+
 class NexthinkStoppedError(NexthinkRetryableError):
     """The run was stopped from outside, with batches left to send."""
 

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from airflow_provider_nexthink.api.models import ErrorResponse
+from airflow_provider_nexthink.devices.identity import as_storable
 from airflow_provider_nexthink.exceptions import (
     NexthinkAmbiguousResponseError,
     NexthinkApiError,
@@ -218,8 +219,9 @@ def _error_body(response: httpx.Response, scrub: Callable[[str], str]) -> ErrorR
         body = ErrorResponse.read(response.content)
     except ValueError:
         return ErrorResponse()
-    code = scrub(body.code)[:_SHOWN_CHARACTERS] if isinstance(body.code, str) else body.code
-    return ErrorResponse(code=code, message=scrub(body.message)[:_SHOWN_CHARACTERS] if body.message else None)
+    code = as_storable(scrub(body.code))[:_SHOWN_CHARACTERS] if isinstance(body.code, str) else body.code
+    message = as_storable(scrub(body.message))[:_SHOWN_CHARACTERS] if body.message else None
+    return ErrorResponse(code=code, message=message)
 
 
 def _message(response: httpx.Response, body: ErrorResponse, hints: Mapping[int, str]) -> str:

@@ -138,7 +138,6 @@ class Deletion:
         """Restore what earlier tries of the task have settled, and hold the guards against all tries.
 
         :raises NexthinkGuardError: if a guard trips; this try sent nothing.
-        :raises NexthinkLedgerError: if the ledger cannot be written; this try sent nothing.
         """
         plan = self.plan
         log.info(
@@ -162,11 +161,9 @@ class Deletion:
         )
         self._observer.on_plan(plan)
         self._to_send = [at for at in plan.to_send if self.outcomes.status[at] is Status.NOT_SENT]
-        if self._reserve:
-            self._ledger = self._reserve(self, self._to_send)
 
     def execute(self, send: Send, prepare: Callable[[], object], check: Callable[[], None]) -> DeletionResult:
-        """Send what the plan says, without what an earlier try has settled.
+        """Send what the plan says, without what an earlier try has settled. First of all, reserve it in the ledger.
 
         :param send: sends one batch.
         :param prepare: called by each worker before it takes a batch.
@@ -174,9 +171,11 @@ class Deletion:
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkError: if nothing was sent, now or by earlier tries.
         """
-        self.has_begun = True
         self._check = check
         try:
+            if self._reserve:
+                self._ledger = self._reserve(self, self._to_send)
+            self.has_begun = True
             if self.options.dry_run:
                 for position in self.plan.to_send:
                     self.outcomes.status[position] = Status.PLANNED

@@ -13,6 +13,7 @@ from typing import Any
 from airflow_provider_nexthink.deletion.protect import PROTECTED, ProtectList
 from airflow_provider_nexthink.devices.identity import (
     CANONICAL_UID,
+    as_storable,
     as_str,
     canonical_uid,
     fold_case,
@@ -262,7 +263,7 @@ def _preview(cell: Any, characters: int = _PREVIEW_CHARACTERS) -> str | None:
         return None
     text = cell if isinstance(cell, str) else reprlib.repr(cell)
     text = text[:characters] + "…" * (len(text) > characters)
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+    return as_storable(text)
 
 
 def _exclusions(exclude: Sequence[str], protected: Sequence[str]) -> Callable[[str, str], str | None] | None:

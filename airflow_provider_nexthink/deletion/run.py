@@ -19,7 +19,12 @@ from typing import Protocol
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
 from airflow_provider_nexthink.deletion.scheduler import Batch, Response, Scheduler
-from airflow_provider_nexthink.exceptions import NexthinkApiError, NexthinkPolicyError, NexthinkStoppedError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkApiError,
+    NexthinkLedgerError,
+    NexthinkPolicyError,
+    NexthinkStoppedError,
+)
 
 RESPONSE_GRACE_SECONDS = 30.0
 """How long the responses to requests in flight are awaited once a response, or the policy, has ended the run."""
@@ -123,6 +128,8 @@ class DeletionRun:
         :return: what ended the run before all was done, or None.
         """
         try:
+            self._report()  # a look before the first request, too: what came before may have taken minutes
+            self.check()
             for number in range(self.max_concurrency):
                 threading.Thread(target=self._work, name=f"nexthink-worker-{number}", daemon=True).start()
             self._supervise()
@@ -179,7 +186,7 @@ class DeletionRun:
         self.error = self.error or self.scheduler.error
         self._await_responses(
             RESPONSE_GRACE_SECONDS
-            if isinstance(self.error, NexthinkApiError | NexthinkPolicyError)
+            if isinstance(self.error, NexthinkApiError | NexthinkPolicyError | NexthinkLedgerError)
             else STOP_GRACE_SECONDS
         )
         self.has_ended = True

@@ -84,6 +84,14 @@ def as_str(text: str) -> str:
     return str.__str__(text)
 
 
+def as_storable(text: str) -> str:
+    """Return text as every database can keep it: without NUL, and without halves of surrogate pairs.
+
+    :param text: the text.
+    """
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+
+
 def is_missing(cell: Any) -> bool:
     """Tell whether a cell is None, NaN, or the NA or NaT of pandas, without importing pandas.
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow.sdk import BaseHook
@@ -17,6 +18,7 @@ from airflow_provider_nexthink.deletion import policy
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
+from airflow_provider_nexthink.utils.origin import current_origin
 from airflow_provider_nexthink.utils.policy_watch import PolicyWatch
 from airflow_provider_nexthink.utils.sql import ledger_engine
 from airflow_provider_nexthink.utils.storage import open_file
@@ -27,6 +29,7 @@ from airflow_provider_nexthink.version_compat import amask_secret, connection_ex
 if TYPE_CHECKING:
     import httpx
     from airflow.sdk import Connection
+    from sqlalchemy.engine import Engine
 
     from airflow_provider_nexthink.api.nql import ExportOptions, NqlRows
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
@@ -92,7 +95,7 @@ class NexthinkHook(BaseHook):
             client = NexthinkClient(
                 self._settings(connection, extra),
                 policy=allowed,
-                ledger=ledger_engine(allowed.ledger_conn_id) if allowed.ledger_conn_id else None,
+                ledger=_ledger_of(allowed),
                 on_secret=self._mask_soon,
                 traced=request_tracer(),
                 open_file=open_file,
@@ -114,10 +117,12 @@ class NexthinkHook(BaseHook):
         if self._client is None or self._is_closed:
             connection = await self.aget_connection(self.nexthink_conn_id)
             extra = self._checked_extra(await connection_extra(connection))
+            allowed = policy.DeletionPolicy.resolve(extra)
             self._client = await asyncio.to_thread(  # which reads certificates
                 NexthinkClient,
                 self._settings(connection, extra),
-                policy=policy.DeletionPolicy.resolve(extra),
+                policy=allowed,
+                ledger=_ledger_of(allowed),
                 on_secret=self._unmasked.append,
                 traced=request_tracer(),
                 max_attempts=1,
@@ -199,7 +204,7 @@ class NexthinkHook(BaseHook):
             device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
             limits.
         :param on_plan: called with the plan before the first request; if it raises, nothing is sent.
-        :param origin: who started it, and in which task; None for plain Python.
+        :param origin: who started it, and in which task; None for the task that this is called in, if it is one.
         :param options: as ``DeletionOptions`` describes them.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkInputError: if the input, an option or the connection is wrong, its policy forbids it, or a
@@ -214,7 +219,7 @@ class NexthinkHook(BaseHook):
                 devices,
                 state_store=state_store,
                 observer=_TaskObserver(self, client, on_plan),
-                origin=origin,
+                origin=origin or current_origin(),
                 **options,
             )
         finally:
@@ -378,6 +383,11 @@ def _ledger_problem(client: NexthinkClient) -> str:
     except NexthinkError as error:
         return f"does not work ({str(error).rstrip('.')})"
     return ""
+
+
+def _ledger_of(allowed: policy.DeletionPolicy) -> Callable[[], Engine] | None:
+    """Return what makes the engine of the ledger, once that is needed: a query needs none."""
+    return partial(ledger_engine, allowed.ledger_conn_id) if allowed.ledger_conn_id else None
 
 
 class _TaskObserver(DeletionObserver):

@@ -12,7 +12,11 @@ from sqlalchemy import insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from airflow_provider_nexthink.clock import Clock
-from airflow_provider_nexthink.exceptions import NexthinkLedgerError, NexthinkLedgerMismatchError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkLedgerBusyError,
+    NexthinkLedgerError,
+    NexthinkLedgerMismatchError,
+)
 from airflow_provider_nexthink.ledger import schema
 
 if TYPE_CHECKING:
@@ -24,13 +28,18 @@ DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clock of this machine may be behind that of whoever wrote to the ledger last."""
 
-_LOCK_SECONDS = 30
-# What drivers say of a database that is there, but not for this: a retry changes nothing.
+_LOCK_SECONDS = 10
+_IDLE_SECONDS = 60
+"""A server ends a transaction in which its client has not done anything for this long: a frozen process locks nobody
+out."""
+
+# Driver messages that mean a permanent refusal. A server that is read-only may only be failing over; a file stays so.
 _REFUSED = re.compile(
-    r"permission|denied|read[- ]?only|not authorized|readonly|privilege|authentication failed|not a database"
-    r"|(database|role) .*does not exist|unknown database",
+    r"permission denied|access denied|command denied|not authorized|readonly database|authentication failed"
+    r"|not a database|(database|role) .*does not exist|unknown database|must be owner",
     re.IGNORECASE,
 )
+_BUSY = re.compile(r"lock timeout|lock wait timeout|deadlock|database is locked|could not serialize", re.IGNORECASE)
 
 
 class Database:
@@ -181,7 +190,9 @@ class Database:
                 connection.detach()
                 lock = text("SELECT GET_LOCK(CONCAT('nexthink ', MD5(DATABASE())), :seconds)")
                 if not connection.execute(lock, {"seconds": _LOCK_SECONDS}).scalar():
-                    raise NexthinkLedgerError(f"{self.title} cannot be opened: another process is changing its schema.")
+                    raise NexthinkLedgerBusyError(
+                        f"{self.title} cannot be opened just now: another process is changing its schema."
+                    )
                 with self._engine.begin() as other:
                     self._prepare(other)
                     yield other
@@ -208,8 +219,9 @@ class Database:
         That time never goes back: where the clock of this machine is a little behind, it is that of the last one.
 
         :param is_final: whether this only records what has happened: that a wrong clock must not prevent.
-        :raises NexthinkLedgerError: also if another process holds the lock for half a minute, or the clock of this
-            machine is behind the ledger by more than ``CLOCK_TOLERANCE``.
+        :raises NexthinkLedgerBusyError: if others hold the lock for long.
+        :raises NexthinkLedgerError: also if the clock of this machine is behind the ledger by more than
+            ``CLOCK_TOLERANCE``.
         """
         with self.transaction() as connection:
             # A write is what takes the lock on every database: on SQLite, of the whole file.
@@ -220,20 +232,23 @@ class Database:
                 raise NexthinkLedgerError(
                     f"The clock of this machine says {now:%Y-%m-%d %H:%M:%S} UTC, but the ledger was written at "
                     f"{latest:%Y-%m-%d %H:%M:%S} UTC: one of the two is wrong, and limits in time would be, too. Set "
-                    "the clock right. Nothing was sent by this try."
+                    "the clock right."
                 )
             now = max(now, latest)
             connection.execute(update(schema.ledgers).values(latest_at=now))
             yield connection, now
 
     def _prepare(self, connection: Connection) -> None:
-        """Bound the wait for a lock."""
+        """Bound the wait for a lock, and the time for which a frozen process may hold one."""
         if self.dialect == "sqlite":
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {_LOCK_SECONDS * 1000}")
         elif self.dialect == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+            connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'"))
         else:
             connection.execute(text(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}"))
+            if getattr(connection.dialect, "is_mariadb", False):  # MySQL has no such limit
+                connection.execute(text(f"SET SESSION idle_transaction_timeout = {_IDLE_SECONDS}"))
 
     def _to_error(self, error: Exception, what: str) -> NexthinkLedgerError | NexthinkLedgerMismatchError:
         # The driver's own words: those of SQLAlchemy repeat the statement, with the names of devices.
@@ -243,6 +258,10 @@ class Database:
             return NexthinkLedgerMismatchError(
                 f"{self.title} cannot be {what}: the database refuses ({cause}). Check its name and the login. The "
                 "user needs the right to make the tables nexthink_* once, and to read and write them."
+            )
+        if _BUSY.search(cause):
+            return NexthinkLedgerBusyError(
+                f"{self.title} cannot be {what} just now: other runs hold its lock ({cause})."
             )
         return NexthinkLedgerError(
             f"{self.title} cannot be {what} ({type(error).__name__}: {cause}). Is its database there, reachable, and "

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from math import floor
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, select
 
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkInputError
 from airflow_provider_nexthink.ledger.schema import runs
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
 
     from airflow_provider_nexthink.origin import RunOrigin
@@ -25,30 +27,50 @@ MIN_RUNS = 3
 
 BLOCKED = "BLOCKED"
 
-_ROWS_READ = 5_000
 
-
-def planned_by_dag_run(connection: Connection, origin: RunOrigin, planned: int) -> dict[str | None, int]:
-    """Return how many devices each run of a Dag was to send with this task, all of its mapped tasks together.
+def planned_in_dag_run(connection: Connection, origin: RunOrigin, planned: int) -> int:
+    """Return how many devices a run of a Dag is to send with this task, all of its mapped tasks together.
 
     :param connection: to the ledger.
-    :param origin: the task, whose own run of the Dag comes first.
+    :param origin: the task.
     :param planned: how many devices it is to send.
     """
-    latest: dict[tuple[str | None, int | None], int] = {(origin.dag_run_id, origin.map_index): planned}
-    if origin.dag_id is not None:
-        rows = connection.execute(
-            select(runs.c.dag_run_id, runs.c.map_index, runs.c.planned)
-            .where(runs.c.dag_id == origin.dag_id, runs.c.task_id == origin.task_id, runs.c.state != BLOCKED)
-            .order_by(runs.c.id.desc())
-            .limit(_ROWS_READ)
-        )
-        for dag_run_id, map_index, size in rows:  # the latest try of each comes first
-            latest.setdefault((dag_run_id, map_index), size)
-    totals: defaultdict[str | None, int] = defaultdict(int)
-    for (dag_run_id, _), size in latest.items():
+    if origin.dag_id is None:
+        return planned
+    others = _planned_by_task(connection, origin, [origin.dag_run_id])
+    return planned + sum(size for (_, map_index), size in others.items() if map_index != origin.map_index)
+
+
+def _planned_by_task(
+    connection: Connection, origin: RunOrigin, dag_run_ids: Sequence[str | None]
+) -> dict[tuple[str | None, int | None], int]:
+    """Return how many devices each mapped task was to send in these runs of the Dag, by its latest try."""
+    rows = connection.execute(
+        select(runs.c.dag_run_id, runs.c.map_index, runs.c.planned)
+        .where(_of_task(origin), runs.c.dag_run_id.in_(dag_run_ids))
+        .order_by(runs.c.id)
+    )
+    return {(dag_run_id, map_index): size for dag_run_id, map_index, size in rows}
+
+
+def _of_task(origin: RunOrigin) -> ColumnElement[bool]:
+    return and_(runs.c.dag_id == origin.dag_id, runs.c.task_id == origin.task_id, runs.c.state != BLOCKED)
+
+
+def _sizes_before(connection: Connection, origin: RunOrigin) -> list[int]:
+    """Return the sizes of the latest runs of the Dag that had something to send, without this one."""
+    latest = connection.execute(
+        select(runs.c.dag_run_id)
+        .where(_of_task(origin), runs.c.dag_run_id != origin.dag_run_id, runs.c.planned > 0)
+        .group_by(runs.c.dag_run_id)
+        .order_by(func.max(runs.c.id).desc())
+        .limit(RUNS_COMPARED)
+    )
+    dag_run_ids = latest.scalars().all()
+    totals: Counter[str | None] = Counter()
+    for (dag_run_id, _), size in _planned_by_task(connection, origin, dag_run_ids).items():
         totals[dag_run_id] += size
-    return totals
+    return [size for size in totals.values() if size]
 
 
 def check_growth(connection: Connection, origin: RunOrigin, planned: int, max_growth: float) -> str | None:
@@ -66,9 +88,8 @@ def check_growth(connection: Connection, origin: RunOrigin, planned: int, max_gr
     """
     if origin.dag_id is None:
         raise NexthinkInputError("max_growth compares the runs of a task: it takes effect in a Dag only.")
-    totals = planned_by_dag_run(connection, origin, planned)
-    total = totals.pop(origin.dag_run_id)
-    before = [size for size in totals.values() if size][:RUNS_COMPARED]
+    total = planned_in_dag_run(connection, origin, planned)
+    before = _sizes_before(connection, origin)
     if len(before) < MIN_RUNS:
         return (
             f"max_growth={max_growth:g} has no effect yet: it compares with at least {MIN_RUNS} runs of this task, and "

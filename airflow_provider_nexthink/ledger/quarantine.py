@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, update
 
+from airflow_provider_nexthink.devices.identity import as_storable
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, chunks
@@ -257,4 +258,4 @@ def _save(
 
 def _storable(name: str) -> str:
     """Return a name as every database can keep it; it is for people only."""
-    return name.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:_NAME_CHARACTERS]
+    return as_storable(name)[:_NAME_CHARACTERS]

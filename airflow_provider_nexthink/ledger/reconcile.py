@@ -19,7 +19,7 @@ from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
 from airflow_provider_nexthink.ledger.reservation import close_lost, lock_run
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, PRUNED, REQUESTED, chunks
-from airflow_provider_nexthink.status import Presence
+from airflow_provider_nexthink.status import Presence, Status
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Row
@@ -246,7 +246,7 @@ class _Look:
         if row.uid not in self._inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
-            if row.gone_at is None:
+            if row.gone_at is None and row.status == Status.SCHEDULED.value:  # else it may not have been sent
                 self._add_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:

@@ -10,22 +10,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import bindparam, case, func, insert, select, update
 
+from airflow_provider_nexthink.devices.identity import as_storable
 from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth
 from airflow_provider_nexthink.ledger.proof import check_proof
 from airflow_provider_nexthink.ledger.quota import Quota, check_quota
 from airflow_provider_nexthink.ledger.schema import deletions, runs
+from airflow_provider_nexthink.ledger.statements import REQUESTED
 from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import Status
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
-
-REQUESTED = "REQUESTED"
-"""The status of a device from before the first request until its outcome is recorded."""
 
 RUNNING, FINISHED, LOST = "RUNNING", "FINISHED", "LOST"
 """The states of a run. A run is LOST whose process ended without a word: what it had not released was not sent."""
@@ -35,7 +35,8 @@ LOST_AFTER = timedelta(minutes=10)
 
 LOST_REASON = "the process of the run was lost before its turn"
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 1_000  # MySQL limits the size of a statement
+_CLOCK_RESOLUTION = timedelta(seconds=1)
 
 
 class Columns(Protocol):
@@ -148,7 +149,7 @@ def reserve(
     if uids and not request.dry_run:
         run_id = _insert_run(connection, now, request, len(uids), released)
         rows = _device_rows(run_id, now, uids, [columns.name[at] or "" for at in positions], look)
-        for part in _slices(rows):
+        while part := list(islice(rows, _ROWS_AT_ONCE)):
             connection.execute(insert(deletions), part)
     return Reservation(run_id, [warning for warning in warnings if warning])
 
@@ -273,9 +274,16 @@ def _record_known(
             deletions.c.run_id == run_id, deletions.c.status == REQUESTED, deletions.c.superseded.is_(False)
         )
     ).all()
-    pairs = [(seq, at) for seq, uid, name in open_rows if (at := known.get((uid, name))) is not None]
-    # A device of which even the checkpoint does not know what became of it stays REQUESTED.
-    pairs = [(seq, at) for seq, at in pairs if earlier.status[at] is not Status.UNKNOWN or earlier.attempts[at]]
+    started_at = connection.execute(select(runs.c.started_at).where(runs.c.id == run_id)).scalar_one()
+    # A device stays REQUESTED unless the checkpoint has an outcome of a request of this very run.
+    pairs = [
+        (seq, at)
+        for seq, uid, name in open_rows
+        if (at := known.get((uid, name))) is not None
+        and earlier.status[at] is not Status.NOT_SENT
+        and (sent := earlier.submitted_at[at]) is not None
+        and datetime.fromisoformat(sent) >= started_at - _CLOCK_RESOLUTION
+    ]
     if pairs:
         with _counting(connection, run_id):
             write_outcomes(connection, run_id, outcomes_of(earlier, pairs))
@@ -322,12 +330,15 @@ def close_run(connection: Connection, now: datetime, run_id: int) -> None:
     :param run_id: the run.
     """
     # First of all, so that its process, should it live, cannot release more.
-    closed = connection.execute(
-        update(runs).where(runs.c.id == run_id, runs.c.state == RUNNING).values(state=LOST, finished_at=now)
-    )
+    closed = connection.execute(update(runs).where(runs.c.id == run_id, runs.c.state == RUNNING).values(state=LOST))
     if not closed.rowcount:
         return
-    released = connection.execute(select(runs.c.released).where(runs.c.id == run_id)).scalar_one()
+    released, heartbeat_at = connection.execute(
+        select(runs.c.released, runs.c.heartbeat_at).where(runs.c.id == run_id)
+    ).one()
+    # It may have sent something until it was taken for lost, however late somebody notices.
+    finished_at = min(now, heartbeat_at + LOST_AFTER)
+    connection.execute(update(runs).where(runs.c.id == run_id).values(finished_at=finished_at))
     with _counting(connection, run_id):
         connection.execute(
             update(deletions)
@@ -357,7 +368,6 @@ def _counting(connection: Connection, run_id: int) -> Iterator[None]:
 
     A device that it has not sent after all, but an earlier try of the task has, counts there again.
     """
-    lock_run(connection, run_id)
     task_key = select(runs.c.task_key).where(runs.c.id == run_id).scalar_subquery()
     earlier_runs = (
         connection.execute(
@@ -366,6 +376,8 @@ def _counting(connection: Connection, run_id: int) -> Iterator[None]:
         .scalars()
         .all()
     )
+    for each in [*reversed(earlier_runs), run_id]:
+        lock_run(connection, each)
     ours = select(deletions.c.uid).where(deletions.c.run_id == run_id, deletions.c.superseded.is_(False))
     requested = ours.where(deletions.c.status == REQUESTED)
     before = set(connection.execute(requested).scalars()) if earlier_runs else set()
@@ -405,7 +417,7 @@ def _set_superseded(connection: Connection, run_id: int, numbers: Sequence[int],
 
 
 def lock_run(connection: Connection, run_id: int) -> None:
-    """Lock the row of a run, before those of its devices: everybody takes the locks in this order.
+    """Lock the row of a run, before those of its devices, and earlier runs first: everybody takes them in this order.
 
     :param connection: to the ledger.
     :param run_id: the run.
@@ -473,10 +485,10 @@ def outcomes_of(columns: Columns, pairs: Iterable[tuple[int, int]]) -> list[Outc
             spans_of(sorted(numbers)),
             {
                 "status": status.value,
-                "reason": reason,
+                "reason": reason and as_storable(reason),
                 "batch": batch,
                 "request_id": request_id,
-                "trace_id": trace_id,
+                "trace_id": trace_id and as_storable(trace_id),
                 "attempts": attempts,
                 "submitted_at": datetime.fromisoformat(submitted_at) if submitted_at else None,
             },
@@ -528,14 +540,3 @@ def spans_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
         else:
             spans.append((number, number))
     return spans
-
-
-def _slices(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
-    for row in rows:
-        part.append(row)
-        if len(part) == _ROWS_AT_ONCE:
-            yield part
-            part = []
-    if part:
-        yield part

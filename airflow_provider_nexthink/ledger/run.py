@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import update
 
-from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkGuardError, NexthinkLedgerError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkError,
+    NexthinkGuardError,
+    NexthinkLedgerBusyError,
+    NexthinkLedgerError,
+    NexthinkLedgerMismatchError,
+)
 from airflow_provider_nexthink.ledger import reservation
 from airflow_provider_nexthink.ledger.database import Database
 from airflow_provider_nexthink.ledger.reservation import Columns, InventoryLook, Outcome, RunRequest
@@ -28,8 +34,11 @@ HEARTBEAT_SECONDS = 30.0
 PATIENCE_SECONDS = 30.0
 """For so long a ledger that fails is tried again: until then no device is sent but those released before."""
 
-RESERVE_SECONDS = 600.0
-"""For so long a ledger may take to record the devices of a run, however many they are."""
+BUSY_SECONDS = 600.0
+"""The same where other runs hold the lock of the ledger; and for so long it may take to record the devices of a run."""
+
+BLOCKED_SECONDS = 10.0
+"""For so long a ledger may take to record that a guard has stopped a run."""
 
 STOP_SECONDS = 1.0
 """For so long the end of a run that is stopped waits for the ledger: Airflow kills it soon."""
@@ -81,8 +90,8 @@ class LedgerRun:
     def error(self) -> BaseException | None:
         """What keeps the ledger from being written; the run must end."""
         since = self._trying_since
-        if self._error is None and since is not None and self._clock.monotonic() - since >= PATIENCE_SECONDS:
-            # Told by the clock and not by the attempt: one to a database that hangs does not end.
+        if self._error is None and since is not None and self._clock.monotonic() - since >= self._patience():
+            # Checked by time: an attempt that hangs never returns.
             self._error = self._failure or NexthinkLedgerError(
                 f"{self._database.title} has not responded for {PATIENCE_SECONDS:.0f} seconds. No other device is sent."
             )
@@ -112,7 +121,7 @@ class LedgerRun:
         """
         self._columns, self._positions = columns, positions
         try:
-            reserved = self._wait_for(lambda: self._reserve(request, earlier, look), check)
+            reserved = self._wait_for(lambda: self._reserve(request, earlier, look), check, BUSY_SECONDS)
         except BaseException:
             self.abandon()
             raise
@@ -134,7 +143,7 @@ class LedgerRun:
         :param check: called often; raises what is to end the wait.
         """
         try:
-            self._wait_for(lambda: self._record_blocked(request, str(error)), check)
+            self._wait_for(lambda: self._record_blocked(request, str(error)), check, BLOCKED_SECONDS)
         except NexthinkError as failure:
             log.warning("That a guard has stopped this run could not be written to the ledger: %s", failure)
         self._jobs.put(None)
@@ -189,7 +198,7 @@ class LedgerRun:
             with suppress(Empty):
                 self._has_ended.get(timeout=_TICK_SECONDS)
             waited = self._clock.monotonic() - start
-            self._has_given_up = waited >= (STOP_SECONDS if is_stopped() else PATIENCE_SECONDS)
+            self._has_given_up = waited >= (STOP_SECONDS if is_stopped() else self._patience())
         if self._is_over:
             return None
         cause = self.error or self._failure or "no response"
@@ -198,7 +207,11 @@ class LedgerRun:
             "the next try of this task has written it. The outcome table of this try is complete."
         )
 
-    def _wait_for(self, job: Callable[[], Done], check: Callable[[], None]) -> Done:
+    def _patience(self) -> float:
+        """Return for how many seconds a ledger that fails is tried again."""
+        return BUSY_SECONDS if isinstance(self._failure, NexthinkLedgerBusyError) else PATIENCE_SECONDS
+
+    def _wait_for(self, job: Callable[[], Done], check: Callable[[], None], seconds: float) -> Done:
         """Run a job in the thread of the ledger, and wait for what it returns or raises."""
         outcome: SimpleQueue[tuple[Done] | BaseException] = SimpleQueue()
 
@@ -215,10 +228,9 @@ class LedgerRun:
         start = self._clock.monotonic()
         while True:
             check()
-            if self._clock.monotonic() - start >= RESERVE_SECONDS:
+            if self._clock.monotonic() - start >= seconds:
                 raise NexthinkLedgerError(
-                    f"{self._database.title} has not responded for {RESERVE_SECONDS:.0f} seconds. Nothing was sent by "
-                    "this try."
+                    f"{self._database.title} has not responded for {seconds:.0f} seconds. Nothing was sent by this try."
                 )
             with suppress(Empty):
                 done = outcome.get(timeout=_TICK_SECONDS)
@@ -233,6 +245,17 @@ class LedgerRun:
             job()
 
     def _reserve(
+        self, request: RunRequest, earlier: Columns | None, look: InventoryLook | None
+    ) -> reservation.Reservation:
+        """Reserve; try again as long as other runs hold the lock of the ledger, and nobody has given up waiting."""
+        while True:
+            try:
+                return self._reserve_once(request, earlier, look)
+            except NexthinkLedgerBusyError:
+                if self._is_abandoned:
+                    raise
+
+    def _reserve_once(
         self, request: RunRequest, earlier: Columns | None, look: InventoryLook | None
     ) -> reservation.Reservation:
         assert self._columns is not None  # noqa: S101 - set by the only caller
@@ -253,7 +276,7 @@ class LedgerRun:
         except _NothingReservedError as nothing:  # rolled back
             return nothing.reserved
         except NexthinkLedgerError as error:
-            raise NexthinkLedgerError(f"{error} Nothing was sent by this try.") from error
+            raise type(error)(f"{error} Nothing was sent by this try.") from error
         self.run_id = reserved.run_id
         self.released = self._wanted = min(self._ahead, len(self._positions))
         self._beat_at = self._clock.monotonic()
@@ -295,6 +318,9 @@ class LedgerRun:
             self._write_once(self._pending[self._written : pending], wanted, final)
         except NexthinkLedgerError as error:
             self._failure = error
+            return
+        except NexthinkLedgerMismatchError as error:  # it was a ledger when the run began, and may be one again
+            self._failure = NexthinkLedgerError(str(error))
             return
         except BaseException as defect:  # noqa: BLE001 - no other thread would see it
             self._fail(defect)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow.sdk import get_current_context
+
 from airflow_provider_nexthink.origin import RunOrigin
 
 _BY_RUN_TYPE = {
@@ -32,6 +34,14 @@ def run_origin(context: Mapping[str, Any]) -> RunOrigin:
         try_number=getattr(ti, "try_number", None),
         triggered_by=_triggered_by(dag_run),
     )
+
+
+def current_origin() -> RunOrigin | None:
+    """Return the same for the task that is running in this process; None if there is none."""
+    try:
+        return run_origin(get_current_context())
+    except RuntimeError:
+        return None
 
 
 def _triggered_by(dag_run: Any) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.policy import ALLOWED, DeletionPolicy
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkPolicyError
 from airflow_provider_nexthink.utils.task_state import timeout_deferred
+from airflow_provider_nexthink.version_compat import AirflowNotFoundException
 
 LOOK_SECONDS = 20.0
 """How often the connection is read while a run is going."""
@@ -26,7 +28,7 @@ class PolicyWatch:
     def __init__(self, read: Callable[[], DeletionPolicy], clock: Clock) -> None:
         self._read = read
         self._clock = clock
-        self._looked_at = clock.monotonic()
+        self._looked_at = -inf
         self._has_warned = False
         self._reason = ""  # why the run must end, for the rows
         self._message = ""
@@ -44,7 +46,8 @@ class PolicyWatch:
     def look(self) -> None:
         """Read the policy, if the last time is long enough ago. For the thread that may call Airflow.
 
-        A connection that cannot be read just now is a warning: the run was allowed when it began.
+        A connection that cannot be read just now is a warning: the run was allowed when it began. One that is deleted
+        ends the run.
         """
         now = self._clock.monotonic()
         if now - self._looked_at < LOOK_SECONDS or self._message:
@@ -53,6 +56,8 @@ class PolicyWatch:
         try:
             with timeout_deferred():
                 policy = self._read()
+        except AirflowNotFoundException:
+            self._refuse("the connection was deleted while the run was going")
         except NexthinkInputError as error:  # in doubt, nothing is deleted
             self._refuse("the policy of the connection cannot take effect any more", str(error))
         except Exception as error:  # noqa: BLE001 - of any secrets backend

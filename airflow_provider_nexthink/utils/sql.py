@@ -48,7 +48,8 @@ def ledger_engine(ledger_conn_id: str) -> Engine:
     except NexthinkInputError as error:
         raise NexthinkInputError(f"{str(error).rstrip('.')}. {_TAKES}") from None
     try:
-        return hook.get_sqlalchemy_engine()
+        # A connection may wait in the pool for the minutes of an export, and be closed by the other side meanwhile.
+        return hook.get_sqlalchemy_engine({"pool_pre_ping": True})
     except Exception as error:  # noqa: BLE001 - each driver has its own
         # The text of an address may hold a password.
         raise NexthinkInputError(

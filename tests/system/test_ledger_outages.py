@@ -146,7 +146,7 @@ def test_ledger_that_is_not_there_stops_the_run_before_any_request(tenant: Sandb
 def test_ledger_that_hangs_from_the_start_stops_the_run(
     tenant: Sandbox, engine: Engine, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_run, "RESERVE_SECONDS", 1.0)
+    monkeypatch.setattr(ledger_run, "BUSY_SECONDS", 1.0)
     proxy.hang()
     with pytest.raises(NexthinkLedgerError, match="not responded for 1 seconds.*Nothing was sent"):
         delete(tenant, engine)

@@ -25,7 +25,7 @@ from airflow_provider_nexthink.ledger.quota import Quota
 from airflow_provider_nexthink.ledger.run import (
     HEARTBEAT_SECONDS,
     PATIENCE_SECONDS,
-    RESERVE_SECONDS,
+    BUSY_SECONDS,
     STOP_SECONDS,
     LedgerRun,
 )
@@ -235,7 +235,7 @@ def test_reserve_database_that_hangs_ends(
     sqlite_engine: Engine, time: FakeTime, threads_have_ended: Callable[[], bool]
 ) -> None:
     def check() -> None:
-        time.seconds += RESERVE_SECONDS / 4
+        time.seconds += BUSY_SECONDS / 4
 
     with database_of(sqlite_engine, time.clock()).locked():
         reserved = Reserved(sqlite_engine, time, 5)
