@@ -165,7 +165,6 @@ def _deletions() -> Any:
         table.c.status,
         table.c.presence,
         table.c.looked_at,
-        table.c.gone_at,
         table.c.seen_at,
         table.c.days_unseen,
     ).where(table.c.status.in_(ASKED_FOR), table.c.superseded.is_(False), table.c.uid != PRUNED)
@@ -246,8 +245,7 @@ class _Look:
         if row.uid not in self._inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
-            if row.gone_at is None:
-                self._add_proof(row)
+            self._add_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:
             days = self._inventory.days_unseen[row.uid]
@@ -278,25 +276,20 @@ class _Look:
     def _count(self, row: Row[Any], presence: str | None) -> None:
         result = self.result
         result.requested += 1
-        device = {
-            "uid": row.uid,
-            "name": row.name,
-            "status": row.status,
-            "requested_at": row.requested_at.isoformat(),
-        }
         if presence == Presence.GONE:
             result.gone += 1
             if row.uid not in self._inventory.days_unseen and row.name in self._inventory.names:
                 result.set_up_anew += 1
-                _list(result.anew_rows, device)
+                _list(result.anew_rows, row)
         elif presence == RETURNED:
             result.returned += 1
-            _list(result.returned_rows, device)
+            _list(result.returned_rows, row)
         else:
             result.still_present += 1
-            _list(result.present_rows, device)
+            _list(result.present_rows, row)
 
 
-def _list(rows: list[dict[str, Any]], device: dict[str, Any]) -> None:
+def _list(rows: list[dict[str, Any]], row: Row[Any]) -> None:
     if len(rows) < MAX_LISTED:
-        rows.append(device)
+        requested_at = row.requested_at.isoformat()
+        rows.append({"uid": row.uid, "name": row.name, "status": row.status, "requested_at": requested_at})
