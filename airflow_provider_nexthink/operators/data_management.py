@@ -337,8 +337,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own
             unwritten = NexthinkResultsError(
                 f"The outcome table could not be written to {redacted_path(self.results_path)}: {error}. The devices "
-                "were handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3 it "
-                "sends nothing again."
+                "were handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3, or with a "
+                "ledger, it sends nothing again."
             )
             self.log.warning("%s", unwritten)
             return unwritten
