@@ -281,6 +281,7 @@ def _record_known(
         for seq, uid, name in open_rows
         if (at := known.get((uid, name))) is not None
         and earlier.status[at] is not Status.NOT_SENT
+        and earlier.attempts[at]
         and (sent := earlier.submitted_at[at]) is not None
         and datetime.fromisoformat(sent) >= started_at - _CLOCK_RESOLUTION
     ]

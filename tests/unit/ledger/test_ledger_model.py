@@ -61,7 +61,7 @@ class ModelRun:
 
     def close(self, now: float) -> None:
         if self.state == "RUNNING":
-            self.state, self.finished_at = "LOST", now
+            self.state, self.finished_at = "LOST", min(now, self.heard_at + LOST_AFTER.total_seconds())
             for at in range(self.released, len(self.devices)):
                 self.recorded.setdefault(at, "NOT_SENT")
 
@@ -153,7 +153,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 found += [
                     (earlier, at, table.status[run.devices.index(device)].value)
                     for at, device in enumerate(earlier.devices)
-                    if device in run.devices and self.counts(earlier, at)
+                    if device in run.devices
+                    and self.counts(earlier, at)
+                    and table.status[run.devices.index(device)] is not Status.NOT_SENT
                 ]
         for earlier, at, status in found:
             earlier.recorded.setdefault(at, status)

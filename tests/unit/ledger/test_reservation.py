@@ -72,6 +72,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
     (row,) = rows_of(ledger_engine, "runs")
     assert row == {
         "id": run.run_id,
+        "pruned_at": None,
         "task_key": run.origin.task_key,
         "dag_id": "cleanup",
         "dag_run_id": "run-1",
@@ -220,7 +221,7 @@ def test_reserve_lost_run_gives_back_what_it_had_not_released(
     run_of(database, 6, run="run-2").reserve(quota=TEN_A_WEEK)
     row = rows_of(sqlite_engine, "runs")[0]
     assert (row["state"], row["charged"], row["scheduled"], row["not_sent"]) == ("LOST", 4, 1, 6)
-    assert row["finished_at"] == time.now()
+    assert row["finished_at"] == START + LOST_AFTER
     devices = rows_of(sqlite_engine, "deletions")[:10]
     assert column_of(devices, "status") == ["SCHEDULED"] + ["REQUESTED"] * 3 + ["NOT_SENT"] * 6
     assert set(column_of(devices[4:], "reason")) == {LOST_REASON}
@@ -284,7 +285,8 @@ def test_reserve_next_try_writes_what_could_not_be_written(database: Database, s
     first.outcomes.reason[3] = "the run ended before its turn"
     run_of(database, 2, first=2, try_number=2).reserve(earlier=first.outcomes)
     devices = rows_of(sqlite_engine, "deletions")
-    assert column_of(devices, "status") == ["SCHEDULED", "SCHEDULED", "FAILED", "NOT_SENT", "REQUESTED", "REQUESTED"]
+    # What was not sent is not taken from the checkpoint: that may speak of another try.
+    assert column_of(devices, "status") == ["SCHEDULED", "SCHEDULED", "FAILED", "REQUESTED", "REQUESTED", "REQUESTED"]
     assert charged(sqlite_engine) == [2, 2]
 
 
