@@ -253,7 +253,11 @@ class NexthinkClient:
                 )
             deletion.set_fleet_size(look.count)
             if recorder and look.days_unseen is not None:
-                recorder.set_look(look.looked_at, look.days_unseen)
+                from airflow_provider_nexthink.ledger.reservation import InventoryLook
+
+                recorder.set_look(
+                    InventoryLook(checked.fleet_query_id, look.looked_at, look.days_unseen, look.uid_kind)
+                )
                 if None not in (kinds := (look.uid_kind, uid_kind(rows.uid_column))) and kinds[0] != kinds[1]:
                     log.warning(
                         "%s lists the uid of the %s, and the devices are deleted by that of the %s: the look proves "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.deletion.deletion import Deletion
@@ -13,8 +12,6 @@ from airflow_provider_nexthink.ledger.database import Database
 from airflow_provider_nexthink.ledger.quota import Quota
 from airflow_provider_nexthink.ledger.reservation import InventoryLook, RunRequest
 from airflow_provider_nexthink.ledger.run import LedgerRun
-
-_BATCHES_AHEAD = 4
 
 
 class DeletionRecorder:
@@ -29,13 +26,12 @@ class DeletionRecorder:
         self._check = check
         self._look: InventoryLook | None = None
 
-    def set_look(self, looked_at: datetime, days_unseen: Mapping[str, float | None]) -> None:
+    def set_look(self, look: InventoryLook) -> None:
         """Set what a look at the inventory just before the deletion has found.
 
-        :param looked_at: when it began.
-        :param days_unseen: by uid, how many days each device had not been seen; None where that is not known.
+        :param look: the look.
         """
-        self._look = InventoryLook(looked_at, days_unseen)
+        self._look = look
 
     def reserve(self, deletion: Deletion, to_send: Sequence[int]) -> LedgerRun:
         """Record the devices of a deletion as REQUESTED, if the limits that need memory allow it.
@@ -47,9 +43,10 @@ class DeletionRecorder:
         :raises NexthinkLedgerMismatchError: if it is no ledger of this tenant; nothing is sent.
         """
         options = deletion.options
-        run = LedgerRun(self._database, ahead=_BATCHES_AHEAD * options.max_concurrency * options.batch_size)
+        # As many as can be in flight: of a process that is killed, so many may have been sent or not.
+        run = LedgerRun(self._database, ahead=options.max_concurrency * options.batch_size)
         run.reserve(
-            _request(deletion),
+            self._request(deletion),
             deletion.outcomes,
             to_send,
             check=self._check,
@@ -65,25 +62,32 @@ class DeletionRecorder:
         :param error: of the guard.
         """
         if not deletion.options.dry_run:
-            LedgerRun(self._database, ahead=0).record_blocked(_request(deletion), error, check=self._check)
+            LedgerRun(self._database, ahead=0).record_blocked(self._request(deletion), error, check=self._check)
 
+    def _request(self, deletion: Deletion) -> RunRequest:
+        options, policy = deletion.options, deletion.policy
+        quota = None
+        if policy.quota_devices is not None and policy.quota_days is not None:
+            quota = Quota(policy.quota_devices, policy.quota_days)
+        return RunRequest(
+            origin=deletion.origin,
+            provider_version=__version__,
+            planned=len(deletion.plan.to_send),
+            reason=options.reason,
+            uid_column=deletion.rows.uid_column,
+            uid_kind=self._uid_kind(deletion),
+            name_column=deletion.rows.name_column,
+            limits=deletion.limits,
+            quota=quota,
+            max_growth=options.max_growth,
+            require_proof=policy.require_proof,
+            dry_run=options.dry_run,
+        )
 
-def _request(deletion: Deletion) -> RunRequest:
-    options, policy = deletion.options, deletion.policy
-    quota = None
-    if policy.quota_devices is not None and policy.quota_days is not None:
-        quota = Quota(policy.quota_devices, policy.quota_days)
-    return RunRequest(
-        origin=deletion.origin,
-        provider_version=__version__,
-        planned=len(deletion.plan.to_send),
-        reason=options.reason,
-        uid_column=deletion.rows.uid_column,
-        uid_kind=uid_kind(deletion.rows.uid_column),
-        name_column=deletion.rows.name_column,
-        limits=deletion.limits,
-        quota=quota,
-        max_growth=options.max_growth,
-        require_proof=policy.require_proof,
-        dry_run=options.dry_run,
-    )
+    def _uid_kind(self, deletion: Deletion) -> str | None:
+        """Return the kind of uid: what the column says, or that of the look in which one of these uids is."""
+        kind = uid_kind(deletion.rows.uid_column)
+        if kind is None and self._look is not None:
+            uids = (deletion.outcomes.uid[at] for at in deletion.plan.to_send)
+            kind = self._look.uid_kind if any(uid in self._look.days_unseen for uid in uids) else None
+        return kind

@@ -379,7 +379,8 @@ def _ledger_problem(client: NexthinkClient) -> str:
     """Say in words why the ledger does not work; nothing if it does, or if there is none."""
     try:
         if client.ledger is not None:
-            client.ledger.open()
+            with client.ledger.locked():  # which writes
+                pass
     except NexthinkError as error:
         return f"does not work ({str(error).rstrip('.')})"
     return ""

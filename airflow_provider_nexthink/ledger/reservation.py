@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import bindparam, case, func, insert, select, update
 
 from airflow_provider_nexthink.devices.identity import as_storable
+from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth
 from airflow_provider_nexthink.ledger.proof import check_proof
 from airflow_provider_nexthink.ledger.quota import Quota, check_quota
-from airflow_provider_nexthink.ledger.schema import deletions, runs
+from airflow_provider_nexthink.ledger.schema import deletions, looks, runs
 from airflow_provider_nexthink.ledger.statements import REQUESTED
 from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import Status
@@ -57,12 +58,16 @@ class Columns(Protocol):
 class InventoryLook:
     """A look at the inventory just before a run.
 
+    :param query_id: the query that lists it.
     :param looked_at: when.
     :param days_unseen: for each uid in it, how many days the device had not been seen; None where that is not known.
+    :param uid_kind: the kind of uid it lists; None if the query does not say.
     """
 
+    query_id: str
     looked_at: datetime
     days_unseen: Mapping[str, float | None]
+    uid_kind: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +148,11 @@ def reserve(
     if request.max_growth is not None:
         warnings.append(check_growth(connection, request.origin, request.planned, request.max_growth))
     if request.require_proof:
-        asked_before = _asked_in_dag_run(connection, request.origin)
-        warnings.append(check_proof(connection, request.uid_kind, asked_before + len(uids)))
+        warnings.append(_check_proof(connection, request, len(uids)))
     run_id = None
     if uids and not request.dry_run:
+        if look is not None:
+            _record_look(connection, look)
         run_id = _insert_run(connection, now, request, len(uids), released)
         rows = _device_rows(run_id, now, uids, [columns.name[at] or "" for at in positions], look)
         while part := list(islice(rows, _ROWS_AT_ONCE)):
@@ -154,16 +160,36 @@ def reserve(
     return Reservation(run_id, [warning for warning in warnings if warning])
 
 
+def _check_proof(connection: Connection, request: RunRequest, devices: int) -> str | None:
+    """Abort if there is no proof and too many devices; of a dry run, which is how to see them, only say so."""
+    try:
+        return check_proof(connection, request.uid_kind, _asked_in_dag_run(connection, request.origin) + devices)
+    except NexthinkGuardError as error:
+        if request.dry_run:
+            return f"This is a dry run. For real: {error}"
+        raise
+
+
+def _record_look(connection: Connection, look: InventoryLook) -> None:
+    connection.execute(
+        insert(looks).values(
+            looked_at=look.looked_at,
+            query_id=look.query_id,
+            uid_kind=look.uid_kind,
+            devices=len(look.days_unseen),
+            gone=0,
+            still_present=0,
+            returned=0,
+        )
+    )
+
+
 def _asked_in_dag_run(connection: Connection, origin: RunOrigin) -> int:
-    """Return how many devices the run of a Dag has asked for with this task, in all of its tries and mapped tasks."""
+    """Return how many devices a run of a Dag has asked for, with all of its tasks and tries."""
     if origin.dag_id is None:
         is_ours = [runs.c.task_key == origin.task_key]
     else:
-        is_ours = [
-            runs.c.dag_id == origin.dag_id,
-            runs.c.task_id == origin.task_id,
-            runs.c.dag_run_id == origin.dag_run_id,
-        ]
+        is_ours = [runs.c.dag_id == origin.dag_id, runs.c.dag_run_id == origin.dag_run_id]
     return int(connection.execute(select(func.sum(runs.c.charged)).where(*is_ours)).scalar() or 0)
 
 

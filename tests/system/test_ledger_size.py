@@ -90,7 +90,7 @@ def test_statements_of_a_run_read_no_whole_table_of_devices(large_ledger: Engine
         lost = StepwiseRun(database, table_of(1_000), origin_of("other"))
         lost.reserve(released=400)
         first = StepwiseRun(database, table_of(1_000, first=2_000), origin_of())
-        look = InventoryLook(time.now(), {first.outcomes.uid[0] or "": 1.0})
+        look = InventoryLook("#all_devices", time.now(), {first.outcomes.uid[0] or "": 1.0})
         first.reserve(released=400, look=look, **limits)
         first.settle(Status.SCHEDULED, range(100))
         first.keep(range(100), released=800)

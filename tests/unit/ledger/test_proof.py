@@ -138,6 +138,20 @@ def test_proof_none_tries_of_a_task_send_a_few_devices_together(database: Databa
     StepwiseRun(database, outcomes_of(1, first=10), origin_of(try_number=3)).reserve(require_proof=True)
 
 
+def test_proof_none_tasks_of_a_run_send_a_few_devices_together(database: Database) -> None:
+    reserve(database, 3, origin=RunOrigin(dag_id="dag", dag_run_id="run", task_id="first"))
+    with pytest.raises(NexthinkGuardError):
+        reserve(database, 3, origin=RunOrigin(dag_id="dag", dag_run_id="run", task_id="second"))
+    reserve(database, 3, origin=RunOrigin(dag_id="dag", dag_run_id="next", task_id="second"))
+
+
+def test_proof_none_dry_run_is_only_warned(database: Database, sqlite_engine: Engine) -> None:
+    dry = StepwiseRun(database, outcomes_of(10))
+    (warning,) = dry.reserve(uid_kind="device", require_proof=True, dry_run=True)
+    assert warning.startswith("This is a dry run. For real: The list would delete 10 devices")
+    assert rows_of(sqlite_engine, "runs") == []
+
+
 def test_proof_strong_lets_pass(database: Database) -> None:
     prove(database, STRONG)
     assert reserve(database, 1000) == []

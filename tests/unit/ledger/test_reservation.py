@@ -59,7 +59,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
     time.seconds = 12.5
     run = run_of(database_of(ledger_engine, time.clock()), 3, try_number=2)
     run.outcomes.name[1] = "PC-1 'ü' \"💻\" %s :name \\ ; --"
-    look = InventoryLook(START, {run.outcomes.uid[0] or "": 12.5, run.outcomes.uid[1] or "": None})
+    look = InventoryLook("#all_devices", START, {run.outcomes.uid[0] or "": 12.5, run.outcomes.uid[1] or "": None})
     run.reserve(
         released=2,
         look=look,
@@ -253,6 +253,12 @@ def test_finish_clock_set_back_is_recorded_at_the_time_of_the_ledger(
     time.seconds = 0
     run.finish()
     assert rows_of(sqlite_engine, "runs")[0]["finished_at"] == START + timedelta(hours=2)
+
+
+def test_reserve_look_before_is_recorded(database: Database, sqlite_engine: Engine) -> None:
+    run_of(database, 1).reserve(look=InventoryLook("#all_devices", START, {"a": 1.0, "b": None}, "device"))
+    (look,) = rows_of(sqlite_engine, "looks")
+    assert (look["query_id"], look["uid_kind"], look["devices"], look["gone"]) == ("#all_devices", "device", 2, 0)
 
 
 # The tries of one task
