@@ -26,7 +26,8 @@ SHOWN = ("apache-airflow", "python", "pandas", "pydantic", "sqlalchemy")
 WHEEL = "airflow-provider-nexthink[dataframe,zstd]"
 TOOLS = ("apache-airflow-providers-sqlite", "hypothesis", "jsonschema", "polars", "pytest", "pytest-timeout")
 
-# What leans on the version of Airflow, Python or pandas. On 3.1 each task of a `dag.test()` takes seconds: few of them.
+# What leans on the version of Airflow, Python, pandas or SQLAlchemy. On 3.1 each task of a `dag.test()` takes seconds:
+# few of them.
 TESTS = (
     "tests/unit/test_operators.py",
     "tests/unit/test_provider_info.py",
@@ -34,10 +35,18 @@ TESTS = (
     "tests/unit/test_filters.py",
     "tests/unit/devices/test_reader.py",
     "tests/unit/devices/test_shapes.py",
+    "tests/unit/ledger/test_quarantine.py",
+    "tests/unit/ledger/test_reconcile.py",
+    "tests/unit/ledger/test_report.py",
+    "tests/unit/ledger/test_reservation.py",
+    "tests/unit/ledger/test_task_state.py",
     "tests/system/test_demo.py",
     "tests/system/test_dag_serialization.py",
     "tests/system/test_decorator.py::test_decorator_without_parentheses_passes_arguments_and_context",
     "tests/system/test_decorator.py::test_decorator_table_argument_is_not_in_the_rendered_view",
+    "tests/system/test_ledger_in_airflow.py::test_deletion_is_recorded_with_who_why_and_within_what",
+    "tests/system/test_ledger_operators.py::test_reconcile_operator_exports_the_inventory",
+    "tests/system/test_ledger_tries.py",
     "tests/system/test_sql.py::test_sql_deletes_the_devices_that_the_query_finds",
 )
 # API server, scheduler, Dag processor and triggerer: once for each Airflow.

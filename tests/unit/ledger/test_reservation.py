@@ -96,6 +96,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
         "started_at": time.now(),
         "heartbeat_at": time.now(),
         "finished_at": None,
+        "pruned_at": None,
     }
     devices = rows_of(ledger_engine, "deletions")
     assert column_of(devices, "seq", "uid", "name") == [
