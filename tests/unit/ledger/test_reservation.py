@@ -163,6 +163,13 @@ def test_reserve_nothing_to_send_records_no_run(database: Database, sqlite_engin
     assert rows_of(sqlite_engine, "runs") == []
 
 
+def test_reserve_dry_run_records_no_run(database: Database, sqlite_engine: Engine) -> None:
+    run = run_of(database, 3)
+    run.reserve(dry_run=True)
+    assert run.run_id is None
+    assert rows_of(sqlite_engine, "runs", "deletions") == []
+
+
 def test_reserve_guard_that_trips_changes_nothing(database: Database, sqlite_engine: Engine, time: FakeTime) -> None:
     run_of(database, 8).reserve(released=0)
     before = all_rows(sqlite_engine)
