@@ -70,7 +70,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
         limits={"max_devices": 1000, "exclude": ["*-vip"]},
     )
     (row,) = rows_of(ledger_engine, "runs")
-    assert row == {
+    expected = {
         "id": run.run_id,
         "task_key": run.origin.task_key,
         "dag_id": "cleanup",
@@ -96,6 +96,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
         "heartbeat_at": time.now(),
         "finished_at": None,
     }
+    assert {column: row[column] for column in expected} == expected
     devices = rows_of(ledger_engine, "deletions")
     assert column_of(devices, "seq", "uid", "name") == [
         (at, run.outcomes.uid[at], run.outcomes.name[at]) for at in range(3)
