@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import bindparam, case, func, insert, select, update
+from sqlalchemy import bindparam, case, cast, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from airflow_provider_nexthink.devices.identity import as_storable
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
@@ -154,9 +154,7 @@ def reserve(
         if look is not None:
             _record_look(connection, look)
         run_id = _insert_run(connection, now, request, len(uids), released)
-        rows = _device_rows(run_id, now, uids, [columns.name[at] or "" for at in positions], look)
-        while part := list(islice(rows, _ROWS_AT_ONCE)):
-            connection.execute(insert(deletions), part)
+        _insert_devices(connection, run_id, now, uids, [columns.name[at] or "" for at in positions], look)
     return Reservation(run_id, [warning for warning in warnings if warning])
 
 
@@ -238,23 +236,37 @@ def _run_values(now: datetime, request: RunRequest, *, devices: int, released: i
     }
 
 
-def _device_rows(
-    run_id: int, now: datetime, uids: Iterable[str], names: Iterable[str], look: InventoryLook | None
-) -> Iterator[dict[str, Any]]:
-    seen = look.days_unseen if look else {}
-    for seq, (uid, name) in enumerate(zip(uids, names, strict=True)):
-        yield {
-            "run_id": run_id,
-            "seq": seq,
-            "uid": uid,
-            "name": name,
-            "requested_at": now,
-            "status": REQUESTED,
-            "attempts": 0,
-            "superseded": False,
-            "seen_at": look.looked_at if look and uid in seen else None,
-            "days_unseen": seen.get(uid),
-        }
+def _insert_devices(
+    connection: Connection,
+    run_id: int,
+    now: datetime,
+    uids: Sequence[str],
+    names: Sequence[str],
+    look: InventoryLook | None,
+) -> None:
+    same = {"run_id": run_id, "requested_at": now, "status": REQUESTED, "attempts": 0, "superseded": False}
+    cells: dict[str, Sequence[Any]] = {"seq": range(len(uids)), "uid": uids, "name": names}
+    if look:
+        seen = look.days_unseen
+        cells["seen_at"] = [look.looked_at if uid in seen else None for uid in uids]
+        cells["days_unseen"] = [seen.get(uid) for uid in uids]
+    for start in range(0, len(uids), _ROWS_AT_ONCE):
+        part = {column: list(values[start : start + _ROWS_AT_ONCE]) for column, values in cells.items()}
+        if connection.dialect.name == "postgresql":
+            _insert_from_arrays(connection, same, part)
+        else:
+            rows = [same | dict(zip(part, row, strict=True)) for row in zip(*part.values(), strict=True)]
+            connection.execute(insert(deletions), rows)
+
+
+def _insert_from_arrays(connection: Connection, same: Mapping[str, Any], part: Mapping[str, list[Any]]) -> None:
+    """Insert rows as one array a column: with PostgreSQL, that takes a quarter of the time of single values."""
+    values = [literal(value, deletions.c[column].type) for column, value in same.items()]
+    types = [ARRAY(deletions.c[column].type) for column in part]
+    arrays = [cast(literal(array, type_), type_) for array, type_ in zip(part.values(), types, strict=True)]
+    rows = func.unnest(*arrays).table_valued(*part).render_derived()
+    source = select(*values, *rows.c)
+    connection.execute(insert(deletions).from_select([*same, *part], source))
 
 
 def close_lost(connection: Connection, now: datetime) -> None:

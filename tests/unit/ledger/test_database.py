@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -234,22 +234,23 @@ def test_locked_error_rolls_everything_back(ledger_engine: Engine) -> None:
     assert all_rows(ledger_engine) == before
 
 
-def test_locked_twice_at_once_waits_for_the_first(ledger_url: URL) -> None:
-    order: list[str] = []
+def test_locked_twice_at_once_waits_for_the_first_and_is_later(ledger_url: URL) -> None:
+    times: list[datetime] = []
     is_locked, may_end = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with engine_of(ledger_url) as engine, database_of(engine).locked():
+        ahead = Clock(now=lambda: START + timedelta(seconds=60))
+        with engine_of(ledger_url) as engine, database_of(engine, ahead).locked() as (_, now):
             is_locked.set()
             may_end.wait()
-            order.append("first")
+            times.append(now)
 
     def follow() -> None:
-        with engine_of(ledger_url) as engine, database_of(engine).locked():
-            order.append("second")
+        with engine_of(ledger_url) as engine, database_of(engine, Clock(now=lambda: START)).locked() as (_, now):
+            times.append(now)
 
     with engine_of(ledger_url) as engine:
-        database_of(engine).open()
+        database_of(engine, Clock(now=lambda: START)).open()
     threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
     threads[0].start()
     is_locked.wait()
@@ -259,7 +260,7 @@ def test_locked_twice_at_once_waits_for_the_first(ledger_url: URL) -> None:
     may_end.set()
     for thread in threads:
         thread.join()
-    assert order == ["first", "second"]
+    assert times == [START + timedelta(seconds=60)] * 2
 
 
 def test_times_keep_their_microseconds_and_zone(ledger_engine: Engine) -> None:

@@ -297,6 +297,9 @@ def test_run_with_a_database_that_hangs_ends(sqlite_engine: Engine, time: FakeTi
     with database_of(sqlite_engine, time.clock()).locked():  # SQLite waits for half a real minute
         reserved.run.take(20)
         eventually(lambda: reserved.run._trying_since is not None)
+        for _ in range(100):  # workers that wait
+            reserved.run.take(20)
+        assert reserved.run._jobs.qsize() <= 1
         assert reserved.run.error is None
         time.seconds += PATIENCE_SECONDS
         assert "has not responded for 30 seconds" in str(reserved.run.error)

@@ -70,7 +70,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
         limits={"max_devices": 1000, "exclude": ["*-vip"]},
     )
     (row,) = rows_of(ledger_engine, "runs")
-    assert row == {
+    expected = {
         "id": run.run_id,
         "pruned_at": None,
         "task_key": run.origin.task_key,
@@ -98,6 +98,7 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
         "finished_at": None,
         "pruned_at": None,
     }
+    assert {column: row[column] for column in expected} == expected
     devices = rows_of(ledger_engine, "deletions")
     assert column_of(devices, "seq", "uid", "name") == [
         (at, run.outcomes.uid[at], run.outcomes.name[at]) for at in range(3)
@@ -163,6 +164,13 @@ def test_reserve_nothing_to_send_records_no_run(database: Database, sqlite_engin
     run.reserve()
     assert run.run_id is None
     assert rows_of(sqlite_engine, "runs") == []
+
+
+def test_reserve_dry_run_records_no_run(database: Database, sqlite_engine: Engine) -> None:
+    run = run_of(database, 3)
+    run.reserve(dry_run=True)
+    assert run.run_id is None
+    assert rows_of(sqlite_engine, "runs", "deletions") == []
 
 
 def test_reserve_guard_that_trips_changes_nothing(database: Database, sqlite_engine: Engine, time: FakeTime) -> None:
