@@ -96,7 +96,6 @@ def test_reserve_commits_each_device_as_requested(ledger_engine: Engine, time: F
         "started_at": time.now(),
         "heartbeat_at": time.now(),
         "finished_at": None,
-        "pruned_at": None,
     }
     assert {column: row[column] for column in expected} == expected
     devices = rows_of(ledger_engine, "deletions")
