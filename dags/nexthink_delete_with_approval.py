@@ -5,8 +5,8 @@ The request shows counts, the oldest and the newest device, and the first names;
 again in a week: so the deletion task queries Nexthink again, at each of its tries. A backfill requests no approval and
 deletes nothing. There is no undo.
 
-With ``TWO_PEOPLE = True`` two people must approve, one after the other, and neither may be the person who triggered the
-run: otherwise nothing is deleted.
+With ``TWO_PEOPLE = True`` two people must approve this very plan, one after the other, and neither may be the person
+who triggered the run: otherwise nothing is deleted.
 
 Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pendulum
@@ -64,29 +64,39 @@ def as_code(name: str) -> str:
     return f"{fence} {' '.join(name.splitlines())} {fence}"
 
 
-def read_approvals(ti: Any) -> list[dict[str, Any]]:
-    """Return the person of each approval, by id and name; an empty mapping if its task was marked as success."""
-    responses = [ti.xcom_pull(task_ids=task_id) for task_id in SUBJECTS]
-    return [(response or {}).get("responded_by_user") or {} for response in responses]
+def read_responses(ti: Any) -> list[dict[str, Any]]:
+    """Return the response to each request; an empty mapping if its task was marked as success."""
+    return [ti.xcom_pull(task_ids=task_id) or {} for task_id in SUBJECTS]
+
+
+def approver_of(response: dict[str, Any]) -> dict[str, Any]:
+    """Return who has approved, by id and name; an empty mapping if the response is no approval by a person."""
+    is_approval = response.get("chosen_options") == ["Approve"]
+    return (is_approval and response.get("responded_by_user")) or {}
 
 
 def approvers(ti: Any) -> str:
     """Return the names of those who have approved, for the log and the ledger."""
-    return " and ".join(person.get("name", "nobody (marked as success)") for person in read_approvals(ti))
+    people = [approver_of(response) for response in read_responses(ti)]
+    return " and ".join(person.get("name", "nobody (marked as success)") for person in people)
 
 
-def check_two_people(people: list[dict[str, Any]], dag_run: Any) -> None:
-    """Fail unless two people have approved, neither of them the person who triggered the run.
+def check_two_people(responses: list[dict[str, Any]], planned_at: datetime, dag_run: Any) -> None:
+    """Fail unless two people have approved this plan, neither of them the person who triggered the run.
 
     Airflow keeps the name of that person, and id and name of those who respond: all are compared, in any case.
 
-    :param people: the person of each approval, by id and name.
+    :param responses: to the two requests, as Airflow has them.
+    :param planned_at: when the plan was made.
     :param dag_run: the run.
     """
+    people = [approver_of(response) for response in responses]
     first, second = ({str(value).casefold() for value in person.values()} for person in people)
     requester = getattr(dag_run, "triggering_user_name", None)
     if not first or not second:
-        problem = "at least one of the two was given by no person (its task was marked as success)"
+        problem = "at least one of the two was given by no person (its task was marked as success), or is a rejection"
+    elif any(datetime.fromisoformat(str(response["responded_at"])) <= planned_at for response in responses):
+        problem = "at least one of the two was given before this plan was made, so to another one"
     elif first & second:
         problem = f"{people[1]['name']} has given both"
     elif requester and requester.casefold() in first | second:
@@ -179,11 +189,13 @@ def nexthink_delete_with_approval() -> None:
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         if TWO_PEOPLE:
-            check_two_people(read_approvals(ti), dag_run)
+            plan = ti.xcom_pull(task_ids="plan", key="summary")
+            check_two_people(read_responses(ti), datetime.fromisoformat(plan["finished_at"]), dag_run)
         approved = [row for row in table if row["status"] == "PLANNED"]
         with NexthinkHook() as hook:
             rows = hook.export_nql(QUERY, {"min_days_unseen": params["min_days_unseen"]})
-        still = still_stale(approved, not_seen_for(rows, params["min_days_unseen"]).stale)
+        # The rows of the query, whose column tells the ledger the kind of uid: a proof belongs to it.
+        still = still_stale(not_seen_for(rows, params["min_days_unseen"]).stale, approved)
         log.info("%d of the %d approved devices are still stale; the others are kept.", len(still), len(approved))
         return still
 

@@ -6,7 +6,9 @@ import runpy
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -131,6 +133,9 @@ def test_approval_rejected_by_the_second_person_deletes_nothing(airflow: Running
 ANN, BEN, CLEO = ({"id": str(number), "name": name} for number, name in enumerate(["ann", "ben", "cleo"]))
 
 
+PLANNED_AT = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "requester", "run_type", "says"),
     [
@@ -150,11 +155,43 @@ def test_check_two_people_in_doubt_refuses(
 ) -> None:
     check = runpy.run_path(str(DAGS / f"{DAG_ID}.py"))["check_two_people"]
     dag_run = SimpleNamespace(triggering_user_name=requester, run_type=run_type)
+    responses = [response_of(first), response_of(second)]
     if says is None:
-        check([first, second], dag_run)
+        check(responses, PLANNED_AT, dag_run)
     else:
         with pytest.raises(NexthinkInputError, match=says):
-            check([first, second], dag_run)
+            check(responses, PLANNED_AT, dag_run)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"chosen_options": ["Reject"]}, "or is a rejection"),
+        ({"chosen_options": []}, "or is a rejection"),
+        ({"responded_at": PLANNED_AT - timedelta(days=1)}, "before this plan was made"),
+        ({"responded_at": (PLANNED_AT - timedelta(seconds=1)).isoformat()}, "before this plan was made"),
+        (None, "by no person"),  # marked as success: there is no response at all
+    ],
+)
+def test_check_two_people_response_that_approves_another_plan_or_none_is_refused(
+    at: int, change: dict[str, Any] | None, says: str
+) -> None:
+    check = runpy.run_path(str(DAGS / f"{DAG_ID}.py"))["check_two_people"]
+    responses = [response_of(BEN), response_of(CLEO)]
+    responses[at] = {} if change is None else responses[at] | change
+    with pytest.raises(NexthinkInputError, match=says):
+        check(responses, PLANNED_AT, SimpleNamespace(triggering_user_name="ann", run_type="manual"))
+
+
+def response_of(person: dict[str, str]) -> dict[str, Any]:
+    """Return an approval as Airflow keeps it."""
+    return {
+        "chosen_options": ["Approve"],
+        "params_input": {},
+        "responded_at": PLANNED_AT + timedelta(hours=1),
+        "responded_by_user": person,
+    }
 
 
 def approved_by(airflow: RunningAirflow, approvers: list[str | None]) -> str:
