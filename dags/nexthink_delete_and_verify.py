@@ -85,8 +85,9 @@ def nexthink_delete_and_verify() -> None:
         # For the report: also those whose age is unknown this time. All others are gone, or were seen since.
         ti.xcom_push(key="left", value=again + still_stale(left, age.unknown))
         others = anti_join(anti_join(age.stale, newest_of_each_name(rows).newest), again)
-        fresh = [{"uid": row["device.uid"], "name": row["device.name"]} for row in others]
-        return [{"uid": row["uid"], "name": row["name"]} for row in again] + fresh
+        # The name of the column tells the ledger the kind of uid, which a proof belongs to.
+        remaining = [{"device.uid": row["uid"], "device.name": row["name"]} for row in again]
+        return remaining + [{column: row[column] for column in ("device.uid", "device.name")} for row in others]
 
     delete = NexthinkDeleteDevicesOperator(
         task_id="delete_devices",

@@ -65,7 +65,9 @@ def nexthink_delete_at_scale() -> None:
         """Split the planned rows into chunks, at most as many as Airflow maps a task over."""
         chunks = split_plan(ti.xcom_pull(task_ids="plan"), params["chunk_size"])
         ti.xcom_push(key="count", value=len(chunks))
-        return chunks
+        # As in the list: the name of the column tells the ledger the kind of uid, which a proof belongs to.
+        uid_column = ti.xcom_pull(task_ids="plan", key="summary")["uid_column"]
+        return [{uid_column: chunk["uid"], "name": chunk["name"]} for chunk in chunks]
 
     chunks: Any = split()
     delete = NexthinkDeleteDevicesOperator.partial(

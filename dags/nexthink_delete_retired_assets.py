@@ -36,9 +36,10 @@ CREATE TABLE IF NOT EXISTS nexthink_devices (uid VARCHAR(36), name VARCHAR(255),
 
 # Retired, with no other asset of the same name in use; and not seen in Nexthink recently: both sources must agree.
 # In some databases, = ignores accents, case or trailing blanks; LENGTH(REPLACE(..., ..., '')) = 0 does not. So deleting
-# a device requires an exact match, while a loose match is enough to keep it.
+# a device requires an exact match, while a loose match is enough to keep it. The name of the first column tells the
+# ledger that this is Nexthink's device.uid: a proof that deletions work belongs to a kind of uid.
 RETIRED = """
-SELECT device.uid, device.name
+SELECT device.uid AS device_uid, device.name AS device_name
 FROM nexthink_devices device
 WHERE device.days_unseen >= {{ params.min_days_unseen | int }}
   AND EXISTS (
