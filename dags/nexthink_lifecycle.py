@@ -13,8 +13,9 @@ Before the first run
 
     * A SQL database for the ledger, as an Airflow connection (PostgreSQL, MySQL, MariaDB; SQLite on one machine). Name
       it on the Nexthink connection, in the extra ``ledger_conn_id``. Also recommended there, since they bind every Dag:
-      ``max_devices``, ``quota_devices`` with ``quota_days``, ``protected``, and ``require_proof``, for which
-      ``nexthink_delete_canary_first`` is run once.
+      ``max_devices``, ``quota_devices`` with ``quota_days`` (6: with 7, each run would still find the one of the week
+      before in its window), ``protected``, and ``require_proof``, for which ``nexthink_delete_canary_first`` is run
+      once.
 
 A run deletes nothing until ``dry_run`` is turned off: in the trigger form for a manual run, or below for the weekly
 ones. Devices are marked in a dry run, too. A backfill marks and deletes nothing. There is no undo.
@@ -54,6 +55,10 @@ log = logging.getLogger(__name__)
         # Two weeks less a day: a run that starts a minute earlier in the week would make three weeks of two.
         "grace_days": Param(13, type="integer", minimum=1, description="On the list for this many days."),
         "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
+        "max_share": Param(
+            0.1, type="number", exclusiveMinimum=0, maximum=1, description="Maximum, of the devices there are now."
+        ),
+        "max_growth": Param(3, type="number", minimum=1, description="Maximum, times the median of the runs before."),
         "reason": Param("Weekly clean-up", type="string", description="Is in the log, the summary and the ledger."),
     },
 )
@@ -81,6 +86,8 @@ def nexthink_lifecycle() -> None:
         devices=choose_devices(pull.output),
         grace="{{ params.grace_days }}",
         min_sightings=2,
+        # A run that tries out another threshold has a list of its own, and releases no device of this one.
+        list_name="{{ dag.dag_id }}, {{ params.min_days_unseen }} days unseen",
     )
 
     NexthinkDeleteDevicesOperator(
@@ -88,9 +95,9 @@ def nexthink_lifecycle() -> None:
         devices=quarantine.output,
         exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # never sent, whatever was selected
         max_devices="{{ params.max_devices }}",
-        max_share=0.1,
-        fleet_query_id="#all_devices",  # of the devices there are now
-        max_growth=3,  # times the median of the runs before
+        max_share="{{ params.max_share }}",
+        fleet_query_id="#all_devices",
+        max_growth="{{ params.max_growth }}",
         reason="{{ params.reason }}",
         dry_run="{{ params.dry_run }}",
     )

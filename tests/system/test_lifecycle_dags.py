@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseHook
 from sqlalchemy import select
 
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.proof import STRONG, UNPROVEN_DEVICES, record_proof
 from airflow_provider_nexthink.sandbox import queries
 from airflow_provider_nexthink.sandbox.demo import sandbox_time
 from airflow_provider_nexthink.sandbox.fleet import Device
@@ -141,6 +142,33 @@ def test_lifecycle_dry_run_marks_and_plans_only(
     assert {row["status"] for row in table} == {"PLANNED"}
     assert not [request for request in sandbox.requests if "deletions" in request.path]
     assert rows_of(schema.runs) == []
+
+
+def test_lifecycle_run_with_another_threshold_releases_nothing(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, set_extras: Callable[..., None]
+) -> None:
+    stale = meant_to_go(sandbox.tenant.devices(), 90)
+    run_dag(dag_of(WEEKLY))
+    sandbox.tenant.advance(days=1)
+    what_if = run_dag(dag_of(WEEKLY), min_days_unseen=400)
+    assert what_if.xcom("quarantine", "summary")["released"] == 0
+    sandbox.tenant.advance(days=13)
+    run = run_dag(dag_of(WEEKLY))
+    assert run.xcom("quarantine", "summary")["list_name"] == f"{WEEKLY}, 90 days unseen"
+    assert {row["device.uid"] for row in run.xcom("quarantine")} == stale
+
+
+def test_lifecycle_limits_of_the_form_hold(
+    sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, set_extras: Callable[..., None]
+) -> None:
+    run_dag(dag_of(WEEKLY))
+    sandbox.tenant.advance(days=14)
+    run = run_dag(dag_of(WEEKLY), dry_run=False, max_share=0.01, max_growth=1.5)
+    assert run.state == "failed"
+    assert "max_share=0.01" in run.error
+    assert sandbox.tenant.queued == []
+    limits = run.xcom("delete_devices", "summary")["limits"]
+    assert (limits["max_share"], limits["max_growth"]) == (0.01, 1.5)
 
 
 def test_lifecycle_over_a_limit_of_the_connection_sends_nothing(
@@ -303,3 +331,98 @@ def test_canary_that_is_never_sent_keeps_the_rest(
     assert run.state == "failed"
     assert "The canary is ['EXCLUDED'], not GONE" in run.error
     assert sandbox.tenant.queued == []
+
+
+# A proof binds every Dag, and all of them send the uid under the name that it has
+
+
+@pytest.fixture
+def proven(sandbox: Sandbox, set_extras: Callable[..., None]) -> None:
+    """A connection with ``require_proof``, and a ledger with the proof for ``device.uid``."""
+    set_extras(require_proof=True)
+    now = sandbox.tenant.now()
+    with NexthinkHook() as hook, hook.get_ledger().database.locked() as (connection, _):
+        record_proof(
+            connection,
+            STRONG,
+            uid_kind="device",
+            uid="0fbd5a5c-0000-4000-8000-000000000001",
+            name="PC-1",
+            seen_at=now - timedelta(days=2),
+            days_unseen=1.0,
+            requested_at=now - timedelta(days=2),
+            gone_at=now - timedelta(days=1),
+        )
+
+
+@pytest.fixture
+def stale_rows(sandbox: Sandbox) -> list[dict[str, str]]:
+    """Stale devices, as NQL lists them."""
+    stale = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
+    return [{"device.uid": device.uid, "device.name": f"PC-{at}"} for at, device in enumerate(stale[:20])]
+
+
+def assert_sent_as_device_uid(run: Run, sandbox: Sandbox, count: int) -> None:
+    assert run.state == "success"
+    assert len(sandbox.tenant.queued) == count > UNPROVEN_DEVICES
+    assert {row["uid_kind"] for row in rows_of(schema.runs)} == {"device"}
+
+
+@pytest.mark.usefixtures("proven")
+def test_approval_with_a_proof_sends_the_list(
+    sandbox: Sandbox, example_dag: ExampleDag, run_dag: RunDag, stale_rows: list[dict[str, str]]
+) -> None:
+    run = run_dag(example_dag("nexthink_delete_with_approval"), mark_success="approve")
+    assert_sent_as_device_uid(run, sandbox, run.xcom("plan", "summary")["PLANNED"])
+
+
+@pytest.mark.usefixtures("proven")
+def test_delete_and_verify_with_a_proof_sends_the_list_and_what_remained(
+    sandbox: Sandbox, example_dag: ExampleDag, run_dag: RunDag
+) -> None:
+    expected = meant_to_go(sandbox.tenant.devices(), 90)
+    for sent in (1, 2):  # nothing is removed: the second run begins with what remained of the first
+        dag = example_dag("nexthink_delete_and_verify")
+        sensor: Any = dag.get_task("wait_until_gone")
+        sensor.deferrable, sensor.poke_interval, sensor.timeout = False, 0.01, 0.1
+        run = run_dag(dag, dry_run=False)
+        assert_sent_as_device_uid(run, sandbox, sent * len(expected))
+
+
+@pytest.mark.usefixtures("proven")
+def test_at_scale_with_a_proof_sends_the_list(
+    sandbox: Sandbox, example_dag: ExampleDag, run_dag: RunDag, stale_rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "devices.jsonl"
+    path.write_text("\n".join(map(json.dumps, stale_rows)))
+    run = run_dag(example_dag("nexthink_delete_at_scale"), devices=str(path), dry_run=False, chunk_size=10)
+    assert_sent_as_device_uid(run, sandbox, len(stale_rows))
+    assert set(run.xcom("join")["status"]) == {"SCHEDULED"}
+
+
+@pytest.mark.usefixtures("proven")
+def test_on_demand_with_a_proof_sends_a_pasted_list_whose_header_says_the_kind(
+    sandbox: Sandbox, example_dag: ExampleDag, run_dag: RunDag, stale_rows: list[dict[str, str]]
+) -> None:
+    def pasted(header: str) -> Run:
+        text = "\n".join([header, *(",".join(row.values()) for row in stale_rows)])
+        return run_dag(example_dag("nexthink_delete_on_demand"), devices_text=text, reason="CHG-17", dry_run=False)
+
+    assert "no device that was deleted by the uid of this column has been seen to go" in pasted("uid,name").error
+    assert sandbox.tenant.queued == []
+    run = pasted("device.uid,device.name")
+    assert run.state == "success"
+    assert len(sandbox.tenant.queued) == len(stale_rows)
+
+
+@pytest.mark.usefixtures("proven")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_retired_assets_with_a_proof_sends_the_list(
+    sandbox: Sandbox, example_dag: ExampleDag, run_dag: RunDag, database: str
+) -> None:
+    retired = [device.name for device in sandbox.tenant.devices() if device.name.startswith("LAPTOP-")][-20:]
+    warehouse: Any = BaseHook.get_hook("warehouse")
+    warehouse.run("CREATE TABLE cmdb_assets (hostname VARCHAR(100), status VARCHAR(20))")
+    warehouse.insert_rows("cmdb_assets", [(name, "retired") for name in retired], ["hostname", "status"])
+    run = run_dag(example_dag("nexthink_delete_retired_assets"), dry_run=False)
+    assert_sent_as_device_uid(run, sandbox, len(run.xcom("delete_devices")))
