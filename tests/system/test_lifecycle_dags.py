@@ -299,13 +299,25 @@ def test_lifecycle_without_a_proof_waits_for_the_canary(
     assert len(sandbox.tenant.queued) > 50
 
 
+@pytest.mark.parametrize("require_proof", [False, True])
 def test_canary_dry_run_plans_both(
-    sandbox: Sandbox, canary_dag: DAG, run_dag: RunDag, canary: Device, set_extras: Callable[..., None]
+    sandbox: Sandbox,
+    canary_dag: DAG,
+    run_dag: RunDag,
+    canary: Device,
+    set_extras: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    require_proof: bool,
 ) -> None:
+    set_extras(require_proof=require_proof)
+    expected = meant_to_go(sandbox.tenant.devices(), 90)
     run = run_dag(canary_dag, canary_uid=canary.uid)
     assert run.state == "success"
-    assert [row["status"] for row in run.xcom("delete_canary")] == ["PLANNED"]
-    assert {row["status"] for row in run.xcom("delete_devices")} == {"PLANNED", "EXCLUDED"}
+    assert [(row["uid"], row["status"]) for row in run.xcom("delete_canary")] == [(canary.uid, "PLANNED")]
+    rest = {row["uid"]: row["status"] for row in run.xcom("delete_devices")}
+    assert {uid for uid, status in rest.items() if status == "PLANNED"} == expected
+    assert set(rest.values()) == {"PLANNED", "EXCLUDED"}
+    assert ("This is a dry run. For real: " in caplog.text) == require_proof
     assert sandbox.tenant.queued == []
 
 
