@@ -61,7 +61,7 @@ class ModelRun:
 
     def close(self, now: float) -> None:
         if self.state == "RUNNING":
-            self.state, self.finished_at = "LOST", now
+            self.state, self.finished_at = "LOST", min(now, self.heard_at + LOST_AFTER.total_seconds())
             for at in range(self.released, len(self.devices)):
                 self.recorded.setdefault(at, "NOT_SENT")
 
@@ -155,6 +155,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     for at, device in enumerate(earlier.devices)
                     if device in run.devices and self.counts(earlier, at)
                 ]
+        found = [each for each in found if each[2] != "NOT_SENT"]  # which may be about a later try
         for earlier, at, status in found:
             earlier.recorded.setdefault(at, status)
         return table
