@@ -157,6 +157,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     and self.counts(earlier, at)
                     and table.status[run.devices.index(device)] is not Status.NOT_SENT
                 ]
+        found = [each for each in found if each[2] != "NOT_SENT"]  # which may be about a later try
         for earlier, at, status in found:
             earlier.recorded.setdefault(at, status)
         return table
