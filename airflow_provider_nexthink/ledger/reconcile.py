@@ -6,6 +6,7 @@ look that has changed it last. So an inventory that is read slowly overwrites no
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
-from airflow_provider_nexthink.ledger.proof import record_proof, strength_of
+from airflow_provider_nexthink.ledger.proof import WEAK, record_proof, strength_of
 from airflow_provider_nexthink.ledger.reservation import close_lost, lock_run
 from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, PRUNED, REQUESTED, chunks
 from airflow_provider_nexthink.status import Presence, Status
@@ -38,6 +39,8 @@ MAX_LISTED = 10_000
 
 _PAGE_ROWS = 5_000
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Comparison:
@@ -50,8 +53,8 @@ class Comparison:
     :param still_present: how many are in it, and have not been gone yet.
     :param returned: how many are in it again.
     :param set_up_anew: how many are gone while another device has their name.
-    :param not_compared: how many rows could not be compared: the inventory has the other kind of uid or is older, or
-        their run has not ended.
+    :param not_compared: how many rows could not be compared: the inventory has the other kind of uid, or may have; it
+        is older; or their run has not ended.
     :param present_rows: the first of those that are still present.
     :param returned_rows: the first of those that have returned.
     :param anew_rows: the first of those that were set up anew.
@@ -110,6 +113,14 @@ def reconcile(
             f"{inventory.query_id} lists the uid of the {inventory.uid_kind}, but {look.other_kind} devices were "
             "deleted by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
         )
+    if look.perhaps_other_kind:
+        log.warning(
+            "%d deletions were not compared: %s, or the list that they were deleted by, does not say which kind of uid "
+            "it has, and the inventory has none of their devices. With the other kind of uid, all of them would seem "
+            "to be gone. Keep the name of the column in both: device.uid.",
+            look.perhaps_other_kind,
+            inventory.query_id,
+        )
     with database.locked() as (connection, _):
         for proof in look.proofs.values():
             record_proof(connection, **proof)
@@ -136,6 +147,7 @@ def _compare_all(database: Database, look: _Look) -> None:
         repeated = list(connection.execute(several).scalars())
         latest = _latest_runs(connection, repeated)
     for run_id in sorted(look.kinds):
+        _compare_kinds(database, look, [run_id])
         rows: Sequence[Row[Any]] = ()
         last = -1
         while last < 0 or len(rows) == _PAGE_ROWS:
@@ -148,9 +160,31 @@ def _compare_all(database: Database, look: _Look) -> None:
 
 def _compare_some(database: Database, look: _Look, uids: Sequence[str]) -> None:
     for chunk in chunks(uids, IN_CHUNK):
+        of_chunk = schema.deletions.c.uid.in_(chunk)
         with database.transaction() as connection:
-            rows = connection.execute(_deletions().where(schema.deletions.c.uid.in_(chunk))).all()
+            run_ids = connection.execute(select(schema.deletions.c.run_id).where(of_chunk).distinct()).scalars().all()
+        _compare_kinds(database, look, [run_id for run_id in run_ids if run_id in look.kinds])
+        with database.transaction() as connection:
+            rows = connection.execute(_deletions().where(of_chunk)).all()
             look.compare(connection, rows, _latest_runs(connection, chunk))
+
+
+def _compare_kinds(database: Database, look: _Look, run_ids: Sequence[int]) -> None:
+    """Look for a device of each run in the inventory, where only one of the two says which kind of uid it has.
+
+    A run whose kind is known by that keeps it.
+    """
+    deletions, runs = schema.deletions, schema.runs
+    for run_id in run_ids:
+        if run_id in look.has_kind or (look.kinds[run_id] is None) == (look.inventory.uid_kind is None):
+            continue
+        with database.transaction() as connection:
+            uids = connection.execute(select(deletions.c.uid).where(deletions.c.run_id == run_id)).scalars().all()
+            look.has_kind[run_id] = any(uid in look.inventory.days_unseen for uid in uids)
+            if look.has_kind[run_id] and look.kinds[run_id] is None:
+                look.kinds[run_id] = look.inventory.uid_kind
+                learned = {"uid_kind": look.inventory.uid_kind}
+                connection.execute(update(runs).where(runs.c.id == run_id).values(**learned))
 
 
 def _deletions() -> Any:
@@ -191,15 +225,18 @@ class _Look:
     """A look at the inventory, compared with the deletions page by page."""
 
     def __init__(
-        self, inventory: Inventory, looked_at: datetime, *, kinds: Mapping[int, str | None], running: Set[int]
+        self, inventory: Inventory, looked_at: datetime, *, kinds: dict[int, str | None], running: Set[int]
     ) -> None:
         self.result = Comparison(looked_at, len(inventory.days_unseen))
+        self.inventory = inventory
         self.kinds = kinds
+        """The kind of uid of each run."""
+        self.has_kind: dict[int, bool] = {}
+        """Whether the inventory has the kind of uid of a run, where only one of the two says which it is."""
         self._running = running
-        self.other_kind = 0
+        self.other_kind = self.perhaps_other_kind = 0
         self.proofs: dict[tuple[str | None, str], dict[str, Any]] = {}
         """What proves that deletions remove devices, by kind of uid and strength."""
-        self._inventory = inventory
 
     def compare(self, connection: Connection, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> None:
         """Compare a page of deletions, and record what has changed.
@@ -233,8 +270,11 @@ class _Look:
         if row.run_id not in self.kinds or (row.status == REQUESTED and row.run_id in self._running):
             return False  # it may not be sent after all
         kind = self.kinds.get(row.run_id)
-        if kind and self._inventory.uid_kind and kind != self._inventory.uid_kind:
+        if kind and self.inventory.uid_kind and kind != self.inventory.uid_kind:
             self.other_kind += 1
+            return False
+        if not self.has_kind.get(row.run_id, True):
+            self.perhaps_other_kind += 1
             return False
         return bool(row.requested_at <= self.result.looked_at)
 
@@ -243,14 +283,14 @@ class _Look:
         if row.looked_at is not None and row.looked_at > now:
             return {}  # a look that began later has been here
         was_gone = row.presence in (Presence.GONE, RETURNED)
-        if row.uid not in self._inventory.days_unseen:
+        if row.uid not in self.inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
             if row.gone_at is None and row.status == Status.SCHEDULED.value:  # else it may not have been sent
                 self._add_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:
-            days = self._inventory.days_unseen[row.uid]
+            days = self.inventory.days_unseen[row.uid]
             return {"presence": Presence.STILL_PRESENT.value, "looked_at": now, "seen_at": now, "days_unseen": days}
         return {} if row.presence == RETURNED else {"presence": RETURNED, "looked_at": now, "returned_at": now}
 
@@ -258,7 +298,7 @@ class _Look:
         """Close a deletion whose device a later run has asked for again: that one counts from now on."""
         if row.presence in (RETURNED, REPEATED):
             return {}
-        if row.presence == Presence.GONE and row.uid in self._inventory.days_unseen:
+        if row.presence == Presence.GONE and row.uid in self.inventory.days_unseen:
             return self._change_of(row)
         return {"presence": REPEATED, "looked_at": self.result.looked_at}
 
@@ -272,6 +312,8 @@ class _Look:
         strength = strength_of(**device)
         if strength is not None:
             kind = self.kinds.get(row.run_id)
+            if kind is None:
+                strength = WEAK  # the other kind of uid would seem to be gone, too
             proof = {"strength": strength, "uid_kind": kind, "uid": row.uid, "name": row.name, **device}
             self.proofs.setdefault((kind, strength), proof)
 
@@ -286,7 +328,7 @@ class _Look:
         }
         if presence == Presence.GONE:
             result.gone += 1
-            if row.uid not in self._inventory.days_unseen and row.name in self._inventory.names:
+            if row.uid not in self.inventory.days_unseen and row.name in self.inventory.names:
                 result.set_up_anew += 1
                 _list(result.anew_rows, device)
         elif presence == RETURNED:

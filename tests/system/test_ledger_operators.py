@@ -160,7 +160,7 @@ def test_operator_without_a_ledger_fails_at_once(sandbox: Sandbox, run_dag: RunD
 def test_sensor_records_in_the_ledger_what_it_sees(
     sandbox: Sandbox, run_dag: RunDag, on_sqlite: None, deferrable: bool
 ) -> None:
-    rows = devices_of(sandbox, 5)
+    rows = [{"device.uid": row["uid"], "name": row["name"]} for row in devices_of(sandbox, 5)]
     with DAG("other") as other:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=[devices_of(sandbox, 6)[5]])
     run_dag(other)
@@ -176,7 +176,7 @@ def test_sensor_records_in_the_ledger_what_it_sees(
         )
     assert run_dag(dag).state == "success"
     found = {row["uid"]: row["presence"] for row in rows_of(schema.deletions)}
-    assert [found.pop(row["uid"]) for row in rows] == ["GONE"] * 5
+    assert [found.pop(row["device.uid"]) for row in rows] == ["GONE"] * 5
     assert list(found.values()) == [None]  # not of its list
     (look,) = rows_of(schema.looks)
     assert (look["gone"], look["query_id"]) == (5, "#all_devices")

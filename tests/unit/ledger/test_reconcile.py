@@ -36,7 +36,8 @@ class Tenant:
 
     def delete(self, *numbers: int, **run: Any) -> int:
         self.time.seconds += 60
-        return add_run(self.ledger.database, [uid_of(number) for number in numbers], self.time.now(), **run)
+        options = {"uid_kind": "device", **run}
+        return add_run(self.ledger.database, [uid_of(number) for number in numbers], self.time.now(), **options)
 
     def look(self, *numbers: int, days: Any = 3, uid: str = "device.uid", **options: Any) -> ReconcileResult:
         """Look at an inventory of these devices, and of one that nobody asked for."""
@@ -119,7 +120,7 @@ def test_reconcile_age_that_is_not_known_is_null(on_sqlite: Tenant, days: str) -
 
 
 def test_reconcile_inventory_with_nothing_but_uids_is_compared(on_sqlite: Tenant) -> None:
-    on_sqlite.delete(1, 2)
+    on_sqlite.delete(1, 2, uid_kind=None)
     assert counts(on_sqlite.ledger.reconcile([{"uid": uid_of(1)}], query_id="#all")) == {
         "requested": 2,
         "gone": 1,
@@ -136,7 +137,7 @@ def test_reconcile_only_devices_that_were_asked_for_are_compared(tenant: Tenant)
 
 def test_reconcile_device_that_was_set_up_anew_is_told_apart(tenant: Tenant) -> None:
     tenant.delete(1, 2)
-    inventory = [{"uid": uid_of(8), "name": "PC-0001"}]
+    inventory = [{"device.uid": uid_of(8), "name": "PC-0001"}]
     result = tenant.ledger.reconcile(inventory, query_id="#all_devices")
     assert counts(result) == {"requested": 2, "gone": 2, "set_up_anew": 1}
     assert [row["uid"] for row in result.set_up_anew] == [uid_of(1)]
@@ -217,7 +218,14 @@ def test_reconcile_proof_needs_a_young_device(on_sqlite: Tenant, days: Any, stre
     on_sqlite.delete(1)
     on_sqlite.look(1, days=days)
     on_sqlite.look()
-    assert [found[:2] for found in proofs(on_sqlite)] == ([("unknown", strength)] if strength else [])
+    assert [found[:2] for found in proofs(on_sqlite)] == ([("device", strength)] if strength else [])
+
+
+def test_reconcile_proof_of_an_unknown_kind_of_uid_is_weak(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1, uid_kind=None)
+    on_sqlite.look(1, days=2, uid="uid")
+    on_sqlite.look(uid="uid")
+    assert [found[:2] for found in proofs(on_sqlite)] == [("unknown", "weak")]
 
 
 def test_reconcile_device_that_goes_again_without_a_deletion_proves_nothing(on_sqlite: Tenant) -> None:
@@ -262,10 +270,41 @@ def test_reconcile_other_kind_of_uid_is_not_compared(tenant: Tenant) -> None:
     with pytest.raises(NexthinkInputError, match="lists the uid of the device, but 1 devices"):
         tenant.look()
     tenant.delete(2, uid_kind="device")
-    tenant.delete(3)
+    assert counts(tenant.look()) == {"requested": 1, "gone": 1, "not_compared": 1}
+    assert tenant.presence() == [None, "GONE"]
+
+
+@pytest.mark.parametrize(("of_list", "of_query"), [(None, "device.uid"), ("device", "uid"), ("collector", "uid")])
+def test_reconcile_kind_of_uid_that_is_perhaps_the_other_one_is_not_compared(
+    tenant: Tenant, of_list: str | None, of_query: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant.delete(1, 2, uid_kind=of_list)
+    assert counts(tenant.look(uid=of_query)) == {"not_compared": 2}
+    assert "2 deletions were not compared: #all_devices, or the list" in caplog.text
+    assert "Keep the name of the column in both: device.uid" in caplog.text
+    caplog.clear()
+    assert counts(tenant.look(uid=of_query, uids=[uid_of(1)])) == {"not_compared": 1}
+    assert tenant.presence() == [None, None]
+    assert counts(tenant.look(2, uid=of_query, uids=[uid_of(1)])) == {"requested": 1, "gone": 1}
+    assert counts(tenant.look(2, uid=of_query)) == {"requested": 2, "gone": 1, "still_present": 1}
+
+
+def test_reconcile_run_of_an_unknown_kind_of_uid_keeps_the_kind_of_a_look_that_finds_one(tenant: Tenant) -> None:
+    tenant.delete(1, 2, uid_kind=None)
+    tenant.delete(3, uid_kind=None)
+    tenant.look(1, days=2)
     assert counts(tenant.look()) == {"requested": 2, "gone": 2, "not_compared": 1}
-    assert tenant.presence() == [None, "GONE", "GONE"]
-    assert counts(tenant.look(uid="uid")) == {"requested": 3, "gone": 3}
+    assert proofs(tenant) == [("device", "strong", uid_of(1), 2.0)]
+    with tenant.ledger.database.transaction() as connection:
+        assert list(connection.execute(select(schema.runs.c.uid_kind)).scalars()) == ["device", None]
+    with pytest.raises(NexthinkInputError, match="lists the uid of the collector, but 2 devices"):
+        tenant.look(uid="device.collector.uid")
+
+
+def test_reconcile_unknown_kind_of_uid_that_only_an_unknown_look_has_found_is_not_compared(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1, 2, uid_kind=None)
+    on_sqlite.look(1, uid="uid")
+    assert counts(on_sqlite.look()) == {"not_compared": 2}
 
 
 def test_reconcile_records_the_look(tenant: Tenant) -> None:

@@ -34,7 +34,8 @@ class Tenant:
     time: FakeTime
 
     def delete(self, *numbers: int, **run: Any) -> int:
-        return add_run(self.ledger.database, [uid_of(number) for number in numbers], self.time.now(), **run)
+        options = {"uid_kind": "device", **run}
+        return add_run(self.ledger.database, [uid_of(number) for number in numbers], self.time.now(), **options)
 
     def look(self, *numbers: int) -> None:
         self.time.seconds += 3600
@@ -199,7 +200,7 @@ def test_prune_of_the_last_names_ends_the_comparison_of_a_run(on_sqlite: Tenant)
     on_sqlite.delete(1, 2)
     on_sqlite.look()
     assert on_sqlite.ledger.prune(timedelta(0)).devices == 2
-    assert on_sqlite.ledger.reconcile([{"uid": uid_of(1)}], query_id="#all").summary["requested"] == 0
+    assert on_sqlite.ledger.reconcile([{"device.uid": uid_of(1)}], query_id="#all").summary["requested"] == 0
 
 
 @pytest.mark.parametrize("older_than", [timedelta(days=-1), 30, None])
