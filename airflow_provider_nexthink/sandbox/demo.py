@@ -20,7 +20,7 @@ from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sandbox.tenant import Tenant
 
 WEEKLY, DAILY = "nexthink_lifecycle", "nexthink_lifecycle_reconcile"
-POLICY = {"max_devices": 500, "quota_devices": 1000, "quota_days": 7, "protected": "VIP-*"}
+POLICY = {"max_devices": 500, "quota_devices": 1000, "quota_days": 6, "protected": "VIP-*"}
 
 PullXcom = Callable[[str, str], Any]
 

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
+from airflow_provider_nexthink.ledger import Ledger
 from airflow_provider_nexthink.sandbox.server import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +33,8 @@ def test_docs_snippet_runs(code: str, sandbox: Sandbox, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEXTHINK_CLIENT_ID", sandbox.client_id)
     monkeypatch.setenv("NEXTHINK_CLIENT_SECRET", sandbox.client_secret)
+    if "Ledger.existing(" in code:
+        Ledger(create_engine("sqlite:///ledger.db"), tenant="acme", instance="acme").open()
     # The one thing that is changed: the tenant of the snippets is not there.
     code = code.replace('region="eu",', f'base_url="{sandbox.url}", login_url="{sandbox.login_url}",')
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from airflow_provider_nexthink.exceptions import NexthinkLedgerError
 from airflow_provider_nexthink.ledger import Ledger, schema
+from airflow_provider_nexthink.ledger.quota import Quota, quota_used
 from tests.support.fake_time import FakeTime
 from tests.support.ledgers import LEDGERS
 from tests.support.recorded import add_run, new_ledger, uid_of
 
 PAGE = (Path(__file__).parents[3] / "docs" / "ledger.md").read_text()
-SEATS, WHO, STILL_THERE, BACK, QUOTA = re.findall(r"^```sql\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+SEATS, WHO, STILL_THERE, BACK, QUOTA, CURE = re.findall(r"^```sql\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 DAY = 86400.0
 
 
@@ -80,6 +83,31 @@ def test_query_of_what_came_back_lists_it(ledger: Ledger) -> None:
 def test_query_of_the_quota_counts_what_was_charged(ledger: Ledger) -> None:
     assert [int(left) for (left,) in run(ledger, QUOTA)] == [995]
     assert [int(left) for (left,) in run(ledger, QUOTA.replace("2026-11-22", "2026-12-01"))] == [997]
+
+
+@pytest.mark.parametrize("kind", LEDGERS)
+def test_cure_of_a_clock_that_was_ahead_lets_right_clocks_in_again(kind: Any, tmp_path: Path) -> None:
+    time = FakeTime(start=datetime(2026, 11, 29, 8, tzinfo=UTC))
+    quota = Quota(1000, 7)
+    with new_ledger(kind, tmp_path, time.clock()) as ledger:
+        time.seconds = 400 * DAY
+        with ledger.database.locked() as (_, ahead):
+            pass
+        add_run(ledger.database, [uid_of(1)], ahead)
+        ledger.quarantine([{"uid": uid_of(2), "name": "PC-2"}], list_name="laptops", grace=1, min_sightings=1)
+        time.seconds = 0.0
+        with pytest.raises(NexthinkLedgerError, match="The clock of this machine"), ledger.database.locked():
+            pass
+        with ledger.database.transaction() as connection:
+            for statement in CURE.split(";\n")[:-1]:
+                connection.execute(text(statement))
+        for days, used in ((6, 1), (8, 0)):
+            time.seconds = days * DAY
+            with ledger.database.locked() as (connection, now):
+                assert quota_used(connection, quota, now) == used
+        assert ledger.reconcile([{"uid": uid_of(9)}], query_id="#all_devices").summary["gone"] == 1
+        found = ledger.quarantine([{"uid": uid_of(2), "name": "PC-2"}], list_name="laptops", grace=1, min_sightings=1)
+        assert found.summary["due"] == 1
 
 
 @pytest.mark.parametrize("table", schema.metadata.sorted_tables, ids=lambda table: str(table.name))
