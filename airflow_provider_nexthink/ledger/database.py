@@ -29,6 +29,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clock of this machine may be behind that of whoever wrote to the ledger last."""
 
 _LOCK_SECONDS = 10
+_SCHEMA_SECONDS = 60
 _IDLE_SECONDS = 60
 """A server ends a transaction in which its client has not done anything for this long: a frozen process locks nobody
 out."""
@@ -189,7 +190,7 @@ class Database:
                 # MySQL ends a transaction, and its locks, with each CREATE TABLE. This lock ends with its connection.
                 connection.detach()
                 lock = text("SELECT GET_LOCK(CONCAT('nexthink ', MD5(DATABASE())), :seconds)")
-                if not connection.execute(lock, {"seconds": _LOCK_SECONDS}).scalar():
+                if not connection.execute(lock, {"seconds": _SCHEMA_SECONDS}).scalar():
                     raise NexthinkLedgerBusyError(
                         f"{self.title} cannot be opened just now: another process is changing its schema."
                     )
