@@ -187,7 +187,9 @@ def test_ledger_on_a_read_only_postgres_stops_the_run_before_any_request(tenant:
         read_only = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
         with (
             engine_of(read_only) as engine,
-            pytest.raises(NexthinkLedgerMismatchError, match="read-only.*Its user needs the right"),
+            pytest.raises(
+                NexthinkLedgerError, match="read-only transaction.*Nothing was sent"
+            ),  # it may be failing over
         ):
             delete(tenant, engine, try_number=2)
     assert len(tenant.requests) == sent
@@ -208,7 +210,7 @@ def test_ledger_without_rights_on_mariadb_stops_the_run_before_any_request(
         try:
             with (
                 engine_of(url.set(username=name, password="made-up")) as engine,
-                pytest.raises(NexthinkLedgerMismatchError, match="denied.*Its user needs the right"),
+                pytest.raises(NexthinkLedgerMismatchError, match="denied.*The user needs the right"),
             ):
                 delete(tenant, engine, try_number=2)
         finally:
