@@ -296,7 +296,10 @@ def test_reconcile_run_of_an_unknown_kind_of_uid_keeps_the_kind_of_a_look_that_f
     assert counts(tenant.look()) == {"requested": 2, "gone": 2, "not_compared": 1}
     assert proofs(tenant) == [("device", "strong", uid_of(1), 2.0)]
     with tenant.ledger.database.transaction() as connection:
-        assert list(connection.execute(select(schema.runs.c.uid_kind)).scalars()) == ["device", None]
+        assert list(connection.execute(select(schema.runs.c.uid_kind).order_by(schema.runs.c.id)).scalars()) == [
+            "device",
+            None,
+        ]
     with pytest.raises(NexthinkInputError, match="lists the uid of the collector, but 2 devices"):
         tenant.look(uid="device.collector.uid")
 
