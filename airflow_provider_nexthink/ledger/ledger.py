@@ -200,7 +200,8 @@ class Ledger:
         :param started_at: when the export was started; None for now.
         :param uids: compare only these devices; None for all.
         :raises NexthinkExportError: if there are no rows, which proves nothing.
-        :raises NexthinkInputError: if the result was cut off, or has no uids or another kind of them.
+        :raises NexthinkInputError: if the result was cut off, has no uids or another kind of them, or less than half as
+            many devices as at the latest look.
         :raises NexthinkLedgerError: if the ledger cannot be used now.
         """
         inventory = read_inventory(rows, query_id=query_id, uid_column=uid_column, now=self.database.clock.now())

@@ -17,9 +17,18 @@ from sqlalchemy import and_, func, insert, or_, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.looks import check_is_whole
 from airflow_provider_nexthink.ledger.proof import WEAK, record_proof, strength_of
 from airflow_provider_nexthink.ledger.reservation import close_lost, lock_run
-from airflow_provider_nexthink.ledger.statements import ASKED_FOR, IN_CHUNK, PRUNED, REQUESTED, chunks
+from airflow_provider_nexthink.ledger.statements import (
+    ASKED_FOR,
+    IN_CHUNK,
+    PRUNED,
+    REPEATED,
+    REQUESTED,
+    RETURNED,
+    chunks,
+)
 from airflow_provider_nexthink.status import Presence, Status
 
 if TYPE_CHECKING:
@@ -27,12 +36,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_nexthink.ledger.database import Database
     from airflow_provider_nexthink.ledger.inventory import Inventory
-
-RETURNED = "RETURNED"
-"""The presence of a device that was gone, and is in the inventory again."""
-
-REPEATED = "REPEATED"
-"""The presence of a device that a later run has asked for again: what becomes of it is recorded there."""
 
 MAX_LISTED = 10_000
 """How many devices each list of a result has at most; the counts are always whole."""
@@ -86,11 +89,13 @@ def reconcile(
     :param inventory: every device of the tenant.
     :param started_at: when the look began, which is when the export of the inventory was started; None for now.
     :param uids: compare only these devices; None for all.
-    :raises NexthinkInputError: if the inventory has another kind of uid than all deletions: nothing is changed.
+    :raises NexthinkInputError: if the inventory has another kind of uid than all deletions, or less than half as many
+        devices as at the latest look: nothing is changed.
     :raises NexthinkLedgerError: if the ledger cannot be used now. What was recorded until then is right as it is.
     """
     with database.locked() as (connection, now):
         looked_at = now if started_at is None else min(now, started_at)
+        check_is_whole(connection, inventory)
         close_lost(connection, now)
         table = schema.runs
         runs = connection.execute(

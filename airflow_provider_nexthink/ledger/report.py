@@ -12,9 +12,8 @@ from sqlalchemy import and_, func, select
 from airflow_provider_nexthink.devices.identity import canonical_uid
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.quota import Quota, quota_used
-from airflow_provider_nexthink.ledger.reconcile import RETURNED
 from airflow_provider_nexthink.ledger.seats import seats_by_period
-from airflow_provider_nexthink.ledger.statements import ASKED_FOR
+from airflow_provider_nexthink.ledger.statements import ASKED_FOR, RETURNED
 from airflow_provider_nexthink.status import Presence
 
 if TYPE_CHECKING:

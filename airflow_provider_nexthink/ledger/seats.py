@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import func, select
 
 from airflow_provider_nexthink.ledger import schema
-from airflow_provider_nexthink.ledger.reconcile import RETURNED
+from airflow_provider_nexthink.ledger.statements import RETURNED
 from airflow_provider_nexthink.status import Presence, Status
 
 if TYPE_CHECKING:

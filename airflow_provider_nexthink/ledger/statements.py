@@ -13,6 +13,12 @@ REQUESTED = "REQUESTED"
 ASKED_FOR = (Status.SCHEDULED.value, Status.UNKNOWN.value, REQUESTED)
 """The statuses of devices whose deletion was requested, or may have been."""
 
+RETURNED = "RETURNED"
+"""The presence of a device that was gone, and is in the inventory again."""
+
+REPEATED = "REPEATED"
+"""The presence of a device that a later run has asked for again: what becomes of it is recorded there."""
+
 PRUNED = ""
 """The uid and the name of a device that are not kept any more."""
 

@@ -165,8 +165,8 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
 
     A device whose deletion was requested and that the query does not list is GONE; one that it lists is STILL_PRESENT,
     or RETURNED if it was GONE. One that is gone while another uid has its name was set up anew. A result that proves
-    nothing (cut off, empty, without uids, or with the other kind of uid) changes nothing and fails the task. The
-    connection needs a ledger (extra ``ledger_conn_id``).
+    nothing (cut off, empty, without uids, with the other kind of uid, or with less than half as many devices as at the
+    latest look) changes nothing and fails the task. The connection needs a ledger (extra ``ledger_conn_id``).
 
     Pushes to XCom: ``summary``, also returned, the look in numbers and the seats won by week; ``still_present``,
     ``returned`` and ``set_up_anew``, the first 10,000 devices of each.
@@ -283,7 +283,7 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
             )
         if summary["not_compared"]:
             self.log.warning(
-                "%d deletions were not compared: they are, or may be, of the other kind of uid, newer than this export, "
+                "%d deletions were not compared: they are of the other kind of uid, or may be; newer than this export; "
                 "or of a run that has not ended.",
                 summary["not_compared"],
             )

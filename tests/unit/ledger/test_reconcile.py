@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, select
+from sqlalchemy import delete, event, select
 
 from airflow_provider_nexthink.api.nql import NqlRows
 from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
@@ -265,6 +266,42 @@ def test_reconcile_look_that_proves_nothing_changes_nothing(
         assert connection.execute(select(schema.looks)).all() == []
 
 
+def test_reconcile_look_that_lists_less_than_half_of_the_latest_one_changes_nothing(tenant: Tenant) -> None:
+    tenant.delete(1)
+    tenant.look(*range(1, 12))  # with 999, 12 devices
+    seen = deletions(tenant.ledger.database)
+    with pytest.raises(NexthinkInputError, match="not the whole inventory") as caught:
+        tenant.look(2, 3, 4, query_id="#stale_devices")
+    assert "#stale_devices lists 4 devices, and the look of 2026-11-23 00:02 UTC (#all_devices) listed 12" in (
+        str(caught.value)
+    )
+    with pytest.raises(NexthinkInputError, match="not the whole inventory"):
+        tenant.look(2, 3, 4, uids=[uid_of(1)])  # nor does a sensor's
+    assert deletions(tenant.ledger.database) == seen
+    most = re.search(r"the rows of nexthink_looks with devices > (\d+)\.", str(caught.value))
+    with tenant.ledger.database.transaction() as connection:
+        assert len(connection.execute(select(schema.looks)).all()) == 1
+        connection.execute(delete(schema.looks).where(schema.looks.c.devices > int(most[1] if most else -1)))
+    assert counts(tenant.look(2, 3, 4)) == {"requested": 1, "gone": 1}
+
+
+def test_reconcile_look_of_half_as_many_devices_is_compared(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look(*range(1, 12))
+    on_sqlite.look(*range(1, 6))  # 6 of 12
+
+
+def test_reconcile_look_may_lack_the_devices_that_were_to_be_deleted(tenant: Tenant) -> None:
+    tenant.delete(*range(4))
+    tenant.delete(3, 4, statuses=["SCHEDULED", "FAILED"])
+    tenant.delete(50, uid_kind="collector")
+    tenant.look(*range(11))
+    tenant.delete(5, 6)  # so six of the twelve may go, each once
+    with pytest.raises(NexthinkInputError, match=r"listed 12, of which 6 were to be deleted"):
+        tenant.look(7)
+    assert counts(tenant.look(7, 8))["gone"] == 6
+
+
 def test_reconcile_other_kind_of_uid_is_not_compared(tenant: Tenant) -> None:
     tenant.delete(1, uid_kind="collector")
     with pytest.raises(NexthinkInputError, match="lists the uid of the device, but 1 devices"):
@@ -360,7 +397,7 @@ def test_reconcile_of_a_year_follows_the_rules(tmp_path_factory: pytest.TempPath
                 state |= dict.fromkeys(asked, "OPEN")
                 continue
             there = data.draw(st.sets(st.integers(0, 5)))
-            result = tenant.look(*sorted(there))
+            result = tenant.look(*sorted(there), *range(900, 910))
             for number in gone_and_asked_for:
                 returned += number in there  # it was back before anyone looked
                 went -= number not in there  # else its seat is won once, by the later deletion
