@@ -283,8 +283,8 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
             )
         if summary["not_compared"]:
             self.log.warning(
-                "%d deletions were not compared: they are, or may be, of the other kind of uid, newer than this export, "
-                "or of a run that has not ended.",
+                "%d deletions were not compared: they are, or may be, of the other kind of uid, newer than this "
+                "export, or of a run that has not ended.",
                 summary["not_compared"],
             )
         for key in _LISTS:
