@@ -45,15 +45,19 @@ class DeletionRecorder:
         options = deletion.options
         # As many as can be in flight: of a process that is killed, so many may have been sent or not.
         run = LedgerRun(self._database, ahead=options.max_concurrency * options.batch_size)
-        run.reserve(
-            self._request(deletion),
-            deletion.outcomes,
-            to_send,
-            check=self._check,
-            earlier=deletion.checkpoint.earlier.outcomes if deletion.checkpoint else None,
-            look=self._look,
-        )
-        return run
+        try:
+            run.reserve(
+                self._request(deletion),
+                deletion.outcomes,
+                to_send,
+                check=self._check,
+                earlier=deletion.checkpoint.earlier.outcomes if deletion.checkpoint else None,
+                look=self._look,
+            )
+            return run  # noqa: TRY300 - a timeout may come at this line, too
+        except BaseException:
+            run.abandon()
+            raise
 
     def record_blocked(self, deletion: Deletion, error: NexthinkGuardError) -> None:
         """Record that a guard has stopped a deletion before it sent anything; not of a dry run.

@@ -122,18 +122,18 @@ class LedgerRun:
         self._columns, self._positions = columns, positions
         try:
             reserved = self._wait_for(lambda: self._reserve(request, earlier, look), check, BUSY_SECONDS)
+            for warning in reserved.warnings:
+                log.warning("%s", warning)
+            if self.run_id is None:
+                self._jobs.put(None)
+                return
+            log.info("The ledger has the %d devices as REQUESTED (run %d).", len(positions), self.run_id)
+            self._seq_of = {position: seq for seq, position in enumerate(positions)}
+            self._is_recorded = bytearray(len(positions))
+            self._jobs.put(self._keep_up)
         except BaseException:
             self.abandon()
             raise
-        for warning in reserved.warnings:
-            log.warning("%s", warning)
-        if self.run_id is None:
-            self._jobs.put(None)
-            return
-        log.info("The ledger has the %d devices as REQUESTED (run %d).", len(positions), self.run_id)
-        self._seq_of = {position: seq for seq, position in enumerate(positions)}
-        self._is_recorded = bytearray(len(positions))
-        self._jobs.put(self._keep_up)
 
     def record_blocked(self, request: RunRequest, error: NexthinkGuardError, *, check: Callable[[], None]) -> None:
         """Record that a guard has stopped the run before it sent anything; a failure is logged.
@@ -149,7 +149,7 @@ class LedgerRun:
         self._jobs.put(None)
 
     def abandon(self) -> None:
-        """Give back what was reserved: nothing of it is sent."""
+        """Give back what was reserved: nothing of it was sent, or will be."""
         self._is_abandoned = True
         self._jobs.put(self._give_back)
         self._jobs.put(None)
@@ -295,7 +295,7 @@ class LedgerRun:
 
     def _keep_up(self) -> None:
         """Write what is to be written, until the run has ended."""
-        while not (self._is_over or self._has_given_up):
+        while not (self._is_over or self._has_given_up or self._is_abandoned):
             with suppress(Empty):
                 self._jobs.get(timeout=_SAVE_SECONDS if self._trying_since is None else _RETRY_SECONDS)
             now = self._clock.monotonic()
@@ -307,6 +307,8 @@ class LedgerRun:
             )
             if is_due:
                 self._write(now)
+        if self._is_abandoned:
+            self._give_back()
         self._has_ended.put(None)
         self._jobs.put(None)
 

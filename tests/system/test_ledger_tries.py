@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from sqlalchemy import select
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkLedgerError, NexthinkTryOverError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.ledger.run import LedgerRun
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
 from tests.support.ledgers import LEDGERS
+from tests.support.secrets import reset_secrets_maskers
 from tests.support.tries import TaskInstance, execute
 
 Devices = list[dict[str, str]]
@@ -186,3 +190,40 @@ def test_retry_after_a_kill_sends_only_what_is_not_known_to_be_accepted(
         row["uid"] for row in rows_of(schema.deletions) if not row["superseded"] and row["status"] != "NOT_SENT"
     ]
     assert sorted(counting) == sorted(uids_of(fleet[:250]))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # whose connection was interrupted while it was opened
+@ON_SQLITE
+def test_timeout_at_any_line_before_the_first_request_gives_back_what_was_reserved(
+    sandbox: Sandbox, fleet: Devices, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_reserving = threading.Event()
+    reserve = LedgerRun._reserve
+
+    def reserve_now(*arguments: Any) -> Any:
+        is_reserving.set()
+        return reserve(*arguments)
+
+    monkeypatch.setattr(LedgerRun, "_reserve", reserve_now)
+    seen, interrupted, number = set[Line](), -1, 0
+    while len(seen) > interrupted:
+        interrupted, number = len(seen), number + 1
+        is_reserving.clear()
+        sandbox.tenant.queued.clear()
+        reset_secrets_maskers()
+        operator = NexthinkDeleteDevicesOperator(task_id="delete", devices=fleet[:3])
+        with (
+            suppress(TaskTimeout),
+            interrupted_at_new_line(
+                seen, {"run.py", "recording.py"}, lambda: is_reserving.is_set() and not sandbox.tenant.queued
+            ),
+        ):
+            execute(operator, None, run_id=f"run-{number}")
+        end = time.monotonic() + 30
+        while any(run["state"] == "RUNNING" for run in rows_of(schema.runs)):  # its thread is still at it
+            assert time.monotonic() < end, max(seen)
+            time.sleep(0.05)
+        charged = sum(run["charged"] for run in rows_of(schema.runs) if run["dag_run_id"] == f"run-{number}")
+        assert charged == len(sandbox.tenant.queued)
+    assert len(seen) > 30
