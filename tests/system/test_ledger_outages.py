@@ -279,8 +279,9 @@ def test_ledger_that_goes_away_in_the_middle_does_not_hold_up_a_stop(
 
 @pytest.mark.slow
 def test_ledger_whose_connections_are_cut_is_used_again(
-    tenant: Sandbox, engine: Engine, direct: Engine, proxy: TcpProxy
+    tenant: Sandbox, engine: Engine, direct: Engine, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ledger_run, "PATIENCE_SECONDS", 30.0)
     observer = At(100, proxy.cut)
     result = delete(tenant, engine, observer)
     assert result.error is None
