@@ -77,7 +77,10 @@ def _open(where: str) -> tuple[Ledger, Quota | None]:
     quota = None
     if policy.quota_devices is not None and policy.quota_days is not None:
         quota = Quota(policy.quota_devices, policy.quota_days)
-    return hook.get_ledger(), quota
+    ledger = hook.get_ledger()
+    if policy.ledger_conn_id is not None:
+        Ledger.existing(ledger_engine(policy.ledger_conn_id))  # a command makes no tables
+    return ledger, quota
 
 
 def _days(days: float) -> timedelta:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote
 
 from sqlalchemy import insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -26,7 +28,7 @@ DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 """The databases that a ledger can be in."""
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far the clock of this machine may be behind that of whoever wrote to the ledger last."""
+"""How far the clock of this machine may be behind that of the process that wrote to the ledger last."""
 
 _LOCK_SECONDS = 10
 _SCHEMA_SECONDS = 60
@@ -106,6 +108,8 @@ class Database:
         :raises NexthinkLedgerMismatchError: if there is no ledger in it.
         """
         ledger = cls(engine, tenant="", instance="", clock=clock)
+        if ledger.dialect == "sqlite" and not (path := _sqlite_file(engine)).is_file():
+            raise NexthinkLedgerMismatchError(f"There is no file {path}, so no ledger in it: is the path right?")
         try:
             with engine.connect() as connection:
                 has_ledger = inspect(connection).has_table(schema.ledgers.name)
@@ -268,3 +272,9 @@ class Database:
             f"{self.title} cannot be {what} ({type(error).__name__}: {cause}). Is its database there, reachable, and "
             "not full?"
         )
+
+
+def _sqlite_file(engine: Engine) -> Path:
+    """Return the file of a database, which SQLite would make on the first connection."""
+    name = engine.url.database or ""
+    return Path(unquote(name.removeprefix("file:").partition("?")[0]) if name.startswith("file:") else name)

@@ -43,7 +43,7 @@ def read_inventory(rows: Any, *, query_id: str, uid_column: str | None = None, n
     """
     if getattr(rows, "truncated", False):
         raise NexthinkInputError(
-            f"The result of {query_id} was cut off: it proves no absence. Narrow nothing: list all."
+            f"The result of {query_id} was cut off: it proves that no device is gone. Export the whole list of devices."
         )
     if not len(rows):
         raise NexthinkExportError(f"{query_id} lists no device at all: that proves nothing.")

@@ -60,7 +60,8 @@ class ReconcileResult:
     :param summary: the look in numbers, and the seats won by week.
     :param still_present: the first devices that are still there.
     :param returned: the first devices that were gone, and are there again.
-    :param set_up_anew: the first devices that are gone while another device has their name.
+    :param set_up_anew: the first devices that are gone while another device has their name: set up anew, or a namesake
+        that was there before.
     """
 
     summary: dict[str, Any]
@@ -125,7 +126,7 @@ class Ledger:
         """Put devices on a list in quarantine, and return those that are due.
 
         A device is due once it was on the list in at least ``min_sightings`` runs, for at least ``grace``, without a
-        gap: whoever is missing from the list once is released, and starts afresh. Nothing is deleted here.
+        gap: a device that is missing from the list once is released, and starts afresh. Nothing is deleted here.
 
         :param devices: a DataFrame or Arrow table, a list of mappings or of rows that name their fields, JSON or CSV
             text, or the path of a file.
@@ -134,7 +135,8 @@ class Ledger:
         :param min_sightings: in how many runs it is at least on the list.
         :param uid_column: which column holds the uid; None to find it by its name.
         :param name_column: which column holds the name; None to find it by its name.
-        :param origin: the run: all its tries count once. None in plain Python, where each call is a run.
+        :param origin: the run: all its tries count once. None in plain Python, where each call is a run, and two
+            programs with one list cannot be told apart.
         :param open_file: opens a path for reading bytes; None to use fsspec.
         :return: the devices that are due, and those that wait.
         :raises NexthinkInputError: if an option or the list is wrong, or the list belongs to another task.

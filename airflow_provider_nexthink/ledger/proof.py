@@ -2,7 +2,8 @@
 
 A device that has not been seen for a month or more may leave the inventory by itself (Nexthink keeps devices for about
 30 to 90 days), and proves nothing. So a proof is a device that a look at the inventory found just before its deletion,
-young enough to stay, and that a later look did not find.
+young enough to stay, and that a later look did not find. Where its age or its kind of uid is not known, the proof is
+weak.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import insert, select
 
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.ledger.schema import proofs
+from airflow_provider_nexthink.ledger.statements import PRUNED
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -104,10 +106,16 @@ def check_proof(connection: Connection, uid_kind: str | None, planned: int) -> s
     if planned <= UNPROVEN_DEVICES or STRONG in found:
         return None
     if (weak := found.get(WEAK)) is not None:
+        device = "a device that is pruned by now" if weak.uid == PRUNED else f"{weak.name} ({weak.uid})"
+        why = (
+            "how long it had not been seen is not known: it may have left by itself. Add device.days_since_last_seen "
+            "to the query."
+            if weak.days_unseen is None
+            else "the kind of its uid is not known. Keep the name of the column, device.uid."
+        )
         return (
-            f"That deletions remove devices here is proven weakly only: {weak.name} ({weak.uid}) was there at "
-            f"{weak.seen_at:%Y-%m-%d %H:%M} UTC and gone at {weak.gone_at:%Y-%m-%d %H:%M} UTC, but how long it had not "
-            "been seen is not known: it may have left by itself. Add device.days_since_last_seen to the query."
+            f"That deletions remove devices here is proven weakly only: {device} was there at "
+            f"{weak.seen_at:%Y-%m-%d %H:%M} UTC and gone at {weak.gone_at:%Y-%m-%d %H:%M} UTC, but {why}"
         )
     column = {"device": "device.uid", "collector": "device.collector.uid"}.get(kind, "this column")
     raise NexthinkGuardError(

@@ -114,4 +114,4 @@ def _remove_task_state(connection: Connection, before: datetime) -> None:
 def _remove_proofs(connection: Connection, before: datetime) -> None:
     """Remove the names from proofs; what they prove stays."""
     table = schema.proofs
-    connection.execute(update(table).where(table.c.gone_at < before).values(uid=PRUNED, name="a device of the past"))
+    connection.execute(update(table).where(table.c.gone_at < before).values(uid=PRUNED, name=PRUNED))

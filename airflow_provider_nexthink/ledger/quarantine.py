@@ -34,11 +34,13 @@ class Mark(NamedTuple):
     :param name: its name, for people.
     :param marked_at: when it was on the list for the first time.
     :param sightings: in how many runs it was on the list since then.
+    :param last_seen_at: when the latest of these runs was. Its retries count as of the same time.
     """
 
     name: str
     marked_at: datetime
     sightings: int
+    last_seen_at: datetime
 
 
 class RunKind(Enum):
@@ -72,28 +74,30 @@ def mark_devices(marks: Mapping[str, Mark], devices: Mapping[str, str], kind: Ru
     """
     if kind is RunKind.EARLIER:
         return Marking(dict(marks), [], [])
-    more = 1 if kind is RunKind.NEW else 0
+    is_new = kind is RunKind.NEW
     after: dict[str, Mark] = {}
     marked = []
     for uid, name in devices.items():
         before = marks.get(uid)
         if before is None:
             marked.append(uid)
-            after[uid] = Mark(name, now, 1)
+            after[uid] = Mark(name, now, 1, now)
         else:
-            after[uid] = Mark(name, before.marked_at, before.sightings + more)
+            last_seen_at = now if is_new else before.last_seen_at
+            after[uid] = Mark(name, before.marked_at, before.sightings + is_new, last_seen_at)
     return Marking(after, marked, [uid for uid in marks if uid not in after])
 
 
-def is_due(mark: Mark, *, grace: timedelta, min_sightings: int, now: datetime) -> bool:
+def is_due(mark: Mark, *, grace: timedelta, min_sightings: int) -> bool:
     """Return whether a device has been on the list for long enough, and in enough runs.
+
+    The time ends with the latest run: a retry days later does not prove that the device has stayed on the list.
 
     :param mark: the device.
     :param grace: for how long at least.
     :param min_sightings: in how many runs at least.
-    :param now: the time.
     """
-    return mark.sightings >= min_sightings and now - mark.marked_at >= grace
+    return mark.sightings >= min_sightings and mark.last_seen_at - mark.marked_at >= grace
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def update_list(
     due = {
         uid
         for uid in names
-        if (mark := marking.marks.get(uid)) and is_due(mark, grace=grace, min_sightings=min_sightings, now=now)
+        if (mark := marking.marks.get(uid)) and is_due(mark, grace=grace, min_sightings=min_sightings)
     }
     return ListUpdate(now, kind, marking.marks, due, len(marking.marked), released, deleted)
 
@@ -201,9 +205,11 @@ def _count_run(
 def _load_marks(connection: Connection, list_name: str) -> dict[str, Mark]:
     table = schema.marks
     rows = connection.execute(
-        select(table.c.uid, table.c.name, table.c.marked_at, table.c.sightings).where(table.c.list_name == list_name)
+        select(table.c.uid, table.c.name, table.c.marked_at, table.c.sightings, table.c.last_seen_at).where(
+            table.c.list_name == list_name
+        )
     )
-    return {uid: Mark(name, marked_at, sightings) for uid, name, marked_at, sightings in rows}
+    return {uid: Mark(*mark) for uid, *mark in rows}
 
 
 def _count_deleted(connection: Connection, uids: Sequence[str], marks: Mapping[str, Mark]) -> int:
@@ -244,13 +250,7 @@ def _save(
         connection.execute(
             insert(table),
             [
-                {
-                    "list_name": list_name,
-                    "uid": uid,
-                    "last_number": number,
-                    "last_seen_at": now,
-                    **marking.marks[uid]._asdict(),
-                }
+                {"list_name": list_name, "uid": uid, "last_number": number, **marking.marks[uid]._asdict()}
                 for uid in chunk
             ],
         )

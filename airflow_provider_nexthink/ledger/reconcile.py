@@ -55,7 +55,8 @@ class Comparison:
     :param gone: how many of them are not in the inventory.
     :param still_present: how many are in it, and have not been gone yet.
     :param returned: how many are in it again.
-    :param set_up_anew: how many are gone while another device has their name.
+    :param set_up_anew: how many are gone while another device has their name: set up anew, or a namesake that was there
+        before.
     :param not_compared: how many rows could not be compared: the inventory has the other kind of uid, or may have; it
         is older; or their run has not ended.
     :param present_rows: the first of those that are still present.

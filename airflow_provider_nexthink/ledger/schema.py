@@ -65,7 +65,7 @@ ledgers = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("latest_at", UtcTime, nullable=False),
 )
-"""One row: whose ledger this is. Whoever changes what a limit depends on holds the lock of this row."""
+"""One row: whose ledger this is. A change that a limit depends on is made under the lock of this row."""
 
 runs = Table(
     "nexthink_runs",

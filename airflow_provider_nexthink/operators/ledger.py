@@ -55,7 +55,7 @@ class NexthinkQuarantineOperator(DevicesMixin, BaseOperator):
     :param grace: for how long a device is at least on the list; a ``timedelta``, or a number of days. (templated)
     :param min_sightings: in how many runs a device is at least on the list. (templated)
     :param list_name: the name of the list in the ledger, which belongs to this task alone; by default the ids of the
-        Dag and the task. (templated)
+        Dag and the task. A run with other parameters releases what it does not list: put them in the name. (templated)
     :param nexthink_conn_id: the connection. (templated)
     :param uid_column: which column holds the uid; None to find it by its name. (templated)
     :param name_column: which column holds the name; None to find it by its name. (templated)
@@ -164,9 +164,10 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
     """Compare the devices that were deleted with the inventory, and record in the ledger what became of each.
 
     A device whose deletion was requested and that the query does not list is GONE; one that it lists is STILL_PRESENT,
-    or RETURNED if it was GONE. One that is gone while another uid has its name was set up anew. A result that proves
-    nothing (cut off, empty, without uids, with the other kind of uid, or with less than half as many devices as at the
-    latest look) changes nothing and fails the task. The connection needs a ledger (extra ``ledger_conn_id``).
+    or RETURNED if it was GONE. One that is gone while another device has its name counts as set up anew, though that
+    may be a namesake that was there before. A result that proves nothing (cut off, empty, without uids, with the other
+    kind of uid, or with less than half as many devices as at the latest look) changes nothing and fails the task. The
+    connection needs a ledger (extra ``ledger_conn_id``).
 
     Pushes to XCom: ``summary``, also returned, the look in numbers and the seats won by week; ``still_present``,
     ``returned`` and ``set_up_anew``, the first 10,000 devices of each.
@@ -241,23 +242,27 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
                 context["ti"].xcom_push(key=key, value=getattr(found, key))
         return found.summary
 
-    def _looks_too_young(self, context: Context, summary: Mapping[str, Any]) -> bool:
-        """Return whether the ledger knows less than it did before: restored from an older backup, or replaced."""
+    def _looks_too_young(self, context: Context, summary: dict[str, Any]) -> bool:
+        """Return whether the ledger knows less than it did once: restored from an older backup, or replaced."""
         ti = context["ti"]
         before = ti.xcom_pull(task_ids=self.task_id, key="summary", map_indexes=ti.map_index, include_prior_dates=True)
-        if not isinstance(before, Mapping) or "runs" not in before:
-            return False  # the first time
-        known, latest = int(before["runs"]), str(before.get("latest_run_at") or "")
-        if summary["runs"] >= known and (summary["latest_run_at"] or "") >= latest:
+        runs, latest = summary["runs"], summary["latest_run_at"] or ""
+        known_runs, known_latest = runs, latest
+        if isinstance(before, Mapping) and "known_runs" in before:
+            known_runs = max(runs, int(before["known_runs"]))
+            known_latest = max(latest, str(before["known_latest_run_at"] or ""))
+        # Kept from run to run, so that it stays true until the ledger knows as much again.
+        summary |= {"known_runs": known_runs, "known_latest_run_at": known_latest or None}
+        if runs == known_runs and latest == known_latest:
             return False
         self.log.warning(
             "The ledger looks too young: it has %d runs, the latest of %s, and had %d, the latest of %s. Was it "
             "restored from an older backup, or replaced? Deletions that it does not know count in no quota, prove "
             "nothing, and are not looked for.",
-            summary["runs"],
-            summary["latest_run_at"],
-            known,
+            runs,
             latest or None,
+            known_runs,
+            known_latest or None,
         )
         return True
 
@@ -277,8 +282,8 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
         )
         if summary["set_up_anew"]:
             self.log.warning(
-                "%d devices are gone, but another uid has their name: machines that were set up anew, or the query "
-                "lists another kind of uid than the devices were deleted by.",
+                "%d devices are gone, and another device has their name: set up anew, or a namesake that was there "
+                "before; or the query lists another kind of uid than they were deleted by.",
                 summary["set_up_anew"],
             )
         if summary["not_compared"]:

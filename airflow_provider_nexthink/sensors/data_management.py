@@ -164,7 +164,7 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
                 self._record(hook, rows, started_at)
                 return self._compare(rows)
         except NexthinkExportTimeoutError as error:  # its message names a timeout that is not the sensor's
-            late = f"The export of {self.query_id} was not ready in time. Narrow the query if that happens often."
+            late = f"The export of {self.query_id} was not ready in time. If that happens often, list fewer columns."
             self._failure = NexthinkExportTimeoutError(late, request_id=error.request_id)
         except NexthinkRetryableError as error:
             self._failure = error
@@ -222,8 +222,8 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
             names = set(find_column(rows, "name", None, NAME_COLUMNS).cells)
             if same := self._watched.gone_with_name_present(names):
                 self.log.warning(
-                    "%d devices count as gone, but another uid has their name: machines that were set up anew, or the "
-                    "query lists another kind of uid than the devices were deleted by.",
+                    "%d devices count as gone, but another uid has their name: set up anew, or namesakes that were "
+                    "there before; or the query lists another kind of uid than the devices were deleted by.",
                     same,
                 )
         return are_gone

@@ -156,7 +156,7 @@ class StepwiseRun:
                 self.outcomes.submitted_at[at] = self.database.clock.now().isoformat(timespec="milliseconds")
 
     def keep(self, positions: Iterable[int] = (), *, released: int | None = None) -> bool:
-        """Give a sign of life, record devices, and release more."""
+        """Record a heartbeat and devices, and release more."""
         assert self.run_id is not None
         with self.database.transaction() as connection:
             return reservation.keep_run(

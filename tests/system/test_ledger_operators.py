@@ -103,18 +103,23 @@ def test_reconcile_operator_of_a_truncated_result_changes_nothing(
     assert rows_of(schema.looks) == []
 
 
-def test_reconcile_operator_says_when_the_ledger_looks_too_young(
+def test_reconcile_operator_says_that_the_ledger_looks_too_young_until_it_knows_as_much_again(
     sandbox: Sandbox, run_dag: RunDag, on_sqlite: None
 ) -> None:
     with DAG("daily") as dag:
         remove = NexthinkDeleteDevicesOperator(task_id="delete", devices=devices_of(sandbox, 2))
         remove >> NexthinkReconcileOperator(task_id="reconcile", poll_interval=0.01)
-    assert run_dag(dag).xcom("reconcile")["looks_too_young"] is False
-    assert run_dag(dag).xcom("reconcile")["looks_too_young"] is False
+    assert [run_dag(dag).xcom("reconcile")["looks_too_young"] for _ in range(3)] == [False, False, False]
     with NexthinkHook() as hook, hook.get_ledger().database.transaction() as connection:
         connection.execute(delete(schema.runs))
         connection.execute(delete(schema.deletions))
-    assert run_dag(dag).xcom("reconcile")["looks_too_young"] is True
+    found = [run_dag(dag).xcom("reconcile") for _ in range(3)]
+    assert [(row["runs"], row["known_runs"], row["looks_too_young"]) for row in found] == [
+        (1, 3, True),
+        (2, 3, True),
+        (3, 3, False),
+    ]
+    assert found[1]["known_latest_run_at"] == found[1]["latest_run_at"]
 
 
 def test_quarantine_operator_of_mapped_tasks_keeps_a_list_for_each(

@@ -21,6 +21,7 @@ from airflow_provider_nexthink.ledger.proof import (
     record_proof,
     strength_of,
 )
+from airflow_provider_nexthink.ledger.prune import prune
 from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import Status
 from tests.support.fake_time import START, FakeTime
@@ -39,7 +40,13 @@ def reserve(database: Database, count: int, *, kind: str | None = "device", orig
     return run.reserve(require_proof=True, uid_kind=kind)
 
 
-def prove(database: Database, strength: str, kind: str | None = "device", name: str = "PC-0") -> None:
+def prove(
+    database: Database,
+    strength: str,
+    kind: str | None = "device",
+    name: str = "PC-0",
+    days_unseen: float | None = None,
+) -> None:
     with database.locked() as (connection, _):
         record_proof(
             connection,
@@ -48,7 +55,7 @@ def prove(database: Database, strength: str, kind: str | None = "device", name: 
             uid="00000000-0000-4000-8000-000000000000",
             name=name,
             seen_at=START - DAY,
-            days_unseen=1.0 if strength == STRONG else None,
+            days_unseen=1.0 if strength == STRONG else days_unseen,
             requested_at=START - DAY + HOUR,
             gone_at=START,
         )
@@ -165,6 +172,22 @@ def test_proof_weak_lets_pass_with_a_warning(database: Database) -> None:
     assert reserve(database, UNPROVEN_DEVICES) == []
     prove(database, STRONG)
     assert reserve(database, 1000) == []
+
+
+def test_proof_weak_of_a_pruned_device_says_so(sqlite_engine: Engine) -> None:
+    time = FakeTime()
+    database = database_of(sqlite_engine, time.clock())
+    prove(database, WEAK)
+    time.seconds += 100 * 86_400
+    prune(database, timedelta(days=30))
+    (warning,) = reserve(database, 1000)
+    assert "proven weakly only: a device that is pruned by now was there at 2026-11-22 00:00 UTC and gone" in warning
+
+
+def test_proof_weak_for_an_unknown_kind_of_uid_says_so(database: Database) -> None:
+    prove(database, WEAK, kind=None, days_unseen=1.0)
+    (warning,) = reserve(database, 1000, kind=None)
+    assert warning.endswith("but the kind of its uid is not known. Keep the name of the column, device.uid.")
 
 
 @pytest.mark.parametrize(("proven", "asked"), [("collector", "device"), (None, "device"), ("device", None)])

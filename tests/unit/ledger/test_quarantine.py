@@ -111,6 +111,26 @@ def test_quarantine_retry_counts_once_and_takes_the_list_of_the_last_try(weekly:
     assert weekly.run(2, rows(2, 3)).due == rows(2)
 
 
+def test_quarantine_retry_of_the_latest_run_days_later_makes_nothing_due(weekly: Weekly) -> None:
+    weekly.run(1, rows(1))
+    weekly.time.seconds = 7 * DAY
+    weekly.run(2, rows(1))
+    weekly.time.seconds = 15 * DAY
+    assert counts(weekly.run(2, [{"uid": uid_of(1), "name": "pc-new"}])) == {"waiting": 1}
+    cleared = weekly.run(1, rows(1))
+    assert counts(cleared) == {"waiting": 1}
+    assert cleared.waiting[0]["due_at"] == weekly.time.now().isoformat()  # by the next run
+    assert weekly.run(3, rows(1)).due == rows(1)
+    weekly.time.seconds = 30 * DAY
+    assert weekly.run(3, rows(1)).due == rows(1)
+
+
+def test_quarantine_without_grace_and_sightings_is_due_at_once_in_a_retry_too(on_sqlite: Weekly) -> None:
+    on_sqlite.run(1, rows(1), grace=0, min_sightings=1)
+    on_sqlite.time.seconds = DAY
+    assert on_sqlite.run(1, rows(1, 2), grace=0, min_sightings=1).due == rows(1, 2)
+
+
 def test_quarantine_cleared_earlier_run_changes_nothing(weekly: Weekly) -> None:
     weekly.run(1, rows(1, 2))
     weekly.time.seconds = 20 * DAY
@@ -276,7 +296,8 @@ def test_quarantine_due_devices_of_text_are_rows_with_all_columns(on_sqlite: Wee
 def test_quarantine_of_a_year_follows_the_rules(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Weekly runs with devices that come and go, retries and cleared runs, against a plain model of the rules."""
     time = FakeTime()
-    marked: dict[int, tuple[float, int]] = {}  # the model: when each device was marked, and how often it was seen
+    # The model: when each device was marked, how often it was seen, and when for the last time.
+    marked: dict[int, tuple[float, int, float]] = {}
     known: list[int] = []
     grace, min_sightings = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 5))
     with new_ledger("sqlite", tmp_path_factory.mktemp("ledger"), time.clock()) as ledger:
@@ -288,16 +309,16 @@ def test_quarantine_of_a_year_follows_the_rules(tmp_path_factory: pytest.TempPat
             result = weekly.run(key, rows(*sorted(listed)))
             if key not in known or key == known[-1]:
                 more = int(key not in known)
-                marked = {
-                    device: (marked[device][0], marked[device][1] + more) if device in marked else (time.seconds, 1)
-                    for device in listed
-                }
+                new = (time.seconds, 1, time.seconds)
+                if more:
+                    marked = {key: (since, times + 1, time.seconds) for key, (since, times, _) in marked.items()}
+                marked = {device: marked.get(device, new) for device in listed}
             if key not in known:
                 known.append(key)
             due = {
                 device
                 for device in listed & marked.keys()
-                if marked[device][1] >= min_sightings and time.seconds - marked[device][0] >= grace * DAY
+                if marked[device][1] >= min_sightings and marked[device][2] - marked[device][0] >= grace * DAY
             }
             assert result.due == rows(*sorted(due))
             assert {row["uid"] for row in result.waiting} == {uid_of(n) for n in listed & marked.keys() - due}

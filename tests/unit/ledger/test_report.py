@@ -219,6 +219,17 @@ def test_command_line_reports_and_prunes(on_sqlite: Tenant, tmp_path: Path, caps
     assert "0 deletions in the ledger" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["report"], ["history", "PC-1"], ["prune", "--older-than-days", "9"]])
+@pytest.mark.parametrize("url", ["sqlite:///{path}", "sqlite:///file:{path}?uri=true"])
+def test_command_line_of_a_mistyped_path_makes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], url: str
+) -> None:
+    path = tmp_path / "mistyped.db"
+    assert main([command[0], url.format(path=path), *command[1:]]) == 1
+    assert "no file" in capsys.readouterr().err
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -233,6 +244,7 @@ def test_command_line_of_what_cannot_be_says_so(
     on_sqlite: Tenant, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     on_sqlite.ledger.open()
+    (tmp_path / "empty.db").touch()
     assert main([argument.format(folder=tmp_path) for argument in arguments]) == 1
     assert says in capsys.readouterr().err
 
