@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,6 +30,8 @@ from tests.support.ledgers import (
     all_rows,
     column_of,
     database_of,
+    engine_of,
+    ledger_database,
     origin_of,
     outcomes_of,
     request_of,
@@ -378,3 +382,21 @@ def test_reserve_many_devices_has_each_once(ledger_engine: Engine) -> None:
     devices = rows_of(ledger_engine, "deletions")
     assert column_of(devices, "seq", "uid") == list(enumerate(run.outcomes.uid))
     assert Counter(column_of(devices, "status")) == {"SCHEDULED": 25_000}
+
+
+@pytest.mark.service
+def test_finish_on_postgres_writes_few_index_entries(tmp_path: Path) -> None:
+    with ledger_database("postgres", tmp_path) as url:
+        with engine_of(url) as engine:
+            run = StepwiseRun(database_of(engine), outcomes_of(2_000))
+            run.reserve()
+            run.settle(Status.SCHEDULED, range(2_000))
+            run.finish()
+        statistics = text(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'nexthink_deletions'"
+        )
+        with engine_of(url) as engine, engine.connect() as connection:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+            updated, without_index = connection.execute(statistics).one()
+    assert updated == 2_000
+    assert without_index > 0.5 * updated
