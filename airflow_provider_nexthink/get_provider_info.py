@@ -183,7 +183,7 @@ def get_provider_info() -> dict[str, object]:
                     },
                     "quota_days": {
                         "label": "Quota: days",
-                        "description": "The length of that window in days, such as 7.",
+                        "description": "The length of that window in days, such as 30.",
                         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 3650},
                     },
                     "protected": {
