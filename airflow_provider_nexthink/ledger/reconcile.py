@@ -7,10 +7,11 @@ look that has changed it last. So an inventory that is read slowly overwrites no
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, insert, or_, select, update
@@ -20,6 +21,7 @@ from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.looks import check_is_whole
 from airflow_provider_nexthink.ledger.proof import WEAK, record_proof, strength_of
 from airflow_provider_nexthink.ledger.reservation import close_lost, lock_run
+from airflow_provider_nexthink.ledger.seats import record_seats
 from airflow_provider_nexthink.ledger.statements import (
     ASKED_FOR,
     IN_CHUNK,
@@ -114,17 +116,17 @@ def reconcile(
     else:
         _compare_some(database, look, uids)
     result = look.result
-    if look.other_kind and not result.requested:
+    if (others := look.obstacles[_Obstacle.OTHER_KIND]) and not result.requested:
         raise NexthinkInputError(
-            f"{inventory.query_id} lists the uid of the {inventory.uid_kind}, but {look.other_kind} devices were "
-            "deleted by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
+            f"{inventory.query_id} lists the uid of the {inventory.uid_kind}, but {others} devices were deleted "
+            "by the other kind of uid: that proves nothing. List that one, or name its column with uid_column."
         )
-    if look.perhaps_other_kind:
+    if unknown := look.obstacles[_Obstacle.PERHAPS_OTHER_KIND]:
         log.warning(
             "%d deletions were not compared: %s, or the list that they were deleted by, does not say which kind of uid "
             "it has, and the inventory has none of their devices. With the other kind of uid, all of them would seem "
             "to be gone. Keep the name of the column in both: device.uid.",
-            look.perhaps_other_kind,
+            unknown,
             inventory.query_id,
         )
     with database.locked() as (connection, _):
@@ -157,10 +159,8 @@ def _compare_all(database: Database, look: _Look) -> None:
         rows: Sequence[Row[Any]] = ()
         last = -1
         while last < 0 or len(rows) == _PAGE_ROWS:
-            with database.transaction() as connection:
-                page = _deletions().where(table.c.run_id == run_id, table.c.seq > last)
-                rows = connection.execute(page.order_by(table.c.seq).limit(_PAGE_ROWS)).all()
-                look.compare(connection, rows, latest)
+            page = _deletions().where(table.c.run_id == run_id, table.c.seq > last)
+            rows = _compare_page(database, look, page.order_by(table.c.seq).limit(_PAGE_ROWS), latest)
             last = rows[-1].seq if rows else 0
 
 
@@ -169,10 +169,53 @@ def _compare_some(database: Database, look: _Look, uids: Sequence[str]) -> None:
         of_chunk = schema.deletions.c.uid.in_(chunk)
         with database.transaction() as connection:
             run_ids = connection.execute(select(schema.deletions.c.run_id).where(of_chunk).distinct()).scalars().all()
+            latest = _latest_runs(connection, chunk)
         _compare_kinds(database, look, [run_id for run_id in run_ids if run_id in look.kinds])
-        with database.transaction() as connection:
-            rows = connection.execute(_deletions().where(of_chunk)).all()
-            look.compare(connection, rows, _latest_runs(connection, chunk))
+        _compare_page(database, look, _deletions().where(of_chunk), latest)
+
+
+def _compare_page(database: Database, look: _Look, page: Any, latest: Mapping[str, int]) -> Sequence[Row[Any]]:
+    """Compare the deletions that a query lists, record what has changed, and return them.
+
+    :param database: of the ledger.
+    :param look: the look.
+    :param page: the query.
+    :param latest: the latest run that has asked for a device, for those that several have asked for.
+    """
+    with database.transaction() as connection:
+        rows = connection.execute(page).all()
+    changes = look.changes(rows, latest)
+    if any(changes):
+        with database.locked() as (connection, _):
+            # Once more, now that no other look can be at the same devices: a seat counts once.
+            rows = connection.execute(page).all()
+            latest = _latest_runs(connection, [row.uid for row in rows])
+            changes = look.changes(rows, latest)
+            _write(connection, rows, changes)
+            record_seats(connection, look.result.looked_at, _moves(rows, changes))
+    look.count(rows, changes, latest)
+    return rows
+
+
+def _write(connection: Connection, rows: Sequence[Row[Any]], changes: Sequence[dict[str, Any]]) -> None:
+    """Write the changes of rows, those that are alike together."""
+    table = schema.deletions
+    found: defaultdict[int, defaultdict[tuple[Any, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row, change in zip(rows, changes, strict=True):
+        if change:
+            found[row.run_id][tuple(change.items())].append(row.seq)
+    for run_id, alike in sorted(found.items()):
+        lock_run(connection, run_id)
+        for values, seqs in alike.items():
+            for chunk in chunks(seqs, IN_CHUNK):
+                rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
+                connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
+
+
+def _moves(rows: Sequence[Row[Any]], changes: Sequence[dict[str, Any]]) -> list[tuple[Row[Any], str]]:
+    """Return the deletions whose devices went, came back, or were found for the first time; and where they are now."""
+    moves = [(row, change["presence"]) for row, change in zip(rows, changes, strict=True) if change]
+    return [(row, presence) for row, presence in moves if presence not in (row.presence, REPEATED)]
 
 
 def _compare_kinds(database: Database, look: _Look, run_ids: Sequence[int]) -> None:
@@ -227,6 +270,20 @@ def _latest_runs(connection: Connection, uids: Sequence[str]) -> dict[str, int]:
     return latest
 
 
+def _is_earlier(row: Row[Any], latest: Mapping[str, int]) -> bool:
+    """Return whether a later run has asked for the device again."""
+    return bool(row.run_id < latest.get(row.uid, row.run_id))
+
+
+class _Obstacle(Enum):
+    """Why a deletion cannot be compared."""
+
+    RUNNING = "its run has not ended: it may not be sent after all"
+    OTHER_KIND = "it is of the other kind of uid"
+    PERHAPS_OTHER_KIND = "only one of its run and the inventory says which kind of uid it has"
+    NEWER = "it was requested after the look began"
+
+
 class _Look:
     """A look at the inventory, compared with the deletions page by page."""
 
@@ -240,49 +297,53 @@ class _Look:
         self.has_kind: dict[int, bool] = {}
         """Whether the inventory has the kind of uid of a run, where only one of the two says which it is."""
         self._running = running
-        self.other_kind = self.perhaps_other_kind = 0
+        self.obstacles: Counter[_Obstacle] = Counter()
+        """Why rows were not compared."""
         self.proofs: dict[tuple[str | None, str], dict[str, Any]] = {}
         """What proves that deletions remove devices, by kind of uid and strength."""
 
-    def compare(self, connection: Connection, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> None:
-        """Compare a page of deletions, and record what has changed.
+    def changes(self, rows: Sequence[Row[Any]], latest: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Return what changes of each deletion.
 
-        :param connection: of the ledger.
         :param rows: the deletions.
         :param latest: the latest run that has asked for a device, for those that several have asked for.
         """
-        changes: defaultdict[int, defaultdict[tuple[Any, ...], list[int]]]
-        changes = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            change: dict[str, Any] = {}
-            if not self._is_comparable(row):
-                self.result.not_compared += 1
-            elif row.run_id < latest.get(row.uid, row.run_id):
-                change = self._change_of_earlier(row)
-            else:
-                change = self._change_of(row)
-                self._count(row, change.get("presence", row.presence))
-            if change:
-                changes[row.run_id][tuple(change.items())].append(row.seq)
-        table = schema.deletions
-        for run_id, alike in sorted(changes.items()):
-            lock_run(connection, run_id)
-            for values, seqs in alike.items():
-                for chunk in chunks(seqs, IN_CHUNK):
-                    rows_of_chunk = and_(table.c.run_id == run_id, table.c.seq.in_(chunk))
-                    connection.execute(update(table).where(rows_of_chunk).values(**dict(values)))
+        return [
+            {}
+            if self._obstacle_of(row)
+            else self._change_of_earlier(row)
+            if _is_earlier(row, latest)
+            else self._change_of(row)
+            for row in rows
+        ]
 
-    def _is_comparable(self, row: Row[Any]) -> bool:
+    def count(self, rows: Sequence[Row[Any]], changes: Sequence[dict[str, Any]], latest: Mapping[str, int]) -> None:
+        """Count a page of deletions that was compared.
+
+        :param rows: the deletions.
+        :param changes: what has changed of each.
+        :param latest: the latest run that has asked for a device, for those that several have asked for.
+        """
+        for row, change in zip(rows, changes, strict=True):
+            if (obstacle := self._obstacle_of(row)) is not None:
+                self.obstacles[obstacle] += 1
+                self.result.not_compared += 1
+            elif not _is_earlier(row, latest):
+                presence = change.get("presence", row.presence)
+                if change and presence == Presence.GONE and row.gone_at is None:
+                    self._add_proof(row)
+                self._count(row, presence)
+
+    def _obstacle_of(self, row: Row[Any]) -> _Obstacle | None:
+        """Return why a deletion cannot be compared; None if it can."""
         if row.run_id not in self.kinds or (row.status == REQUESTED and row.run_id in self._running):
-            return False  # it may not be sent after all
-        kind = self.kinds.get(row.run_id)
+            return _Obstacle.RUNNING
+        kind = self.kinds[row.run_id]
         if kind and self.inventory.uid_kind and kind != self.inventory.uid_kind:
-            self.other_kind += 1
-            return False
+            return _Obstacle.OTHER_KIND
         if not self.has_kind.get(row.run_id, True):
-            self.perhaps_other_kind += 1
-            return False
-        return bool(row.requested_at <= self.result.looked_at)
+            return _Obstacle.PERHAPS_OTHER_KIND
+        return None if row.requested_at <= self.result.looked_at else _Obstacle.NEWER
 
     def _change_of(self, row: Row[Any]) -> dict[str, Any]:
         now = self.result.looked_at
@@ -292,8 +353,6 @@ class _Look:
         if row.uid not in self.inventory.days_unseen:
             if row.presence == Presence.GONE:
                 return {}
-            if row.gone_at is None and row.status == Status.SCHEDULED.value:  # else it may not have been sent
-                self._add_proof(row)
             return {"presence": Presence.GONE.value, "looked_at": now, "gone_at": now, "returned_at": None}
         if not was_gone:
             days = self.inventory.days_unseen[row.uid]
@@ -309,6 +368,8 @@ class _Look:
         return {"presence": REPEATED, "looked_at": self.result.looked_at}
 
     def _add_proof(self, row: Row[Any]) -> None:
+        if row.status != Status.SCHEDULED.value:
+            return  # it may not have been sent
         device = {
             "seen_at": row.seen_at,
             "days_unseen": row.days_unseen,

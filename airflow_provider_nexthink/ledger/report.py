@@ -152,10 +152,10 @@ def _report_lines(report: LedgerReport) -> Iterator[str]:
         )
     yield ""
     yield "Seats won"
-    yield "  month    requested     gone  returned      net"
-    totals = {word: sum(row[word] for row in report.seats) for word in ("requested", "gone", "returned", "net")}
+    yield "  month    scheduled     gone  returned      net"
+    totals = {word: sum(row[word] for row in report.seats) for word in ("scheduled", "gone", "returned", "net")}
     for row in [*report.seats, {"month": "total", **totals}]:
-        yield f"  {row['month']:7}{row['requested']:>11}{row['gone']:>9}{row['returned']:>10}{row['net']:>9}"
+        yield f"  {row['month']:7}{row['scheduled']:>11}{row['gone']:>9}{row['returned']:>10}{row['net']:>9}"
     for title, (number, devices), column in (
         ("Still present", report.still_present, "requested_at"),
         ("Back again", report.returned, "returned_at"),

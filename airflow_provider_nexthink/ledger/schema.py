@@ -152,6 +152,18 @@ looks = Table(
 )
 """One row for each look at the inventory that was compared with the deletions."""
 
+seats = Table(
+    "nexthink_seats",
+    metadata,
+    Column("id", _BigId, primary_key=True),
+    Column("looked_at", UtcTime, nullable=False),
+    Column("run_id", BigInteger, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("seats", Integer, nullable=False),
+    Index("nexthink_seats_run_id", "run_id", "seq"),
+)
+"""One row for each seat that was won (1) or taken again (-1). Rows are only added, so no past month ever changes."""
+
 proofs = Table(
     "nexthink_proofs",
     metadata,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event, select
+from sqlalchemy import delete, event, select, update
 
 from airflow_provider_nexthink.api.nql import NqlRows
 from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
@@ -86,9 +86,9 @@ def test_reconcile_devices_are_still_present_then_gone_then_back(tenant: Tenant)
     assert counts(third) == {"requested": 3, "gone": 1, "still_present": 1, "returned": 1}
     assert [(row["uid"], row["name"]) for row in third.returned] == [(uid_of(2), "PC-0002")]
     assert third.summary["by_week"] == [
-        {"week": "2026-W48", "requested": 3, "gone": 1, "returned": 0, "net": 1},
-        {"week": "2026-W49", "requested": 0, "gone": 1, "returned": 0, "net": 1},
-        {"week": "2026-W50", "requested": 0, "gone": 0, "returned": 1, "net": -1},
+        {"week": "2026-W48", "scheduled": 3, "gone": 1, "returned": 0, "net": 1},
+        {"week": "2026-W49", "scheduled": 0, "gone": 1, "returned": 0, "net": 1},
+        {"week": "2026-W50", "scheduled": 0, "gone": 0, "returned": 1, "net": -1},
     ]
     assert (third.summary["seats_won"], third.summary["seats_returned"], third.summary["net"]) == (2, 1, 1)
     assert third.summary["runs"] == 1
@@ -157,6 +157,74 @@ def test_reconcile_device_that_was_asked_for_again_counts_once(tenant: Tenant) -
     assert (result.summary["seats_won"], result.summary["seats_returned"], result.summary["net"]) == (4, 1, 3)
     assert tenant.presence() == ["REPEATED", "GONE", "RETURNED", "GONE", "GONE"]
     assert not any(row["superseded"] for row in deletions(tenant.ledger.database))  # it would count in no quota
+
+
+def test_reconcile_seats_of_a_past_month_stay_when_a_device_is_asked_for_again(tenant: Tenant) -> None:
+    tenant.delete(1, 2, 3)
+    november = tenant.look().summary["by_week"]
+    tenant.time.seconds += 31 * 86400
+    tenant.delete(1)  # a stale file
+    tenant.delete(2)  # a cleared task
+    with tenant.ledger.database.transaction() as connection:
+        of_first_run = (schema.deletions.c.run_id == 1) & (schema.deletions.c.seq == 1)
+        connection.execute(update(schema.deletions).where(of_first_run).values(superseded=True))
+    assert seats_of(tenant.look()) == [("2026-W48", 3, 0), ("2026-W52", 0, 0)]
+    back = tenant.look(1, 2, 3)
+    assert seats_of(back) == [("2026-W48", 3, 0), ("2026-W52", 0, 3)]
+    assert seats_of(tenant.look(1, 2)) == [("2026-W48", 3, 0), ("2026-W52", 1, 3)]
+    assert tenant.look(1, 2).summary["by_week"][0] == november[0]
+
+
+def test_reconcile_device_that_is_asked_for_again_and_back_before_a_look_takes_its_seat_once(tenant: Tenant) -> None:
+    for uids in (None, [uid_of(1)]):
+        tenant.delete(1)
+        tenant.look(uids=uids)
+        tenant.delete(1)
+        tenant.look(1, uids=uids)
+        assert tenant.look(uids=uids).summary["net"] == 1
+    assert seats_of(tenant.look()) == [("2026-W48", 3, 2)]
+
+
+def test_reconcile_pruned_device_that_holds_a_seat_takes_it_when_it_returns(on_sqlite: Tenant) -> None:
+    on_sqlite.delete(1)
+    on_sqlite.look()
+    on_sqlite.delete(1)
+    on_sqlite.look()
+    with on_sqlite.ledger.database.transaction() as connection:
+        connection.execute(update(schema.deletions).where(schema.deletions.c.run_id == 1).values(uid="", name=""))
+    assert on_sqlite.look(1).summary["net"] == 0
+    assert seats_of(on_sqlite.look()) == [("2026-W48", 2, 1)]
+
+
+@pytest.mark.parametrize("is_back", [False, True], ids=["gone", "back"])
+def test_reconcile_two_looks_at_once_count_a_seat_once(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, is_back: bool
+) -> None:
+    tenant.delete(1, 2)
+    if is_back:
+        tenant.look()
+    there = [1, 2] if is_back else []
+    compare_page = reconcile._compare_page
+
+    def look_meanwhile(database: Any, look: Any, page: Any, latest: Any) -> Any:
+        monkeypatch.undo()
+        found = look.changes
+
+        def changes(rows: Any, latest: Any) -> Any:
+            look.changes = found
+            before = found(rows, latest)
+            tenant.look(*there, uids=[uid_of(1)])
+            return before
+
+        look.changes = changes
+        return compare_page(database, look, page, latest)
+
+    monkeypatch.setattr(reconcile, "_compare_page", look_meanwhile)
+    assert seats_of(tenant.look(*there)) == [("2026-W48", 2, 2 if is_back else 0)]
+
+
+def seats_of(result: ReconcileResult) -> list[tuple[Any, ...]]:
+    return [(week["week"], week["gone"], week["returned"]) for week in result.summary["by_week"]]
 
 
 def test_reconcile_run_that_may_yet_give_devices_back_does_not_close_the_one_before(tenant: Tenant) -> None:
@@ -383,34 +451,34 @@ def test_reconcile_in_pages_compares_every_row(tenant: Tenant, monkeypatch: pyte
 def test_reconcile_of_a_year_follows_the_rules(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Deletions, looks and devices that come back, against a plain model of the rules."""
     time = FakeTime()
-    # The model: what became of the latest deletion of each device, and who is asked for again while it is gone.
+    # The model: what became of the latest deletion of each device.
     state: dict[int, str] = {}
-    gone_and_asked_for: set[int] = set()
+    seats: set[int] = set()  # the devices that hold one
     went = returned = 0
+    past: list[dict[str, Any]] = []
     with new_ledger("sqlite", tmp_path_factory.mktemp("ledger"), time.clock()) as ledger:
         tenant = Tenant(ledger, time)
         for _ in range(data.draw(st.integers(1, 25))):
             if data.draw(st.booleans()):
                 asked = data.draw(st.sets(st.integers(0, 5)))
                 tenant.delete(*sorted(asked))
-                gone_and_asked_for |= {number for number in asked if state.get(number) == "GONE"}
                 state |= dict.fromkeys(asked, "OPEN")
                 continue
             there = data.draw(st.sets(st.integers(0, 5)))
             result = tenant.look(*sorted(there), *range(900, 910))
-            for number in gone_and_asked_for:
-                returned += number in there  # it was back before anyone looked
-                went -= number not in there  # else its seat is won once, by the later deletion
-            gone_and_asked_for = set()
             for number, was in state.items():
                 if number in there:
-                    returned += was == "GONE"
                     state[number] = "RETURNED" if was in ("GONE", "RETURNED") else "OPEN"
                 else:
-                    returned -= was == "RETURNED"
-                    went += was == "OPEN"
                     state[number] = "GONE"
+            went += len(state.keys() - there - seats)
+            returned += len(seats & there)
+            seats = state.keys() - there
             assert counts(result).get("gone", 0) == list(state.values()).count("GONE")
             assert counts(result).get("returned", 0) == list(state.values()).count("RETURNED")
             assert counts(result).get("requested", 0) == len(state)
             assert (result.summary["seats_won"], result.summary["seats_returned"]) == (went, returned)
+            assert result.summary["net"] == len(seats)
+            assert result.summary["by_week"][: len(past)] == past
+            past = result.summary["by_week"]
+            time.seconds += 7 * 86400

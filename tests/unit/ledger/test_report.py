@@ -83,7 +83,7 @@ Ledger of acme, 2026-12-23 02:00 UTC
   quota               10 devices in 7 days: 1 used, 9 left
 
 Seats won
-  month    requested     gone  returned      net
+  month    scheduled     gone  returned      net
   2026-11          3        2         0        2
   2026-12          1        0         1       -1
   total            4        2         1        1
