@@ -94,11 +94,20 @@ class RunningAirflow:
         log = self.home / "processes.log"
         until(lambda: noted in log.read_text(errors="replace"), f"the end of the process of {task_id}")
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> str:
-        """Return the log of a try, as its worker wrote it."""
+    def log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1, *, until: str = ""
+    ) -> str:
+        """Return the log of a try, as its worker wrote it.
+
+        :param until: what to wait for: the last lines may be written after the task has its final state.
+        """
         mapped = f"/map_index={map_index}" * (map_index >= 0)
         path = f"dag_id={dag_id}/run_id={run_id}/task_id={task_id}{mapped}/attempt={try_number}.log"
-        return (self.home / "logs" / path).read_text()
+        file = self.home / "logs" / path
+        end = time.monotonic() + 60
+        while until not in (text := file.read_text()) and time.monotonic() < end:
+            time.sleep(0.1)
+        return text
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {instance["task_id"]: instance["state"] for instance in self.instances(dag_id, run_id)}

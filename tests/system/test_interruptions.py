@@ -113,7 +113,9 @@ def test_task_killed_retry_resumes(airflow: RunningAirflow, sandbox: Sandbox) ->
     assert set(sandbox.tenant.queued) == {row["uid"] for row in table}
     assert all(row["request_id"] and row["trace_id"] and row["attempts"] == 1 for row in table)
     assert airflow.xcom("killed", run_id, "delete", "summary")["SCHEDULED"] == DEVICES
-    assert "An earlier try of this task has settled" in airflow.log("killed", run_id, "delete", try_number=2)
+    assert "An earlier try of this task has settled" in airflow.log(
+        "killed", run_id, "delete", try_number=2, until="An earlier try of this task has settled"
+    )
 
 
 def test_task_timed_out_pushes_the_outcome(airflow: RunningAirflow, sandbox: Sandbox) -> None:
@@ -143,7 +145,7 @@ def test_task_marked_as_failed_sends_no_other_batch_and_a_later_run_resumes(
     until(lambda: not is_running(pid), "the end of the task process")
     assert len(sandbox.tenant.queued) < DEVICES
     sandbox.faults.clear()
-    assert "Outcome, 600 rows" in airflow.log("marked", run_id, "delete", try_number=1)
+    assert "Outcome, 600 rows" in airflow.log("marked", run_id, "delete", try_number=1, until="Outcome, 600 rows")
 
     assert airflow.wait("marked", run_id) == "failed"  # or the scheduler would write this over what clearing sets
     clear(airflow, "marked", run_id)

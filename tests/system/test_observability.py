@@ -134,8 +134,8 @@ class Watched:
     def table(self) -> list[dict[str, Any]]:
         return list(self.airflow.xcom("watched", self.run_id, "delete"))
 
-    def log(self, task_id: str) -> str:
-        return self.airflow.log("watched", self.run_id, task_id, try_number=1)
+    def log(self, task_id: str, *, until: str = "") -> str:
+        return self.airflow.log("watched", self.run_id, task_id, try_number=1, until=until)
 
     def lineage(self, task_id: str) -> tuple[set[str], set[str]]:
         """Return what a task has read and what it has changed, as its last event has it."""
@@ -268,7 +268,7 @@ def test_asset_event_of_the_inventory_starts_the_waiting_dag(watched: Watched) -
 
 
 def test_log_names_the_retried_request_and_no_device(watched: Watched) -> None:
-    log = watched.log("delete")
+    log = watched.log("delete", until="Outcome, ")
     (request_id,) = re.findall(
         r"20 devices, attempt 1 \[x-request-id ([0-9a-f-]{36})\]: POST .* returned 503.* -> retry", log
     )

@@ -228,7 +228,9 @@ def test_triggerer_retry_resumes_the_export_and_the_sensor_reports_present_devic
     assert {row["status"] for row in table} == {"GONE", "STILL_PRESENT"}
     assert {row["status"] for row in airflow.xcom("waiting", run_id, "all_go")} == {"GONE"}
     assert len(table) == len(airflow.xcom("waiting", run_id, "all_go")) == len(stale)
-    assert "3 of 30 devices are still in Nexthink" in airflow.log("waiting", run_id, "three_stay", try_number=1)
+    assert "3 of 30 devices are still in Nexthink" in airflow.log(
+        "waiting", run_id, "three_stay", try_number=1, until="3 of 30 devices are still in Nexthink"
+    )
 
 
 def test_triggerer_lost_costs_no_export(airflow: RunningAirflow, slow: Sandbox) -> None:
