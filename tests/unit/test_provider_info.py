@@ -188,11 +188,12 @@ print(form.model_dump_json())
         assert form["standard_fields"][field]["placeholder"] == behaviour["placeholders"].get(field)
     assert form["standard_fields"]["url_schema"]["hidden"]
     assert list(form["extra_fields"]) == list(described["conn-fields"])
+    plain = ("base_url", "login_url", "protected")  # in the form of Airflow 3.1
     for name, field in described["conn-fields"].items():
         shown = form["extra_fields"][name]
         assert shown["schema"]["title"] == field["label"]
         assert shown["value"] == field["schema"].get("default")
-        assert shown["schema"].get("format") == field["schema"].get("format") or name in ("base_url", "login_url")
+        assert shown["schema"].get("format") == field["schema"].get("format") or name in plain
     assert set(form["extra_fields"]["region"]["schema"]["enum"]) - {None} == {"us", "eu", "pac", "meta"}
 
 

@@ -494,11 +494,11 @@ def test_download_deadline_grows_with_what_has_come(monkeypatch: pytest.MonkeyPa
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (16 * 100_000))
         for _ in range(16):
             connection.sendall(b"x" * 100_000)
-            threading.Event().wait(0.1)
+            threading.Event().wait(0.15)
 
     with (
         server(steady) as url,
-        transport_to("api.example", timeout=0.2) as transport,
+        transport_to("api.example", timeout=0.5) as transport,
         transport.download(SecretStr(f"{url}/x")) as file,
     ):
         assert sum(map(len, file)) == 16 * 100_000

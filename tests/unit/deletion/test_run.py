@@ -328,13 +328,14 @@ def test_run_main_thread_busy_workers_continue() -> None:
     tenant, all_out = Tenant(), threading.Event()
     tenant.hook = lambda: all_out.set() if len(tenant.sent) == 6 else None
     plan = make_plan(device_rows(600))
-    waits = []
+    waits: list[bool] = []
 
     def progress(settled: int) -> None:
-        waits.append(all_out.wait(60))
+        waits.append(not waits or all_out.wait(60))  # the first call comes before the workers
 
     assert new_run(Outcomes(plan), plan.to_send, tenant.send, 100, 2, on_progress=progress).run() is None
     assert set(waits) == {True}
+    assert len(waits) > 1
     assert set(tenant.queued.values()) == {1}
 
 
