@@ -1,4 +1,4 @@
-"""A deletion and the ledger: what is told of the one to the other."""
+"""Records a deletion in the ledger: turns its plan and its limits into a request to reserve."""
 
 from __future__ import annotations
 
