@@ -161,7 +161,7 @@ def test_celery_worker_lost_retry_resumes(airflow: RunningAirflow, tenant: Sandb
     conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
     run_id = airflow.start(DAG_ID, conf)
     chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), "the chunks")
-    assert [len(chunk["uid"]) for chunk in chunks] == [CHUNK_SIZE] * CHUNKS
+    assert [len(chunk["device.uid"]) for chunk in chunks] == [CHUNK_SIZE] * CHUNKS
 
     worker = until(
         lambda: busy_worker(airflow, run_id, tenant, chunks, CHUNK_SIZE // 2), "a worker in the middle of its work"
@@ -186,14 +186,14 @@ def test_celery_worker_lost_retry_resumes(airflow: RunningAirflow, tenant: Sandb
     # Sent twice are only devices in flight, or not saved yet, when the worker was lost.
     again = {uid for uid, times in queued.items() if times > 1}
     assert max(queued.values()) <= 2
-    assert again <= {uid for index in lost for uid in chunks[index]["uid"]}
+    assert again <= {uid for index in lost for uid in chunks[index]["device.uid"]}
     assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
     # The retry resumes: devices accepted and saved are not sent again, and have their first request in the table.
     request_of = dict(zip(table["uid"], table["request_id"], strict=True))
     settled = [settled_before(airflow.log(DAG_ID, run_id, "delete_devices", 2, index)) for index in lost]
     assert max(settled) >= BATCH
     for index, count in zip(lost, settled, strict=True):
-        once = [uid for uid in chunks[index]["uid"] if uid in accepted_before and queued[uid] == 1]
+        once = [uid for uid in chunks[index]["device.uid"] if uid in accepted_before and queued[uid] == 1]
         assert len([uid for uid in once if request_of[uid] in requests_before]) >= count
     # No more chunks at once than the pool has slots, and so many that both workers had to take part.
     assert most_at_once(airflow, run_id) == SLOTS
@@ -225,7 +225,7 @@ def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes
     supervisors = [parent_of(pid) for pid in tasks]
     airflow.processes[worker].kill()
     until(lambda: not any(map(is_running, supervisors)), "the end of the supervisors")
-    tokens = tokens_of(tenant, {uid for index in lost for uid in chunks[index]["uid"]})
+    tokens = tokens_of(tenant, {uid for index in lost for uid in chunks[index]["device.uid"]})
     sent = requests_with(tenant, tokens)
     until(lambda: not any(map(is_running, tasks)), "the end of the task processes")
     assert requests_with(tenant, tokens) - sent <= len(lost) * CONCURRENCY  # these were leaving at that moment
@@ -235,7 +235,7 @@ def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes
     queued = Counter(tenant.tenant.queued)
     again = {uid for uid, times in queued.items() if times > 1}
     assert max(queued.values()) <= 2
-    assert again <= {uid for index in lost for uid in chunks[index]["uid"]}
+    assert again <= {uid for index in lost for uid in chunks[index]["device.uid"]}
     assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
     table = stored(airflow, DAG_ID, run_id, "join")
     assert list(zip(table["uid"], table["name"], strict=True)) == devices
@@ -291,7 +291,7 @@ def busy_worker(
         return None
     queued = set(tenant.tenant.queued)
     for worker, indexes in at.items():
-        if any(accepted <= len(queued.intersection(chunks[index]["uid"])) < CHUNK_SIZE for index in indexes):
+        if any(accepted <= len(queued.intersection(chunks[index]["device.uid"])) < CHUNK_SIZE for index in indexes):
             return worker
     return None
 
