@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 RUNNING, FINISHED, LOST = "RUNNING", "FINISHED", "LOST"
-"""The states of a run. A run is LOST whose process ended without a word: what it had not released was not sent."""
+"""The states of a run. A run is LOST if its process died without reporting: what it had not released was not sent."""
 
 LOST_AFTER = timedelta(minutes=10)
-"""A run whose process has given no sign of life for this long is LOST."""
+"""A run without a heartbeat for this long is LOST."""
 
 LOST_REASON = "the process of the run was lost before its turn"
 
@@ -270,7 +270,7 @@ def _insert_from_arrays(connection: Connection, same: Mapping[str, Any], part: M
 
 
 def close_lost(connection: Connection, now: datetime) -> None:
-    """Give back what runs have reserved and not sent whose process has given no sign of life for ``LOST_AFTER``.
+    """Give back what runs without a heartbeat for ``LOST_AFTER`` have reserved and not sent.
 
     :param connection: to the ledger, whose lock it holds.
     :param now: the time of the ledger.
@@ -329,7 +329,7 @@ def _record_known(
 
 
 def keep_run(connection: Connection, now: datetime, run_id: int, outcomes: Iterable[Outcome], *, released: int) -> bool:
-    """Give a sign of life of a run, release more of its devices, and record outcomes.
+    """Record a heartbeat of a run, release more of its devices, and record outcomes.
 
     :param connection: to the ledger.
     :param now: the time.

@@ -29,7 +29,7 @@ from airflow_provider_nexthink.ledger.schema import runs
 from airflow_provider_nexthink.status import RESUMABLE
 
 HEARTBEAT_SECONDS = 30.0
-"""A run gives a sign of life this often; see ``reservation.LOST_AFTER``."""
+"""How often a run records a heartbeat; see ``reservation.LOST_AFTER``."""
 
 PATIENCE_SECONDS = 30.0
 """For so long a ledger that fails is tried again: until then no device is sent but those released before."""

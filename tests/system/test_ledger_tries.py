@@ -156,6 +156,12 @@ def test_try_that_still_runs_is_over_once_the_next_one_has_begun(
     assert sum(row["charged"] for row in rows_of(schema.runs)) == 250
 
 
+def asked_for(sandbox: Sandbox) -> set[str]:
+    """Return the uids in all requests for a deletion that the sandbox has received."""
+    requests = [request for request in sandbox.requests if request.path.endswith("/deletions")]
+    return {device["uid"] for request in requests for device in json.loads(request.body)["devices"]}
+
+
 @ON_EACH_DATABASE
 def test_retry_after_a_kill_sends_only_what_is_not_known_to_be_accepted(
     sandbox: Sandbox, fleet: Devices, database: str, tmp_path: Path
@@ -171,7 +177,10 @@ def test_retry_after_a_kill_sends_only_what_is_not_known_to_be_accepted(
         process.kill()
         process.wait()
     sandbox.faults.clear()
-    time.sleep(0.5)  # the sandbox may still be at a request of the killed process
+    end = time.monotonic() + 60
+    while set(sandbox.tenant.queued) != asked_for(sandbox):  # it may still be at a request of the killed process
+        assert time.monotonic() < end
+        time.sleep(0.05)
     accepted = len(sandbox.tenant.queued)
     killed = [row for row in rows_of(schema.deletions) if row["run_id"] == 1]
     assert uids_of(killed) == uids_of(fleet[:250])
