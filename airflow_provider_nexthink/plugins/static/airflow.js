@@ -1,6 +1,8 @@
-// The Airflow that serves this page: its public API, its theme, its own pages.
+// Airflow's public API and its own pages, as the person who is signed in.
 
-const API = new URL("../api/v2/", document.baseURI);
+const BASE = new URL("../", document.baseURI);
+const API = new URL("api/v2/", BASE);
+const PAGE = 100; // entries; the most that Airflow returns unless it is configured otherwise
 
 export class ApiError extends Error {
   constructor(status, detail) {
@@ -9,10 +11,12 @@ export class ApiError extends Error {
   }
 }
 
-// GET from Airflow's public API, as the person who is signed in.
+// GET from the API. parameters: a list as value is repeated.
 export async function get(path, parameters = {}, signal = undefined) {
   const address = new URL(path, API);
-  for (const [name, value] of Object.entries(parameters)) address.searchParams.set(name, value);
+  for (const [name, value] of Object.entries(parameters)) {
+    for (const each of [value].flat()) address.searchParams.append(name, each);
+  }
   let response;
   try {
     response = await fetch(address, { credentials: "same-origin", headers: { Accept: "application/json" }, signal });
@@ -31,11 +35,24 @@ export async function get(path, parameters = {}, signal = undefined) {
   throw new ApiError(response.status, detail);
 }
 
+// All entries of a collection of the API, at most `most`, until `enough(page)`. Returns {entries, total}.
+export async function list(path, key, parameters, { most, enough = () => false }, signal) {
+  const entries = [];
+  let total = 0;
+  do {
+    const page = await get(path, { ...parameters, limit: PAGE, offset: entries.length }, signal);
+    entries.push(...page[key]);
+    total = page.total_entries ?? entries.length;
+    if (page[key].length === 0 || enough(page[key])) return { entries, total: entries.length };
+  } while (entries.length < total && entries.length < most);
+  return { entries, total };
+}
+
 const part = encodeURIComponent;
 const instancePath = ({ dag_id, run_id, task_id }) =>
   `dags/${part(dag_id)}/dagRuns/${part(run_id)}/taskInstances/${part(task_id)}`;
 
-// The value of an XCom, as it is stored.
+// The value of an XCom, as it is stored. entry: {dag_id, run_id, task_id, map_index}.
 export async function xcom(entry, key, signal) {
   const parameters = { map_index: entry.map_index, stringify: "false", deserialize: "false" };
   const { value } = await get(`${instancePath(entry)}/xcomEntries/${part(key)}`, parameters, signal);
@@ -51,56 +68,13 @@ export function taskInstance(entry, signal) {
   return get(`${instancePath(entry)}${entry.map_index >= 0 ? `/${entry.map_index}` : ""}`, {}, signal);
 }
 
-// The page of a task instance in Airflow.
+// Pages of Airflow.
+
 export function taskAddress({ dag_id, run_id, task_id, map_index }) {
   const mapped = map_index >= 0 ? `/mapped/${map_index}` : "";
-  return new URL(`../dags/${part(dag_id)}/runs/${part(run_id)}/tasks/${part(task_id)}${mapped}`, document.baseURI).href;
+  return new URL(`dags/${part(dag_id)}/runs/${part(run_id)}/tasks/${part(task_id)}${mapped}`, BASE).href;
 }
 
-// Airflow embeds this page in a sandboxed iframe that blocks navigation and, before 3.3, downloads.
-// The parent document has the same origin and is not sandboxed, so the link is clicked there.
-export function clickInAirflow(attributes) {
-  const outer = airflowDocument() ?? document;
-  const link = outer.createElement("a");
-  for (const [name, value] of Object.entries(attributes)) link.setAttribute(name, value);
-  outer.body.append(link);
-  link.click();
-  link.remove();
-}
+export const approvalAddress = (entry) => `${taskAddress(entry)}/required_actions`;
 
-function airflowDocument() {
-  try {
-    return window.parent === window ? null : window.parent.document;
-  } catch {
-    return null; // embedded by another site
-  }
-}
-
-// Airflow stores the chosen theme under "theme": light, dark or system.
-export function followTheme() {
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const apply = () => {
-    const chosen = stored("theme");
-    const isDark = chosen === "dark" || (chosen !== "light" && dark.matches);
-    document.documentElement.dataset.theme = isDark ? "dark" : "light";
-  };
-  apply();
-  dark.addEventListener("change", apply);
-  window.addEventListener("storage", apply); // changed in Airflow's document
-}
-
-function stored(key) {
-  try {
-    return window.localStorage.getItem(key);
-  } catch {
-    return null;
-  }
-}
-
-// The parameters of the URL. Before Airflow 3.3 a link to this page puts them into the URL of the parent document.
-export function urlParameters() {
-  const own = new URLSearchParams(window.location.search);
-  if (own.size > 0) return own;
-  const outer = airflowDocument();
-  return new URLSearchParams(outer ? outer.location.search : "");
-}
+export const dagAddress = (dagId) => new URL(`dags/${part(dagId)}`, BASE).href;

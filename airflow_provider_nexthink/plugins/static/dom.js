@@ -25,16 +25,6 @@ const numbers = new Intl.NumberFormat("en");
 export const number = (value) => numbers.format(value);
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-// In the time zone of the browser, as "2026-11-26 10:41:07".
-export function time(text, { seconds = true } = {}) {
-  const date = new Date(text);
-  if (!text || Number.isNaN(date.getTime())) return "";
-  const two = (part) => String(part).padStart(2, "0");
-  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-  const clock = `${two(date.getHours())}:${two(date.getMinutes())}`;
-  return `${day} ${clock}${seconds ? `:${two(date.getSeconds())}` : ""}`;
-}
-
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "";
   if (seconds < 60) return `${seconds.toFixed(1)} s`;

@@ -1,18 +1,40 @@
-// Chooses the view: the runs, or the outcome of one run.
+// Chooses the view by the address.
 
-import { urlParameters, followTheme } from "./airflow.js";
+import { showAttention } from "./attention.js";
+import { element } from "./dom.js";
+import { showFind } from "./find.js";
 import { showOutcome } from "./outcome.js";
+import { parameters, start } from "./route.js";
 import { showRuns } from "./runs.js";
+import { showSeats } from "./seats.js";
 import { failure } from "./states.js";
+import { followTheme } from "./theme.js";
+import { followZone } from "./time.js";
 
-followTheme();
+const VIEWS = { attention: showAttention, find: showFind, seats: showSeats };
 
 const page = document.getElementById("page");
-const query = urlParameters();
-const show = query.has("run_id") && query.has("task_id") ? showOutcome : showRuns;
-try {
-  await show(page, query);
-} catch (error) {
-  page.replaceChildren(failure(error, () => window.location.reload()));
+let control = new AbortController(); // of the view that is shown
+
+async function show() {
+  control.abort();
+  control = new AbortController();
+  const { signal } = control;
+  const query = parameters();
+  const view = query.has("run_id") && query.has("task_id") ? showOutcome : (VIEWS[query.get("view")] ?? showRuns);
+  const body = element("div", { class: "view" });
+  page.replaceChildren(body);
+  page.setAttribute("aria-busy", "true");
+  document.title = "Nexthink deletions";
+  try {
+    await view(body, query, signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    body.replaceChildren(failure(error, show));
+  }
+  if (!signal.aborted) page.removeAttribute("aria-busy");
 }
-page.removeAttribute("aria-busy");
+
+followTheme();
+followZone(show);
+start(show);

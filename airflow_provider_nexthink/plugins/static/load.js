@@ -1,0 +1,136 @@
+// Reads the runs of a period from Airflow's API: task instances, summaries, pending approvals.
+
+import { ApiError, approvalAddress, get, list, xcom } from "./airflow.js";
+import { isQuarantine, isReconcile, isSummary, keyOf, toRun, wasRun } from "./run.js";
+
+// Subclasses are found by their summary.
+const DELETIONS = ["NexthinkDeleteDevicesOperator", "SqlToNexthinkDeleteDevicesOperator", "_NexthinkDeleteDevicesDecoratedOperator"];
+const LEDGER = ["NexthinkReconcileOperator", "NexthinkQuarantineOperator"];
+const MAX_ENTRIES = 2000;
+const MAX_RUNS = 200;
+const CONCURRENCY = 6;
+
+export const PERIODS = { 7: "Last 7 days", 28: "Last 4 weeks", 91: "Last 3 months" };
+const DAY_MS = 86_400_000;
+
+let loaded = null; // of the last period and Dag: going back must not read everything again
+
+// Returns {runs, reconciles, quarantines, notices, at}: the runs newest first, and the newest summary of each task that
+// reconciles or quarantines as {entry, summary}. days: a key of PERIODS. dag_id: "" for all.
+export async function loadRuns({ days, dag_id }, { signal, progress = () => {}, again = false }) {
+  const key = JSON.stringify([days, dag_id]);
+  if (again || loaded?.key !== key) loaded = { key, result: await readRuns(days, dag_id, signal, progress) };
+  return loaded.result;
+}
+
+async function readRuns(days, dagId, signal, progress) {
+  const since = new Date(Date.now() - Number(days) * DAY_MS).toISOString();
+  const all = `dags/${encodeURIComponent(dagId || "~")}/dagRuns/~`;
+  const [instances, entries, approvals] = await Promise.all([
+    listInstances(all, since, signal),
+    listSummaries(all, since, signal),
+    listApprovals(all, signal),
+  ]);
+  const found = merge(instances.entries, entries.entries, since);
+  progress(found.length);
+  const { read, unreadable, unread } = await readSummaries(found, signal);
+  const waiting = approvalsByRun(approvals);
+  const runs = read
+    .filter(({ instance, summary }) => isSummary(summary) || (summary === null && instance && DELETIONS.includes(instance.operator) && wasRun(instance)))
+    .map((each) => toRun({ ...each, approval: isPlan(each.summary) ? (waiting.get(dagRunKey(each)) ?? null) : null }))
+    .filter((run) => run.when === null || run.when >= since || run.state === "running")
+    .sort((one, other) => Date.parse(other.when) - Date.parse(one.when));
+  return {
+    runs: runs.slice(0, MAX_RUNS),
+    reconciles: newestOfEachTask(read.filter(({ summary }) => isReconcile(summary))),
+    quarantines: newestOfEachTask(read.filter(({ summary }) => isQuarantine(summary))),
+    notices: { more: instances.isCut || entries.isCut || unread > 0 || runs.length > MAX_RUNS, unreadable },
+    at: new Date().toISOString(),
+  };
+}
+
+async function listInstances(all, since, signal) {
+  const parameters = { operator: [...DELETIONS, ...LEDGER], start_date_gte: since, order_by: "-start_date" };
+  const { entries, total } = await list(`${all}/taskInstances`, "task_instances", parameters, { most: MAX_ENTRIES }, signal);
+  return { entries, isCut: entries.length < total };
+}
+
+// By the time at which they were written; Airflow 3.1 has no order here.
+async function listSummaries(all, since, signal) {
+  const parameters = { xcom_key: "summary", order_by: "-timestamp" };
+  const isOlder = (page) => page.every(({ timestamp }, at) => timestamp < since && (at === 0 || timestamp <= page[at - 1].timestamp));
+  const { entries, total } = await list(`${all}/taskInstances/~/xcomEntries`, "xcom_entries", parameters, { most: MAX_ENTRIES, enough: isOlder }, signal);
+  return { entries: entries.filter(({ timestamp }) => timestamp >= since), isCut: entries.length < total };
+}
+
+async function listApprovals(all, signal) {
+  try {
+    return (await get(`${all}/hitlDetails`, { response_received: "false", limit: 100 }, signal)).hitl_details;
+  } catch (error) {
+    if (error instanceof ApiError && (error.status === 403 || error.status === 404)) return []; // no permission for these
+    throw error;
+  }
+}
+
+// One {instance, entry} for each task instance that is in either list, the newest first.
+function merge(instances, entries) {
+  const found = new Map();
+  for (const instance of instances) found.set(keyOf({ ...instance, run_id: instance.dag_run_id }), { instance, entry: null });
+  for (const entry of entries) {
+    const key = keyOf(entry);
+    found.set(key, { instance: found.get(key)?.instance ?? null, entry });
+  }
+  const time = ({ instance, entry }) => Date.parse(instance?.start_date ?? entry?.timestamp);
+  return [...found.values()].sort((one, other) => time(other) - time(one));
+}
+
+// Read the summaries, several at once, until there are enough. Unreadable ones are counted.
+async function readSummaries(found, signal) {
+  const read = [];
+  let unreadable = 0;
+  let next = 0;
+  let deletions = 0;
+  const work = async () => {
+    while (next < found.length && deletions < MAX_RUNS) {
+      const each = found[next];
+      next += 1;
+      if (each.entry === null) {
+        read.push({ ...each, summary: null });
+        continue;
+      }
+      try {
+        const summary = await xcom(each.entry, "summary", signal);
+        read.push({ ...each, summary });
+        if (isSummary(summary)) deletions += 1;
+        if (typeof summary === "string") unreadable += 1; // a path: an XCom backend stores it elsewhere
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
+        if (error.status === 404) read.push({ ...each, summary: null }); // a new try has deleted it in the meantime
+        else unreadable += 1;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENCY }, work));
+  return { read, unreadable, unread: found.length - next };
+}
+
+const dagRunKey = ({ instance, entry }) => JSON.stringify([entry?.dag_id ?? instance.dag_id, entry?.run_id ?? instance.dag_run_id]);
+const isPlan = (summary) => isSummary(summary) && summary.dry_run === true;
+
+function approvalsByRun(details) {
+  const pending = details.filter(({ response_received }) => !response_received);
+  return new Map(
+    pending.map(({ subject, task_instance: instance }) => {
+      const entry = { ...instance, run_id: instance.dag_run_id };
+      return [dagRunKey({ instance }), { subject, address: approvalAddress(entry) }];
+    }),
+  );
+}
+
+function newestOfEachTask(read) {
+  const newest = new Map();
+  for (const { entry, summary } of [...read].sort((one, other) => (one.entry.timestamp < other.entry.timestamp ? -1 : 1))) {
+    newest.set(JSON.stringify([entry.dag_id, entry.task_id, summary.list_name ?? entry.map_index]), { entry, summary });
+  }
+  return [...newest.values()];
+}

@@ -1,0 +1,6 @@
+// TODO
+import { heading } from "./heading.js";
+
+export async function showSeats(body, query) {
+  body.replaceChildren(heading(query, null));
+}
