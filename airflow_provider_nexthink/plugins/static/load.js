@@ -38,7 +38,7 @@ async function readRuns(days, dagId, signal, progress) {
   const runs = read
     .filter(({ instance, summary }) => isSummary(summary) || (summary === null && instance && DELETIONS.includes(instance.operator) && wasRun(instance)))
     .map((each) => toRun({ ...each, approval: isPlan(each.summary) ? (waiting.get(dagRunKey(each)) ?? null) : null }))
-    .filter((run) => run.when === null || run.when >= since || run.state === "running")
+    .filter((run) => run.when === null || Date.parse(run.when) >= Date.parse(since) || run.state === "running")
     .sort((one, other) => Date.parse(other.when) - Date.parse(one.when));
   return {
     runs: runs.slice(0, MAX_RUNS),
@@ -58,9 +58,11 @@ async function listInstances(all, since, signal) {
 // By the time at which they were written; Airflow 3.1 has no order here.
 async function listSummaries(all, since, signal) {
   const parameters = { xcom_key: "summary", order_by: "-timestamp" };
-  const isOlder = (page) => page.every(({ timestamp }, at) => timestamp < since && (at === 0 || timestamp <= page[at - 1].timestamp));
+  const from = Date.parse(since);
+  const times = (page) => page.map(({ timestamp }) => Date.parse(timestamp));
+  const isOlder = (page) => times(page).every((time, at, all) => time < from && (at === 0 || time <= all[at - 1]));
   const { entries, total } = await list(`${all}/taskInstances/~/xcomEntries`, "xcom_entries", parameters, { most: MAX_ENTRIES, enough: isOlder }, signal);
-  return { entries: entries.filter(({ timestamp }) => timestamp >= since), isCut: entries.length < total };
+  return { entries: entries.filter(({ timestamp }) => Date.parse(timestamp) >= from), isCut: entries.length < total };
 }
 
 async function listApprovals(all, signal) {
