@@ -1,166 +1,192 @@
-// The runs of the last weeks.
+// The runs of a period: what needs attention, the totals, a chart and the list.
 
-import { ApiError, get, xcom } from "./airflow.js";
 import { chart, legend } from "./chart.js";
-import { element, number, plural, time } from "./dom.js";
-import { empty, failure, loading } from "./states.js";
-import { ACTION_REQUIRED, count, isSummary } from "./statuses.js";
+import { element, number, plural } from "./dom.js";
+import { heading, shared } from "./heading.js";
+import { loadRuns } from "./load.js";
+import { inAirflow } from "./parent.js";
+import { go, href } from "./route.js";
+import { KINDS, STATES, dryRunOf, explainState, isShown, sorted, totalsOf, whoOf } from "./run.js";
+import { empty, loading } from "./states.js";
+import { GROUPS } from "./statuses.js";
+import { time } from "./time.js";
 
-const PERIODS = { 7: "Last 7 days", 28: "Last 4 weeks", 91: "Last 3 months" };
-const PAGE = 100;
-const MAX_PAGES = 20;
-const MAX_RUNS = 200;
-const CONCURRENCY = 6;
+const PAGE_ROWS = 50;
 
-export async function showRuns(page, query) {
-  const days = PERIODS[query.get("days")] ? query.get("days") : "28";
-  const dag = query.get("dag_id") ?? "";
-  const body = element("div", { class: "runs" });
-  page.replaceChildren(heading(days, dag), body);
-  const control = new AbortController();
-  window.addEventListener("pagehide", () => control.abort());
-  const load = async () => {
-    body.replaceChildren(loading("Loading the runs"));
-    try {
-      const { entries, total } = await findEntries(dag, days, control.signal);
-      const runs = await readSummaries(entries, body, control.signal);
-      body.replaceChildren(...overview(runs, { entries, total, dag }));
-    } catch (error) {
-      if (error.name !== "AbortError") body.replaceChildren(failure(error, load));
-    }
+export async function showRuns(body, query, signal) {
+  const content = element("div", { class: "runs" }, loading("Loading the runs"));
+  const show = async (again) => {
+    const found = await loadRuns(shared(query), {
+      signal,
+      again,
+      progress: (runs) => content.replaceChildren(loading(`Reading ${plural(runs, "run")}`)),
+    });
+    if (!signal.aborted) content.replaceChildren(...overview(found, query));
   };
-  await load();
-}
-
-function heading(days, dag) {
-  const choose = (event) => {
-    window.location.search = new URLSearchParams({ days: event.target.value, ...(dag && { dag_id: dag }) });
+  const refresh = () => {
+    content.replaceChildren(loading("Loading the runs"));
+    return show(true).catch((error) => !signal.aborted && Promise.reject(error));
   };
-  const period = element("select", { "aria-label": "Period", onchange: choose });
-  for (const [value, label] of Object.entries(PERIODS)) period.append(element("option", { value, selected: value === days }, label));
-  return element(
-    "header",
-    { class: "heading" },
-    element("h1", {}, "Nexthink deletions"),
-    dag && element("a", { class: "tag", href: `?days=${days}`, "aria-label": `Only ${dag}: show all Dags` }, dag, element("span", { "aria-hidden": "true" }, " ×")),
-    element("span", { class: "grow" }),
-    period,
-    element("button", { type: "button", onclick: () => window.location.reload() }, "Refresh"),
-  );
+  body.replaceChildren(heading(query, refresh), content);
+  await show(false);
 }
 
-// Every deletion pushes an XCom "summary". Other operators may use that key too: isSummary tells them apart.
-async function findEntries(dag, days, signal) {
-  const since = new Date(Date.now() - Number(days) * 86_400_000).toISOString();
-  const path = `dags/${encodeURIComponent(dag || "~")}/dagRuns/~/taskInstances/~/xcomEntries`;
-  const entries = [];
-  let total = 0;
-  for (let page = 0; page < MAX_PAGES; page += 1) {
-    const parameters = { xcom_key: "summary", run_after_gte: since, order_by: "-timestamp", limit: PAGE, offset: page * PAGE };
-    const response = await get(path, parameters, signal); // Airflow 3.1 ignores order_by here
-    entries.push(...response.xcom_entries);
-    total = response.total_entries;
-    if (entries.length >= total || response.xcom_entries.length === 0) break;
-  }
-  entries.sort((one, other) => other.timestamp.localeCompare(one.timestamp));
-  return { entries, total };
-}
-
-// Read the summaries, newest first, several at once, until there are enough. Unreadable ones are counted.
-async function readSummaries(entries, body, signal) {
-  const runs = [];
-  runs.unreadable = 0;
-  let next = 0;
-  const status = loading(`Reading ${plural(entries.length, "run")}`);
-  body.replaceChildren(status);
-  const read = async () => {
-    while (next < entries.length && runs.length < MAX_RUNS) {
-      const entry = entries[next];
-      next += 1;
-      try {
-        const summary = await xcom(entry, "summary", signal);
-        if (isSummary(summary)) runs.push({ ...entry, summary });
-        else if (typeof summary === "string") runs.unreadable += 1; // a path: an XCom backend stores it elsewhere
-      } catch (error) {
-        if (!(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
-        runs.unreadable += 1;
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: CONCURRENCY }, read));
-  runs.sort((one, other) => other.timestamp.localeCompare(one.timestamp));
-  runs.isAll = next >= entries.length && runs.length <= MAX_RUNS;
-  runs.splice(MAX_RUNS); // read concurrently with the last one
-  return runs;
-}
-
-function overview(runs, { entries, total, dag }) {
-  const notices = [];
-  if (entries.length < total) notices.push(`More than ${number(entries.length)} runs: choose a shorter period to see all of them.`);
-  else if (!runs.isAll) notices.push(`Only the newest ${number(runs.length)} runs are shown: choose a shorter period.`);
-  if (runs.unreadable) notices.push(`${plural(runs.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`);
-  const shown = notices.map((text) => element("p", { class: "notice" }, text));
+function overview({ runs, notices }, query) {
+  const shownNotices = noticesOf(notices, runs.length).map((text) => element("p", { class: "notice" }, text));
   if (runs.length === 0) {
     return [
-      ...shown,
+      ...shownNotices,
       empty(
         "No deletions in this period yet.",
-        dag ? "This Dag has no finished deletion in this period." : "Finished runs of NexthinkDeleteDevicesOperator, SqlToNexthinkDeleteDevicesOperator and @task.nexthink_delete_devices appear here.",
-        "Dags that you have no permission to read are not listed.",
+        shared(query).dag_id
+          ? "This Dag has started no deletion in this period."
+          : "Each run of NexthinkDeleteDevicesOperator, SqlToNexthinkDeleteDevicesOperator or @task.nexthink_delete_devices appears here when it starts.",
+        "Dags that you may not read are not listed.",
       ),
     ];
   }
-  return [...shown, tiles(runs), chartCard(runs), table(runs)];
+  const chosen = filtersOf(query);
+  const shown = sorted(runs.filter((run) => isShown(run, chosen)), chosen.sort);
+  const content = shown.length > 0 ? [chartCard(shown), table(shown, runs, chosen, query)] : [empty("No run matches.", "Choose other filters.")];
+  return [...shownNotices, tiles(runs.filter((run) => isShown(run, { ...chosen, state: "", kind: "all" })), query), filters(runs, chosen, query), ...content];
 }
 
-function tiles(runs) {
-  const sum = (statuses) => runs.reduce((total, run) => total + count(run.summary, statuses), 0);
-  const attention = sum(ACTION_REQUIRED);
-  const tile = (label, value, hint, tone) =>
-    element("div", { class: `tile ${tone ?? ""}` }, element("span", { class: "label" }, label), element("b", {}, number(value)), element("span", { class: "hint" }, hint));
-  const dry = runs.filter((run) => run.summary.dry_run).length;
+function noticesOf({ more, unreadable }, count) {
+  const found = [];
+  if (more) found.push(`Only the newest ${plural(count, "run")} of this period are shown: choose a shorter period.`);
+  if (unreadable) found.push(`${plural(unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`);
+  return found;
+}
+
+function filtersOf(query) {
+  return {
+    dag_id: query.get("dag_id") ?? "",
+    tenant: query.get("tenant") ?? "",
+    state: STATES[query.get("state")] ? query.get("state") : "",
+    kind: KINDS[query.get("kind")] ? query.get("kind") : "real",
+    sort: query.get("sort") ?? "-when",
+    page: Math.max(1, Math.trunc(Number(query.get("page"))) || 1),
+  };
+}
+
+const changed = (query, values) => ({ ...Object.fromEntries(query), page: "", ...values });
+
+function tiles(runs, query) {
+  const totals = totalsOf(runs);
+  const withAttention = runs.filter((run) => !run.is_dry && run.counts.attention > 0).length;
+  const open = runs.filter((run) => ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval")).length;
+  const { days, dag_id } = shared(query);
+  const tile = (label, value, hint, { tone = "", to = null } = {}) =>
+    element(to ? "a" : "div", { class: `tile ${tone}`, href: to }, element("span", { class: "label" }, label), element("b", {}, number(value)), element("span", { class: "hint" }, hint));
   return element(
     "section",
-    { class: "tiles", "aria-label": "Totals" },
-    tile("Runs", runs.length, dry ? `including ${plural(dry, "dry run")}` : "no dry runs"),
-    tile("Scheduled", sum(["SCHEDULED"]), "queued for deletion by Nexthink"),
-    tile("Need attention", attention, "invalid, failed, unknown, not sent, rejected", attention ? "warn" : ""),
-    tile("Excluded", sum(["EXCLUDED", "DUPLICATE"]), "excluded, or in the list twice"),
+    { class: "tiles", "aria-label": "Totals of the real runs" },
+    tile("Scheduled", totals.scheduled, `devices queued for deletion, in ${plural(totals.runs, "real run")}`),
+    tile("Runs to look at", withAttention + open, `${number(withAttention)} with devices that need attention, ${number(open)} blocked, failed or awaiting approval`, {
+      tone: withAttention + open ? "warn" : "",
+      to: href({ view: "attention", days, dag_id }),
+    }),
+    tile("Blocked", totals.blocked, `devices in ${plural(totals.blocked_runs, "run")} that a guard stopped; nothing was sent`),
+    tile("Excluded or duplicate", totals.kept, "rows kept back on purpose"),
   );
 }
 
-function chartCard(runs) {
-  const oldestFirst = [...runs].reverse();
+function filters(runs, chosen, query) {
+  const select = (label, name, options, value) => {
+    const node = element("select", { "aria-label": label, onchange: (event) => go(changed(query, { [name]: event.target.value })) });
+    for (const [each, text] of options) node.append(element("option", { value: each, selected: each === value }, text));
+    return node;
+  };
+  const distinct = (pick) => [...new Set(runs.map(pick).filter(Boolean))].sort();
+  const count = (state) => runs.filter((run) => isShown(run, { ...chosen, state })).length;
+  const states = Object.entries(STATES).map(([state, label]) => [state, `${label} (${number(count(state))})`]);
+  return element(
+    "div",
+    { class: "tools", role: "group", "aria-label": "Filters" },
+    select("Kind", "kind", Object.entries(KINDS), chosen.kind),
+    select("State", "state", [["", "All states"], ...states], chosen.state),
+    select("Dag", "dag_id", [["", "All Dags"], ...distinct((run) => run.dag_id).map((each) => [each, each])], chosen.dag_id),
+    select("Tenant", "tenant", [["", "All tenants"], ...distinct((run) => run.tenant).map((each) => [each, each])], chosen.tenant),
+  );
+}
+
+function chartCard(shown) {
+  const oldestFirst = sorted(shown, "when");
   const canvas = element("div", { class: "canvas" });
   let drawn = 0;
   new ResizeObserver(() => {
-    const width = Math.max(320, canvas.clientWidth);
+    const width = Math.max(280, canvas.clientWidth);
     if (width === drawn) return;
     drawn = width;
-    canvas.replaceChildren(chart(oldestFirst, width, address));
+    canvas.replaceChildren(chart(oldestFirst, width, outcomeAddress));
   }).observe(canvas);
-  return element("section", { class: "card" }, element("h2", {}, "Devices of each run"), legend(runs), canvas);
+  return element("section", { class: "card" }, element("h2", {}, "Devices of each run"), legend(shown), canvas);
 }
 
-const address = ({ dag_id, run_id, task_id, map_index }) => `?${new URLSearchParams({ dag_id, run_id, task_id, map_index })}`;
+export const outcomeAddress = ({ dag_id, run_id, task_id, map_index }) => href({ dag_id, run_id, task_id, map_index });
 
-function table(runs) {
-  const columns = ["Run", "Dag", "Task", "Tenant", "Devices", "Scheduled", "Planned", "Invalid", "Failed", "Other"];
-  const head = element("tr", {}, columns.map((column, index) => element("th", { scope: "col", class: index > 3 && "figure" }, column)));
-  const rows = runs.map((run) => {
-    const { summary } = run;
-    const figures = [summary.requested, ...["SCHEDULED", "PLANNED", "INVALID", "FAILED"].map((status) => count(summary, [status]))];
-    const other = summary.requested - figures.slice(1).reduce((total, value) => total + value, 0);
-    const tones = ["", "scheduled", "planned", "invalid", "failed", ""];
-    return element(
-      "tr",
-      {},
-      element("td", { class: "when" }, element("a", { href: address(run) }, time(run.timestamp)), summary.dry_run && element("span", { class: "badge" }, "dry run")),
-      element("td", {}, run.dag_display_name ?? run.dag_id),
-      element("td", {}, run.task_display_name ?? run.task_id, run.map_index >= 0 && ` [${run.map_index}]`),
-      element("td", {}, String(summary.instance ?? "")),
-      [...figures, other].map((value, index) => element("td", { class: `figure ${value ? `text-${tones[index]}` : "zero"}` }, number(value))),
-    );
-  });
-  return element("section", { class: "card flush" }, element("table", {}, element("thead", {}, head), element("tbody", {}, rows)));
+function table(shown, all, chosen, query) {
+  const pages = Math.max(1, Math.ceil(shown.length / PAGE_ROWS));
+  const at = Math.min(chosen.page, pages);
+  const groups = GROUPS.filter(({ id }) => id !== "blocked" && (id !== "planned" || shown.some((run) => run.counts.planned)));
+  const columns = [
+    ["when", "Started"],
+    ["state", "State"],
+    ["dag", "Task"],
+    ["tenant", "Tenant"],
+    [null, "Who and why"],
+    ["devices", "Devices"],
+    ...groups.map(({ id, label }) => [["scheduled", "attention"].includes(id) ? id : null, label]),
+  ];
+  const head = columns.map(([name, label], index) => headCell(name, label, index >= 5, chosen.sort, query));
+  const rows = shown.slice((at - 1) * PAGE_ROWS, at * PAGE_ROWS).map((run) => row(run, all, groups));
+  return element(
+    "section",
+    { class: "card flush" },
+    element("table", { class: "run-table", "aria-label": "Runs" }, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)),
+    pages > 1 && pager(at, pages, shown.length, query),
+  );
+}
+
+function headCell(name, label, isFigure, sort, query) {
+  const isSorted = name !== null && sort.replace("-", "") === name;
+  const descending = isSorted && sort.startsWith("-");
+  const next = isSorted ? (descending ? name : `-${name}`) : ["state", "dag", "tenant"].includes(name) ? name : `-${name}`;
+  const link = name === null ? label : element("a", { href: href(changed(query, { sort: next === "-when" ? "" : next })) }, label, isSorted && element("span", { "aria-hidden": "true" }, descending ? " ↓" : " ↑"));
+  return element("th", { scope: "col", class: isFigure && "figure", "aria-sort": isSorted && (descending ? "descending" : "ascending") }, link);
+}
+
+function row(run, all, groups) {
+  const dry = dryRunOf(run, all);
+  const figure = (value, tone, label) => element("td", { class: `figure ${value ? `text-${tone}` : "zero"}`, "data-label": label }, number(value));
+  const why = run.summary?.reason;
+  return element(
+    "tr",
+    { class: `state-${run.state}` },
+    element("td", { class: "when", "data-label": "Started" }, element("a", { href: outcomeAddress(run) }, time(run.when) || "not started")),
+    element("td", { "data-label": "State" }, stateBadge(run), run.is_dry && element("span", { class: "badge" }, "dry run"), explanation(run)),
+    element("td", { "data-label": "Task" }, element("span", { class: "dag" }, run.dag), element("span", { class: "hint" }, run.task, run.map_index >= 0 && ` [${run.label ?? run.map_index}]`)),
+    element("td", { "data-label": "Tenant" }, run.tenant ?? ""),
+    element("td", { class: "why", "data-label": "Who and why" }, element("span", {}, whoOf(run)), why && element("span", { class: "hint", title: why }, why)),
+    element(
+      "td",
+      { class: "figure", "data-label": "Devices" },
+      number(run.total),
+      dry && element("a", { class: "hint", href: outcomeAddress(dry), title: "The dry run before it" }, `planned ${number(dry.counts.planned)}`),
+    ),
+    groups.map(({ id, label }) => figure(run.counts[id], id, label)),
+  );
+}
+
+const stateBadge = (run) => element("span", { class: `state-badge ${run.state}` }, STATES[run.state]);
+
+function explanation(run) {
+  const text = explainState(run);
+  if (!text) return null;
+  return element("span", { class: "hint explanation", title: text }, run.state === "approval" ? element("a", inAirflow(run.approval.address), text) : text);
+}
+
+function pager(at, pages, count, query) {
+  const to = (page, label) => (page < 1 || page > pages ? element("span", { class: "zero" }, label) : element("a", { href: href(changed(query, { page: page === 1 ? "" : page })) }, label));
+  return element("nav", { class: "pager", "aria-label": "Pages" }, to(at - 1, "Previous"), element("span", {}, `Page ${number(at)} of ${number(pages)}, ${plural(count, "run")}`), to(at + 1, "Next"));
 }

@@ -38,13 +38,18 @@ function storedZone() {
   }
 }
 
-const PARTS = { year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit" };
+function formatter(name, options) {
+  const timeZone = zone(); // first: it forgets the formatters of another zone
+  formats[name] ??= new Intl.DateTimeFormat("en", { ...options, timeZone });
+  return formats[name];
+}
+
+const PARTS = { year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
 
 function parts(text) {
   const date = new Date(text);
   if (!text || Number.isNaN(date.getTime())) return null;
-  formats.parts ??= new Intl.DateTimeFormat("en", { ...PARTS, hourCycle: "h23", timeZone: zone() });
-  return Object.fromEntries(formats.parts.formatToParts(date).map(({ type, value }) => [type, value]));
+  return Object.fromEntries(formatter("parts", PARTS).formatToParts(date).map(({ type, value }) => [type, value]));
 }
 
 // "2026-11-26 10:41:07"
@@ -59,7 +64,6 @@ export const day = (text) => time(text).slice(0, 10);
 
 // "Europe/Berlin (GMT+1)", with the offset at this time.
 export function zoneLabel(now = new Date()) {
-  formats.offset ??= new Intl.DateTimeFormat("en", { timeZone: zone(), timeZoneName: "shortOffset" });
-  const offset = formats.offset.formatToParts(now).find(({ type }) => type === "timeZoneName")?.value ?? "";
+  const offset = formatter("offset", { timeZoneName: "shortOffset" }).formatToParts(now).find(({ type }) => type === "timeZoneName")?.value ?? "";
   return offset === "" || zone() === offset || zone() === "UTC" ? zone() : `${zone()} (${offset})`;
 }
