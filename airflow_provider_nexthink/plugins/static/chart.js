@@ -13,9 +13,10 @@ const LABEL_PX = 70;
 
 export function chart(runs, width, addressOf) {
   const inner = HEIGHT - TOP - BOTTOM;
-  const most = niceMaximum(Math.max(...runs.map(({ total }) => total), 1));
+  const most = niceMaximum(Math.max(...runs.map(heightOf), 1));
   const step = (width - LEFT - 8) / runs.length;
   const bar = Math.max(1, Math.min(28, step * 0.72));
+  const mark = Math.min(3.5, Math.max(1.5, step / 3));
   const y = (value) => TOP + inner - (value / most) * inner;
   const lines = [0, 0.5, 1].map((share) => {
     const value = most * share;
@@ -31,8 +32,9 @@ export function chart(runs, width, addressOf) {
       svg("title", {}, describe(run)),
       svg("rect", { class: "hit", x: middle - step / 2, y: TOP - 10, width: step, height: inner + 10 }),
       ...stack(run.counts, y, middle - bar / 2, bar),
-      // The heights are true to scale, so a few devices among thousands are not seen: a dot says that they are there.
-      run.counts.attention > 0 && svg("circle", { class: "fill-attention", cx: middle, cy: y(run.total) - 7, r: Math.min(3.5, Math.max(1.5, step / 3)) }),
+      // The heights are true to scale, so a few devices among thousands are not seen: a mark says that they are there.
+      run.counts.attention > 0 && svg("circle", { class: "fill-attention", cx: middle, cy: y(heightOf(run)) - 7, r: mark }),
+      ["blocked", "failed"].includes(run.state) && cross(middle, y(heightOf(run)) - (run.counts.attention > 0 ? 18 : 7), mark, run.state),
     );
     const label = index % every === 0 && svg("text", { x: middle, y: HEIGHT - 8, "text-anchor": "middle" }, labels[index / every]);
     return svg("g", {}, link, label);
@@ -40,9 +42,15 @@ export function chart(runs, width, addressOf) {
   return svg("svg", { width, height: HEIGHT, role: "group", "aria-label": "Devices of each run, by group" }, ...lines, ...bars);
 }
 
+// Of a run that was blocked nothing was sent: it has no height.
+const heightOf = ({ counts, total }) => total - counts.blocked;
+
+const cross = (x, y, size, state) =>
+  svg("path", { class: `cross ${state}`, d: `M${x - size} ${y - size}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}` });
+
 function stack(counts, y, x, width) {
   let below = 0;
-  return GROUPS.filter(({ id }) => counts[id] > 0).map(({ id }) => {
+  return GROUPS.filter(({ id }) => id !== "blocked" && counts[id] > 0).map(({ id }) => {
     const top = y(below + counts[id]);
     const height = y(below) - top;
     below += counts[id];
@@ -55,13 +63,12 @@ export function describe({ dag, task, when, state, is_dry, counts, total }) {
   return `${dag}, ${task}, ${time(when, { seconds: false })}${is_dry ? ", dry run" : ""}: ${STATES[state]}. ${plural(total, "device")}. ${parts.join(", ")}`;
 }
 
+// What the colors and marks mean, of those that are drawn. The totals are in the tiles.
 export function legend(runs) {
-  const totals = GROUPS.map((group) => ({ ...group, total: runs.reduce((sum, run) => sum + run.counts[group.id], 0) }));
-  return element(
-    "ul",
-    { class: "legend" },
-    totals.filter(({ total }) => total).map(({ id, label, total }) => element("li", {}, element("span", { class: `swatch fill-${id}` }), `${label} `, element("b", {}, number(total)))),
-  );
+  const groups = GROUPS.filter(({ id }) => id !== "blocked" && runs.some(({ counts }) => counts[id])).map(({ id, label }) => [`swatch fill-${id}`, label]);
+  const marks = ["blocked", "failed"].filter((state) => runs.some((run) => run.state === state)).map((state) => [`mark ${state}`, `${STATES[state]} run`]);
+  const item = ([mark, label]) => element("li", {}, element("span", { class: mark, "aria-hidden": "true" }, mark.startsWith("mark") && "×"), label);
+  return element("ul", { class: "legend" }, [...groups, ...marks].map(item));
 }
 
 // The day of each time, or the time of day where the label before it has the same day.

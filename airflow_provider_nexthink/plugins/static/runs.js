@@ -81,13 +81,13 @@ function tiles(runs, query) {
   return element(
     "section",
     { class: "tiles", "aria-label": "Totals of the real runs" },
-    tile("Scheduled", totals.scheduled, `devices queued for deletion, in ${plural(totals.runs, "real run")}`),
+    tile("Scheduled", totals.scheduled, `deletions queued by Nexthink, in ${plural(totals.runs, "real run")}`),
     tile("Runs to look at", withAttention + open, `${number(withAttention)} with devices that need attention, ${number(open)} blocked, failed or awaiting approval`, {
       tone: withAttention + open ? "warn" : "",
       to: href({ view: "attention", days, dag_id }),
     }),
     tile("Blocked", totals.blocked, `devices in ${plural(totals.blocked_runs, "run")} that a guard stopped; nothing was sent`),
-    tile("Excluded or duplicate", totals.kept, "rows kept back on purpose"),
+    tile("Kept back", totals.kept, "rows that an exclusion matched, or that were in the list twice"),
   );
 }
 

@@ -21,7 +21,7 @@ export const COLUMNS = ["uid", "name", "status", "reason", "batch", "request_id"
 export const GROUPS = [
   { "id": "scheduled", "label": "Scheduled", "statuses": ["SCHEDULED"] },
   { "id": "attention", "label": "Need attention", "statuses": ["INVALID", "REJECTED", "FAILED", "UNKNOWN", "NOT_SENT"] },
-  { "id": "kept", "label": "Excluded or duplicate", "statuses": ["EXCLUDED", "DUPLICATE"] },
+  { "id": "kept", "label": "Kept back", "statuses": ["EXCLUDED", "DUPLICATE"] },
   { "id": "planned", "label": "Planned", "statuses": ["PLANNED"] },
   { "id": "blocked", "label": "Blocked", "statuses": [] }
 ];
