@@ -13,10 +13,12 @@ export function zone() {
 
 export function setZone(name) {
   formats = {};
+  const { timeZone } = new Intl.DateTimeFormat("en").resolvedOptions();
   try {
-    chosen = new Intl.DateTimeFormat("en", { timeZone: name || undefined }).resolvedOptions().timeZone;
+    new Intl.DateTimeFormat("en", { timeZone: name || timeZone }); // throws if this browser does not know the zone
+    chosen = name || timeZone; // as it was chosen: the browser may have an older name for it
   } catch {
-    chosen = new Intl.DateTimeFormat("en").resolvedOptions().timeZone; // a zone that this browser does not know
+    chosen = timeZone;
   }
 }
 
