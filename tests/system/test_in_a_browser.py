@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 ON_DEMAND = "nexthink_delete_on_demand"
 APPROVAL = "nexthink_delete_with_approval"
+OUTCOME_LINK = "Outcome of each device"
 SECONDS = 1000.0  # Playwright counts in milliseconds
 
 
@@ -175,6 +176,56 @@ def test_task_links_to_its_outcome(page: Page, airflow: RunningAirflow, tenant: 
     plugin_frame(page).get_by_role("heading", name="delete_devices").wait_for()
     plugin_frame(page).get_by_text("42 rows").wait_for()
     assert page.get_by_role("link", name="Nexthink tenant").count() == 0
+
+
+def test_address_of_the_page_can_be_shared_reloaded_and_left(page: Page, airflow: RunningAirflow) -> None:
+    def shown() -> tuple[str, str]:
+        """Return the query in the address that a person sees, and in that of the frame."""
+        return page.evaluate("location.search"), page.frames[1].evaluate("location.search")
+
+    # From the link on a task, whose parameters Airflow gives to its own document and not to the frame.
+    run_id = airflow.get(f"dags/{ON_DEMAND}/dagRuns")["dag_runs"][0]["dag_run_id"]
+    page.goto(f"/dags/{ON_DEMAND}/runs/{run_id}/tasks/delete_devices/details")
+    page.get_by_role("link", name=OUTCOME_LINK).click()
+    plugin_frame(page).get_by_text("42 rows").wait_for()
+    outcome = page.frames[1].evaluate("location.search")
+    assert shown() == (outcome, outcome)
+    page.reload()
+    plugin_frame(page).get_by_text("42 rows").wait_for()
+    assert shown() == (outcome, outcome)
+    # The menu leads to the list, whatever is shown; Back is one press for each view.
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="Nexthink deletions").click()
+    rows = plugin_frame(page).locator(".run-table tbody tr")
+    expect(rows).to_have_count(1)
+    assert shown() == ("", "")
+    plugin_frame(page).get_by_label("Period").select_option("Last 7 days")
+    page.wait_for_url("**?days=7")
+    rows.first.get_by_role("link").first.click()
+    plugin_frame(page).get_by_text("42 rows").wait_for()
+    assert shown() == (outcome, outcome)
+    page.go_back()
+    expect(rows).to_have_count(1)
+    assert shown() == ("?days=7", "?days=7")
+    page.go_back()
+    expect(plugin_frame(page).get_by_label("Period")).to_have_value("28")
+    page.go_back()
+    plugin_frame(page).get_by_text("42 rows").wait_for()
+    assert shown() == (outcome, outcome)
+    page.go_back()
+    page.get_by_role("link", name=OUTCOME_LINK).wait_for()
+
+
+def test_page_has_the_time_zone_of_airflow(page: Page) -> None:
+    page.goto("/plugin/nexthink-deletions")
+    expect(plugin_frame(page).locator(".zone")).to_have_text("UTC")
+    page.get_by_role("button", name="User").click()
+    page.get_by_role("menuitem", name="Timezone").click()
+    page.get_by_role("dialog").get_by_role("combobox").fill("Kolkata")
+    page.get_by_role("option", name=re.compile("Asia/Kolkata")).click()
+    page.keyboard.press("Escape")
+    expect(plugin_frame(page).locator(".zone")).to_have_text("Asia/Kolkata (GMT+5:30)")
+    page.evaluate("localStorage.removeItem('timezone')")
 
 
 def test_outcome_search_finds_a_device(
