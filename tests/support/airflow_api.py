@@ -141,12 +141,14 @@ class AirflowApi:
 
     :param tasks: the task instances.
     :param approvals: the task instances that wait for an approval.
+    :param dags: the ids of the Dags that a person may read by themselves.
     :param error: the HTTP status of every response, with ``body``.
     :param sorts_xcoms: whether the list of XComs has an order; Airflow 3.1 has none.
     """
 
     tasks: list[Task] = field(default_factory=list)
     approvals: list[Task] = field(default_factory=list)
+    dags: list[str] = field(default_factory=list)
     error: int | None = None
     body: str = '{"detail": "made up for the test"}'
     sorts_xcoms: bool = True
@@ -156,6 +158,7 @@ class AirflowApi:
         """Return the routes below ``/api/v2``."""
         instances = "/dags/{dag}/dagRuns/{run}/taskInstances"
         return [
+            Route("/dags/{dag}", self._dag),
             Route("/dags/{dag}/dagRuns/{run}/hitlDetails", self._list_approvals),
             Route(f"{instances}/{{task}}/xcomEntries", self._list_xcoms),
             Route(f"{instances}/{{task}}/xcomEntries/{{key}}", self._xcom),
@@ -171,6 +174,14 @@ class AirflowApi:
     def _tasks(self, request: Request) -> list[Task]:
         dag = request.path_params["dag"]
         return [task for task in self.tasks if dag in ("~", task.dag_id)]
+
+    async def _dag(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        dag_id = request.path_params["dag"]
+        if dag_id in self.dags:
+            return JSONResponse({"dag_id": dag_id, "is_paused": False})
+        return JSONResponse({"detail": "not found"}, 404)
 
     async def _list_instances(self, request: Request) -> Response:
         if refusal := self._refusal(request):

@@ -1,6 +1,210 @@
-// TODO
-import { heading } from "./heading.js";
+// What happened to a device: its rows in all runs of the period, the newest first.
 
-export async function showFind(body, query) {
-  body.replaceChildren(heading(query, null));
+import { xcom } from "./airflow.js";
+import { rowAddress } from "./attention.js";
+import { answerTo, canonicalUid, matcher, newestLooks, shellWord } from "./devices.js";
+import { element, number, plural } from "./dom.js";
+import { grid } from "./grid.js";
+import { heading, shared } from "./heading.js";
+import { PERIODS, loadRuns } from "./load.js";
+import { MAX_ROWS, inParallel, tableOrNull } from "./reading.js";
+import { href } from "./route.js";
+import { whoOf } from "./run.js";
+import { outcomeAddress } from "./runs.js";
+import { sentNothing } from "./run.js";
+import { empty, failure, loading } from "./states.js";
+import { STATUSES, groupOf } from "./statuses.js";
+import { sizeOf } from "./table.js";
+import { time } from "./time.js";
+
+const MAX_HITS = 500;
+const MAX_NAMED = 12;
+const LOOKS = { still_present: "Still present", returned: "Returned", set_up_anew: "Gone, and another device has its name" };
+
+export async function showFind(body, query, signal) {
+  const text = (query.get("q") ?? "").trim();
+  document.title = `${text || "Find a device"} - Nexthink deletions`;
+  const content = element("div", { class: "found" });
+  if (text === "") {
+    body.replaceChildren(heading(query, null), content);
+    content.append(empty("Find a device", "Type a part of its name or uid into the field at the top."));
+    return;
+  }
+  const show = async (again) => {
+    content.replaceChildren(loading("Loading the runs"));
+    const found = await loadRuns(shared(query), { signal, again });
+    if (!signal.aborted) await search(content, found, text, shared(query), signal);
+  };
+  const refresh = () => show(true).catch((error) => !signal.aborted && content.replaceChildren(failure(error, refresh)));
+  body.replaceChildren(heading(query, refresh), content);
+  await show(false);
+}
+
+async function search(content, { runs, reconciles, notices }, text, common, signal) {
+  const withSummary = runs.filter(({ summary }) => summary !== null);
+  const isLarge = ({ summary }) => summary.requested > MAX_ROWS;
+  const isEmpty = ({ summary }) => summary.requested === 0 || sentNothing(summary);
+  const state = { text, common, notices, hits: [], looks: [], searched: 0, of: 0, unread: [], large: withSummary.filter(isLarge), skipped: runs.filter((run) => run.summary === null || sentNothing(run.summary)) };
+  const view = foundView(state);
+  content.replaceChildren(view.node);
+  const searchIn = async (chosen) => {
+    state.of += chosen.length;
+    await inParallel(
+      chosen,
+      async (run) => {
+        await searchRun(state, run, signal);
+        state.searched += 1;
+        view.draw(false);
+      },
+      { signal, enough: () => state.hits.length >= MAX_HITS },
+    );
+    view.draw(true);
+  };
+  const searchLarge = () => {
+    const { large } = state;
+    state.large = [];
+    return searchIn(large).catch((error) => !signal.aborted && content.replaceChildren(failure(error, null)));
+  };
+  view.onLarge(searchLarge);
+  view.draw(false);
+  state.looks = await searchLooks(reconciles, text, signal);
+  await searchIn(withSummary.filter((run) => !isLarge(run) && !isEmpty(run)));
+}
+
+async function searchRun(state, run, signal) {
+  const matches = matcher(state.text);
+  const whole = await tableOrNull(run, "return_value", signal);
+  const table = whole ?? (await tableOrNull(run, "unscheduled", signal));
+  if (!whole) state.unread.push({ run, isPart: table !== null });
+  if (!table) return;
+  const found = [];
+  for (let at = 0; at < sizeOf(table) && found.length < MAX_HITS; at += 1) {
+    if (matches(table.uid[at], table.name[at])) found.push({ run, uid: table.uid[at], name: table.name[at], status: table.status[at], reason: table.reason[at] ?? null });
+  }
+  if (found.length > 0) state.hits = [...state.hits, ...found].sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when));
+}
+
+// The devices in the newest look at the inventory of each tenant.
+async function searchLooks(reconciles, text, signal) {
+  const matches = matcher(text);
+  const found = [];
+  const work = async ({ entry, summary, key }) => {
+    const rows = await xcom(entry, key, signal).catch((error) => (signal.aborted ? Promise.reject(error) : null));
+    if (!Array.isArray(rows)) return;
+    const at = summary.looked_at ?? entry.timestamp;
+    for (const row of rows) if (row && matches(row.uid, row.name)) found.push({ key, at, tenant: summary.instance ?? null, uid: row.uid, name: row.name });
+  };
+  const keys = newestLooks(reconciles).flatMap((look) => Object.keys(LOOKS).filter((key) => look.summary[key] !== 0).map((key) => ({ ...look, key })));
+  await inParallel(keys, work, { signal });
+  return found;
+}
+
+function foundView(state) {
+  const answer = element("section", { class: "card answer", role: "status", "aria-label": "Answer" });
+  const progress = element("p", { class: "hint progress", role: "status" });
+  const notice = element("div", { class: "notices" });
+  const table = grid(columns((at) => state.hits[at]), "Rows of the device");
+  table.node.classList.add("find-grid");
+  const card = element("div", { class: "card flush table-card" }, table.node);
+  let onLarge = () => {};
+
+  const draw = (isDone) => {
+    const { hits, searched, of, large } = state;
+    const isCut = hits.length >= MAX_HITS;
+    progress.textContent = isDone ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}` : `Searched ${number(searched)} of ${plural(of, "run")}`;
+    answer.replaceChildren(...answerNodes(state, isDone));
+    answer.hidden = answer.childElementCount === 0;
+    card.hidden = hits.length === 0;
+    const { scrollTop } = table.node;
+    table.show(hits.slice(0, MAX_HITS).map((_, at) => at));
+    table.node.scrollTop = scrollTop;
+    if (!isDone) return;
+    const texts = noticesOf(state, isCut);
+    const more = large.length > 0 && element("p", { class: "notice" }, `${plural(large.length, "table")} of more than ${number(MAX_ROWS)} rows: not searched. `, element("button", { type: "button", onclick: () => onLarge() }, large.length > 1 ? "Search them, too" : "Search it, too"));
+    notice.replaceChildren(...texts, more || "");
+  };
+  return {
+    node: element("div", { class: "found" }, answer, progress, notice, card),
+    draw,
+    onLarge: (call) => {
+      onLarge = call;
+    },
+  };
+}
+
+function noticesOf({ notices, hits, unread, skipped, searched }, isCut) {
+  const found = [];
+  if (isCut) found.push([`Only the newest ${number(MAX_HITS)} rows are shown, of ${plural(searched, "run")}: type more of the name.`]);
+  if (notices.more) found.push(["Only the newest runs of this period are searched: choose a shorter period."]);
+  if (notices.unreadable) found.push([`${plural(notices.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`]);
+  const parts = unread.filter(({ isPart }) => isPart).length;
+  if (parts) found.push([`Of ${plural(parts, "run")}, only the rows that need attention could be searched: the whole table cannot be read here.`]);
+  if (unread.length > parts) found.push([`${plural(unread.length - parts, "run")} could not be searched: the table cannot be read here.`]);
+  if (hits.length === 0 && skipped.length) found.push([`${plural(skipped.length, "run")} without a table: blocked, failed before the first request, or not ended. Whether the device was in their lists is not known here.`]);
+  return found.map((parts_) => element("p", { class: "notice" }, ...parts_));
+}
+
+function answerNodes({ text, common, hits, looks }, isDone) {
+  const { devices, last, planned } = answerTo(text, hits);
+  if (devices.length === 0) {
+    const lines = looks.slice(0, MAX_NAMED).map(lookLine);
+    return isDone ? [element("h2", {}, `No row of "${text}"`), ...lines, ...elsewhere(text, common)] : [];
+  }
+  if (devices.length > 1) return [element("h2", {}, `${plural(devices.length, "device")} match${isDone ? "" : " so far"}`), chooser(devices, common)];
+  const [device] = devices;
+  const own = looks.filter(({ uid }) => canonicalUid(uid) === canonicalUid(device.uid));
+  return [
+    element("h2", {}, String(device.name ?? device.uid ?? "")),
+    last ? element("p", {}, "Last: ", ...rowWords(last)) : element("p", {}, "No real run has a row of it."),
+    planned && element("p", {}, last ? "Since then in a dry run: " : "In a dry run: ", ...rowWords(planned)),
+    ...own.map(lookLine),
+  ].filter(Boolean);
+}
+
+// "SCHEDULED on 2026-11-22 00:00 by anna, TICKET-1"
+function rowWords(hit) {
+  const { run, status, reason } = hit;
+  const why = run.summary.reason;
+  return [
+    element("b", { class: `text-${groupOf[status] ?? ""}`, title: STATUSES[status] }, status),
+    " on ",
+    element("a", { href: rowAddress(hit) }, time(run.when, { seconds: false })),
+    ` by ${whoOf(run)}${why ? `, ${why}` : ""}`,
+    reason ? `: ${reason}` : "",
+  ];
+}
+
+const lookLine = ({ key, at, tenant, name }) => element("p", {}, element("b", {}, LOOKS[key]), ` at the latest look at the inventory, ${time(at, { seconds: false })}${tenant ? ` (${tenant})` : ""}: ${name}`);
+
+function chooser(devices, common) {
+  const item = ({ uid, name, tenant }) => element("li", {}, element("a", { href: href({ ...common, view: "find", q: String(uid || name || "") }), title: [uid, tenant].filter(Boolean).join(", ") }, String(name ?? uid ?? "")));
+  return element("ul", { class: "choices" }, devices.slice(0, MAX_NAMED).map(item), devices.length > MAX_NAMED && element("li", { class: "hint" }, `and ${number(devices.length - MAX_NAMED)} more: type more of the name`));
+}
+
+function elsewhere(text, common) {
+  const longest = Object.keys(PERIODS).at(-1);
+  return [
+    common.days !== longest && element("p", {}, "Search a longer period: ", element("a", { href: href({ ...common, view: "find", days: longest, q: text }) }, PERIODS[longest].toLowerCase())),
+    common.dag_id && element("p", {}, "Search ", element("a", { href: href({ ...common, view: "find", dag_id: "", q: text }) }, "all Dags"), `, not only ${common.dag_id}.`),
+    element("p", {}, "If the connection has a ledger, that remembers longer than Airflow. On a machine with the provider, with the connection's id:"),
+    element("pre", {}, element("code", {}, `python -m airflow_provider_nexthink.ledger history nexthink_default ${shellWord(text)}`)),
+  ].filter(Boolean);
+}
+
+function columns(hitAt) {
+  const text = (name, label, value) => ({ name, label, cell: (at) => element("span", { title: value(hitAt(at)) }, value(hitAt(at))) });
+  return [
+    { name: "when", label: "Run", cell: (at) => element("a", { href: rowAddress(hitAt(at)) }, time(hitAt(at).run.when)) },
+    { name: "status", label: "Status", cell: (at) => element("span", { class: `status text-${groupOf[hitAt(at).status] ?? ""}`, title: STATUSES[hitAt(at).status] }, String(hitAt(at).status)) },
+    text("name", "Name", ({ name }) => String(name ?? "")),
+    text("reason", "Reason", ({ reason }) => String(reason ?? "")),
+    text("who", "Who and why", ({ run }) => [whoOf(run), run.summary.reason].filter(Boolean).join(": ")),
+    { name: "task", label: "Task", cell: (at) => taskCell(hitAt(at).run) },
+    text("tenant", "Tenant", ({ run }) => run.tenant ?? ""),
+    text("uid", "uid", ({ uid }) => String(uid ?? "")),
+  ];
+}
+
+function taskCell(run) {
+  return element("span", {}, element("a", { href: outcomeAddress(run) }, `${run.dag}, ${run.task}${run.map_index >= 0 ? ` [${run.label ?? run.map_index}]` : ""}`), run.is_dry && element("span", { class: "badge" }, "dry run"));
 }

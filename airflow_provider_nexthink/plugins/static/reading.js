@@ -1,0 +1,37 @@
+// Reads tables of many runs, several at once.
+
+import { ApiError } from "./airflow.js";
+import { readTable } from "./table.js";
+
+const CONCURRENCY = 6;
+
+export const MAX_ROWS = 200_000; // larger tables are not read unasked
+
+// Call work(item) for each item, in their order, a few at a time, until there are enough.
+export async function inParallel(items, work, { signal, enough = () => false }) {
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length && !enough()) {
+      signal.throwIfAborted();
+      const item = items[next];
+      next += 1;
+      try {
+        await work(item);
+      } catch (error) {
+        next = items.length; // the others stop, too
+        throw error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENCY }, worker));
+}
+
+// A table; null if there is none, or it cannot be read: one run must not hide the others.
+export async function tableOrNull(run, key, signal) {
+  try {
+    return await readTable(run, key, signal);
+  } catch (error) {
+    if (signal.aborted || !(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
+    return null;
+  }
+}
