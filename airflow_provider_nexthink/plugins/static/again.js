@@ -33,13 +33,14 @@ export async function showRunAgain(panel, rows) {
   };
   const parts = lists.map((list) => copyPart(list, lists.length));
   panel.hidden = false;
-  panel.replaceChildren(
+  const content = [
     element("div", { class: "panel-head" }, element("h2", { tabindex: "-1" }, count > 0 ? `Run ${plural(count, "device")} again` : "Nothing to run again"), element("button", { type: "button", onclick: close }, "Close")),
     left > 0 && element("p", {}, `${plural(left, "row")} INVALID or REJECTED: left out, since a retry would not change them. Correct them in the list that they come from.`),
     lists.length > 1 && element("p", {}, "A list must not mix tenants or kinds of uid: run each of these by itself."),
     ...parts.map(({ node }) => node),
     count > 0 && steps(lists),
-  );
+  ];
+  panel.replaceChildren(...content.filter(Boolean));
   if (parts.length === 1) await parts[0].copy();
   panel.querySelector(".to-copy, .panel-head h2").focus();
 }

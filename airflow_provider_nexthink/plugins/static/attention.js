@@ -2,7 +2,7 @@
 
 import { canRunAgain, noRunAgain, showRunAgain } from "./again.js";
 import { copyText, tabSeparated } from "./clipboard.js";
-import { AttentionList, matcher, openRuns, reasonsOf } from "./devices.js";
+import { AttentionList, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
@@ -11,7 +11,7 @@ import { inAirflow } from "./parent.js";
 import { MAX_ROWS, inParallel, tableOrNull } from "./reading.js";
 import { remedyOf } from "./remedies.js";
 import { change, href, parameters } from "./route.js";
-import { STATES, explainState, whoOf } from "./run.js";
+import { STATES, explainState } from "./run.js";
 import { outcomeAddress } from "./runs.js";
 import { empty, failure, loading } from "./states.js";
 import { STATUSES, groupOf } from "./statuses.js";
@@ -128,7 +128,7 @@ function openEntry({ run, repeats, later }) {
   const mapped = run.map_index >= 0 ? ` [${run.label ?? run.map_index}]` : "";
   const hints = [
     run.tenant,
-    `by ${whoOf(run)}`,
+    byWhom(run),
     run.summary?.reason,
     repeats > 0 && `${plural(repeats, "run")} before it with the same result`,
     later && `a later run of this task ended on ${time(later.when, { seconds: false })}`,
@@ -245,7 +245,7 @@ function reasonItem({ reason, remedy, status, count }, isChosen, toggle) {
     {},
     element(
       "button",
-      { type: "button", class: "reason", "aria-pressed": String(isChosen), "data-reason": reason, onclick: toggle },
+      { type: "button", class: "top-reason", "aria-pressed": String(isChosen), "data-reason": reason, onclick: toggle },
       element("b", { class: `text-${groupOf[status] ?? ""}` }, number(count)),
       element("span", {}, element("span", {}, reason), remedy && element("span", { class: "hint" }, remedy)),
     ),

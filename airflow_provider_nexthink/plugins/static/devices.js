@@ -1,6 +1,6 @@
 // The state of each device over several runs. No I/O.
 
-import { sentNothing } from "./run.js";
+import { sentNothing, whoOf } from "./run.js";
 import { ACTION_REQUIRED } from "./statuses.js";
 
 const BARE_UID = /^[0-9a-f]{32}$/;
@@ -170,6 +170,12 @@ export function newestLooks(reconciles) {
     newest.set(look.summary.instance ?? JSON.stringify([look.entry.dag_id, look.entry.task_id]), look);
   }
   return [...newest.values()];
+}
+
+// "by anna"; nothing if it is not known.
+export function byWhom(run) {
+  const who = whoOf(run);
+  return who === "not recorded" ? "" : `by ${who}`;
 }
 
 // A text as one word of a shell.

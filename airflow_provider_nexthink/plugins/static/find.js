@@ -2,16 +2,15 @@
 
 import { xcom } from "./airflow.js";
 import { rowAddress } from "./attention.js";
-import { answerTo, canonicalUid, matcher, newestLooks, shellWord } from "./devices.js";
+import { answerTo, byWhom, canonicalUid, matcher, newestLooks, shellWord } from "./devices.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
 import { PERIODS, loadRuns } from "./load.js";
 import { MAX_ROWS, inParallel, tableOrNull } from "./reading.js";
 import { href } from "./route.js";
-import { whoOf } from "./run.js";
 import { outcomeAddress } from "./runs.js";
-import { sentNothing } from "./run.js";
+import { sentNothing, whoOf } from "./run.js";
 import { empty, failure, loading } from "./states.js";
 import { STATUSES, groupOf } from "./statuses.js";
 import { sizeOf } from "./table.js";
@@ -167,10 +166,10 @@ function rowWords(hit) {
   const why = run.summary.reason;
   return [
     element("b", { class: `text-${groupOf[status] ?? ""}`, title: STATUSES[status] }, status),
+    reason ? ` (${reason})` : "",
     " on ",
     element("a", { href: rowAddress(hit) }, time(run.when, { seconds: false })),
-    ` by ${whoOf(run)}${why ? `, ${why}` : ""}`,
-    reason ? `: ${reason}` : "",
+    [byWhom(run) && ` ${byWhom(run)}`, why && `, ${why}`].filter(Boolean).join(""),
   ];
 }
 
