@@ -55,7 +55,11 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   view.node.hidden = bad.length === 0;
 
   const unread = [];
+  const report = (what, done, of) => {
+    progress.textContent = `${what}: ${number(done)} of ${plural(of, "run")}`;
+  };
   let done = 0;
+  report("Reading the rows that need attention", done, bad.length);
   await inParallel(
     bad,
     async (run) => {
@@ -63,7 +67,7 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
       if (table) list.add(run, table);
       else unread.push(run);
       done += 1;
-      progress.textContent = `Reading the rows that need attention: ${number(done)} of ${plural(bad.length, "run")}`;
+      report("Reading the rows that need attention", done, bad.length);
       if (table) view.update(list.rows(), true);
     },
     { signal },
@@ -73,14 +77,15 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   const unchecked = newer.filter((run) => run.summary.requested > MAX_ROWS);
   const toCheck = newer.filter((run) => run.summary.requested <= MAX_ROWS);
   done = 0;
+  report("Checking newer runs", done, toCheck.length);
   await inParallel(
     toCheck,
     async (run) => {
-      progress.textContent = `Checking newer runs: ${number(done)} of ${number(toCheck.length)}`;
       const table = await tableOrNull(run, "return_value", signal);
       if (!table) unchecked.push(run);
       else if (list.settle(run, table)) view.update(list.rows(), true);
       done += 1;
+      report("Checking newer runs", done, toCheck.length);
     },
     { signal },
   );

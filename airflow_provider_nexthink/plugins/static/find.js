@@ -45,9 +45,9 @@ async function search(content, { runs, reconciles, notices }, text, common, sign
   const isEmpty = ({ summary }) => summary.requested === 0 || sentNothing(summary);
   const state = { text, common, notices, hits: [], looks: [], searched: 0, of: 0, unread: [], large: withSummary.filter(isLarge), skipped: runs.filter((run) => run.summary === null || sentNothing(run.summary)) };
   const view = foundView(state);
-  content.replaceChildren(view.node);
   const searchIn = async (chosen) => {
     state.of += chosen.length;
+    view.draw(false);
     await inParallel(
       chosen,
       async (run) => {
@@ -65,8 +65,8 @@ async function search(content, { runs, reconciles, notices }, text, common, sign
     return searchIn(large).catch((error) => !signal.aborted && content.replaceChildren(failure(error, null)));
   };
   view.onLarge(searchLarge);
-  view.draw(false);
   state.looks = await searchLooks(reconciles, text, signal);
+  content.replaceChildren(view.node);
   await searchIn(withSummary.filter((run) => !isLarge(run) && !isEmpty(run)));
 }
 
