@@ -2,13 +2,13 @@
 
 import { canRunAgain, noRunAgain, showRunAgain } from "./again.js";
 import { copyText, tabSeparated } from "./clipboard.js";
-import { AttentionList, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
+import { AttentionList, attentionIn, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
 import { loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
-import { MAX_ROWS, inParallel, tableOrNull } from "./reading.js";
+import { MAX_ROWS, earlierTries, inParallel, tableOrNull } from "./reading.js";
 import { remedyOf } from "./remedies.js";
 import { change, href, parameters } from "./route.js";
 import { STATES, explainState } from "./run.js";
@@ -44,12 +44,12 @@ async function loadAll({ days, dag_id }, signal, again) {
 async function fill(content, { runs, notices, canRun, dagId }, signal) {
   const isOwn = (run) => !dagId || run.dag_id === dagId;
   const ended = runs.filter((run) => !run.is_dry && run.summary && run.state !== "running");
-  const bad = ended.filter((run) => isOwn(run) && run.counts.attention > 0);
+  const bad = ended.filter((run) => isOwn(run) && Object.values(attentionIn(run)).some(Boolean));
   const open = openRuns(runs).filter(({ run }) => isOwn(run));
   const running = runs.filter((run) => isOwn(run) && run.state === "running").length;
   const list = new AttentionList();
   const view = devicesView(canRun);
-  const progress = element("p", { class: "hint progress", role: "status" });
+  const progress = element("p", { class: "hint progress" });
   const notice = element("div", { class: "notices" });
   content.replaceChildren(notice, open.length > 0 ? openSection(open) : "", progress, view.node);
   view.node.hidden = bad.length === 0;
@@ -63,12 +63,13 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   await inParallel(
     bad,
     async (run) => {
-      const table = await tableOrNull(run, "unscheduled", signal);
-      if (table) list.add(run, table);
-      else unread.push(run);
+      const wanted = attentionIn(run);
+      const tables = [wanted.unscheduled && (await tableOrNull(run, "unscheduled", signal)), wanted.earlier && (await earlierTries(run, signal))];
+      for (const table of tables) if (table) list.add(run, table);
+      if (tables.includes(null)) unread.push(run);
       done += 1;
       report("Reading the rows that need attention", done, bad.length);
-      if (table) view.update(list.rows(), true);
+      view.update(list.rows(), true);
     },
     { signal },
   );
@@ -83,7 +84,8 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
     async (run) => {
       const table = await tableOrNull(run, "return_value", signal);
       if (!table) unchecked.push(run);
-      else if (list.settle(run, table)) view.update(list.rows(), true);
+      const isChanged = [table, await earlierTries(run, signal)].filter(Boolean).map((each) => list.settle(run, each));
+      if (isChanged.includes(true)) view.update(list.rows(), true);
       done += 1;
       report("Checking newer runs", done, toCheck.length);
     },

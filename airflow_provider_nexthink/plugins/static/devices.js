@@ -19,6 +19,15 @@ export function deviceKey(tenant, uid, name) {
   return JSON.stringify(text ? [tenant, text] : [tenant, "", String(name ?? "").trim().toLowerCase()]);
 }
 
+// With the devices of earlier tries that are not in the table.
+const countOf = (summary, status) => (Number(summary[status]) || 0) + (Number(summary.earlier_tries?.[status]) || 0);
+
+// Whether one of these has to be read: {unscheduled, earlier}.
+export const attentionIn = ({ summary, counts }) => ({
+  unscheduled: counts.attention > 0,
+  earlier: ACTION_REQUIRED.some((status) => summary.earlier_tries?.[status] > 0),
+});
+
 const timeOf = (run) => Date.parse(run.when) || 0;
 
 // Collects the rows that need attention, each device once with its newest state. The runs may come in any order, each once.
@@ -26,7 +35,7 @@ export class AttentionList {
   #entries = new Map(); // by device
   #oldest = new Map(); // by tenant
 
-  // table: the rows of a run that need attention.
+  // table: rows of a run; those that need attention are taken.
   add(run, table) {
     const time = timeOf(run);
     for (let at = 0; at < table.status.length; at += 1) {
@@ -50,10 +59,10 @@ export class AttentionList {
   // Whether the table of a run may say that a device of this list needs nobody any more.
   needs({ is_dry, summary, tenant, when }) {
     const oldest = this.#oldest.get(tenant);
-    return !is_dry && summary !== null && oldest !== undefined && Date.parse(when) > oldest && SETTLED.some((status) => summary[status] > 0);
+    return !is_dry && summary !== null && oldest !== undefined && Date.parse(when) > oldest && SETTLED.some((status) => countOf(summary, status) > 0);
   }
 
-  // table: the whole table of a run. Returns whether the list has changed.
+  // table: rows of a run. Returns whether the list has changed.
   settle(run, table) {
     const time = timeOf(run);
     let changed = false;

@@ -7,7 +7,7 @@ import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
 import { PERIODS, loadRuns } from "./load.js";
-import { MAX_ROWS, inParallel, tableOrNull } from "./reading.js";
+import { MAX_ROWS, earlierTries, inParallel, tableOrNull } from "./reading.js";
 import { href } from "./route.js";
 import { outcomeAddress } from "./runs.js";
 import { sentNothing, whoOf } from "./run.js";
@@ -75,10 +75,11 @@ async function searchRun(state, run, signal) {
   const whole = await tableOrNull(run, "return_value", signal);
   const table = whole ?? (await tableOrNull(run, "unscheduled", signal));
   if (!whole) state.unread.push({ run, isPart: table !== null });
-  if (!table) return;
   const found = [];
-  for (let at = 0; at < sizeOf(table) && found.length < MAX_HITS; at += 1) {
-    if (matches(table.uid[at], table.name[at])) found.push({ run, uid: table.uid[at], name: table.name[at], status: table.status[at], reason: table.reason[at] ?? null });
+  for (const each of [table, await earlierTries(run, signal)].filter(Boolean)) {
+    for (let at = 0; at < sizeOf(each) && found.length < MAX_HITS; at += 1) {
+      if (matches(each.uid[at], each.name[at])) found.push({ run, uid: each.uid[at], name: each.name[at], status: each.status[at], reason: each.reason[at] ?? null });
+    }
   }
   if (found.length > 0) state.hits = [...state.hits, ...found].sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when));
 }
@@ -100,7 +101,7 @@ async function searchLooks(reconciles, text, signal) {
 
 function foundView(state) {
   const answer = element("section", { class: "card answer", role: "status", "aria-label": "Answer" });
-  const progress = element("p", { class: "hint progress", role: "status" });
+  const progress = element("p", { class: "hint progress" });
   const notice = element("div", { class: "notices" });
   const table = grid(columns((at) => state.hits[at]), "Rows of the device");
   table.node.classList.add("find-grid");
@@ -111,8 +112,9 @@ function foundView(state) {
     const { hits, searched, of, large } = state;
     const isCut = hits.length >= MAX_HITS;
     progress.textContent = isDone ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}` : `Searched ${number(searched)} of ${plural(of, "run")}`;
-    answer.replaceChildren(...answerNodes(state, isDone));
-    answer.hidden = answer.childElementCount === 0;
+    const next = element("div", {}, answerNodes(state, isDone));
+    if (!next.isEqualNode(answer.firstChild)) answer.replaceChildren(next); // a screen reader reads it once
+    answer.hidden = next.childElementCount === 0;
     card.hidden = hits.length === 0;
     const { scrollTop } = table.node;
     table.show(hits.slice(0, MAX_HITS).map((_, at) => at));

@@ -35,3 +35,8 @@ export async function tableOrNull(run, key, signal) {
     return null;
   }
 }
+
+// The devices that earlier tries of a run had to send and that are not in its table; null if there are none.
+export async function earlierTries(run, signal) {
+  return run.summary.earlier_tries ? tableOrNull(run, "earlier_tries", signal) : null;
+}

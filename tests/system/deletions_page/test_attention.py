@@ -104,10 +104,26 @@ def test_attention_does_not_take_another_tenant_or_a_dry_run_for_a_newer_state(p
     api.tasks = [
         a_run(20, [row_of(1, status="FAILED")]),
         a_run(21, [row_of(1)], instance="globex"),
-        a_run(22, [row_of(1, status="PLANNED")], dry_run=True),
+        a_run(22, [row_of(1, status="PLANNED"), row_of(2, status="INVALID")], dry_run=True),
     ]
     page.goto("?view=attention")
     expect(page.locator(".ending .hint")).to_have_text("1 device")
+
+
+def test_attention_has_the_devices_of_earlier_tries(page: Page, api: AirflowApi) -> None:
+    # The list of the last try had other devices: nothing of it needs attention.
+    first, second = a_run(20, [row_of(9)]), a_run(21, [row_of(8)])
+    for run, status in ((first, "UNKNOWN"), (second, "SCHEDULED")):
+        earlier = [row_of(1, status=status), row_of(2, status="UNKNOWN")]
+        run.xcoms["earlier_tries"] = earlier
+        run.xcoms["summary"]["earlier_tries"] = Counter(row["status"] for row in earlier)
+    second.xcoms["summary"]["SCHEDULED"] = 0
+    api.tasks = [first, second]
+    page.goto("?view=attention")
+    expect(page.locator(".ending .hint")).to_have_text("1 device")
+    expect(devices(page).locator(".name")).to_have_text(["LAPTOP-000002"])
+    page.goto("?view=find&q=laptop-000001")
+    expect(page.locator(".answer p")).to_have_text(["Last: SCHEDULED on 2026-11-21 00:00 by schedule"])
 
 
 def test_attention_of_one_dag_knows_what_another_dag_has_scheduled(page: Page, api: AirflowApi) -> None:
