@@ -3,6 +3,8 @@
 import { element } from "./dom.js";
 
 const ROW_PX = 33; // as in page.css
+const PHONE_ROW_PX = 66; // as in outcome.css
+const phone = window.matchMedia("(max-width: 700px)");
 const OVERSCAN = 12; // rows above and below the visible ones
 const MAX_HEIGHT_PX = 15_000_000; // browsers cap the height of an element
 
@@ -15,19 +17,20 @@ export function grid(columns, label) {
   let drawn = "";
 
   const draw = () => {
-    const tall = positions.length * ROW_PX;
+    const rowPx = phone.matches ? PHONE_ROW_PX : ROW_PX;
+    const tall = positions.length * rowPx;
     const scale = Math.max(1, tall / MAX_HEIGHT_PX); // above the cap, scrolling is coarser
     const top = Math.max(0, node.scrollTop);
-    const first = Math.max(0, Math.floor((top * scale) / ROW_PX) - OVERSCAN);
-    const last = Math.min(positions.length, first + Math.ceil(node.clientHeight / ROW_PX) + 2 * OVERSCAN);
+    const first = Math.max(0, Math.floor((top * scale) / rowPx) - OVERSCAN);
+    const last = Math.min(positions.length, first + Math.ceil(node.clientHeight / rowPx) + 2 * OVERSCAN);
     if (drawn === `${first}-${last}`) return;
     drawn = `${first}-${last}`;
     body.style.height = `${tall / scale}px`;
-    const shift = scale === 1 ? first * ROW_PX : Math.max(0, top - (Math.floor((top * scale) / ROW_PX) - first) * ROW_PX);
+    const shift = scale === 1 ? first * rowPx : Math.max(0, top - (Math.floor((top * scale) / rowPx) - first) * rowPx);
     const rows = [];
     for (let index = first; index < last; index += 1) {
       const row = element("div", { role: "row", class: "row", "aria-rowindex": index + 2 }, columns.map((column) => element("div", { role: "cell", class: `cell ${column.name}` }, column.cell(positions[index]))));
-      row.style.transform = `translateY(${shift + (index - first) * ROW_PX}px)`;
+      row.style.transform = `translateY(${shift + (index - first) * rowPx}px)`;
       rows.push(row);
     }
     body.replaceChildren(...rows);

@@ -1,3 +1,134 @@
-// TODO: merged from its own branch
+// The outcome of one run: what is known of it, and the table with each device.
 
-export async function showOutcome() {}
+import { ApiError, taskAddress, taskInstance, xcom } from "./airflow.js";
+import { showComparison } from "./comparison.js";
+import { duration, element, number, plural } from "./dom.js";
+import { loadRuns } from "./load.js";
+import { inAirflow } from "./parent.js";
+import { remedyOfError } from "./remedies.js";
+import { change, href } from "./route.js";
+import { STATES, explainState, isSummary, limitsOf, toRun, whoOf } from "./run.js";
+import { loading } from "./states.js";
+import { readTable } from "./table.js";
+import { showTable } from "./tableview.js";
+import { time, zoneLabel } from "./time.js";
+
+const CONFIRM_ROWS = 250_000; // larger tables are loaded on request only
+
+export async function showOutcome(body, query, signal) {
+  const entry = {
+    dag_id: query.get("dag_id") ?? "",
+    run_id: query.get("run_id"),
+    task_id: query.get("task_id"),
+    map_index: Number(query.get("map_index") || -1),
+  };
+  document.title = `${entry.task_id} - ${entry.dag_id} - Nexthink deletions`;
+  body.replaceChildren(heading(entry), loading("Reading the outcome"));
+  const [summary, instance] = await Promise.all([
+    xcom(entry, "summary", signal).catch(missing),
+    taskInstance(entry, signal).catch(() => null), // optional: the page works without it
+  ]);
+  const run = toRun({ instance, entry, summary: isSummary(summary) ? summary : null });
+  const comparison = element("div", {});
+  const content = element("div", { class: "outcome" });
+  body.replaceChildren(heading(entry, run), facts(run), ...[banner(run)].filter(Boolean), comparison, content);
+  if (run.summary && Number.isFinite(run.summary.requested) && run.total > 0) await showRows(content, run, query, signal);
+  showComparison(comparison, run, findRuns(entry, signal), signal);
+}
+
+const missing = (error) => {
+  if (error instanceof ApiError && error.status === 404) return null;
+  throw error;
+};
+
+// All runs of the Dag, for the dry run before this one.
+const findRuns = (entry, signal) => loadRuns({ days: "28", dag_id: entry.dag_id }, { signal }).then(({ runs }) => runs);
+
+function heading(entry, run = null) {
+  const label = run?.label ?? entry.map_index;
+  return element(
+    "header",
+    { class: "heading outcome-heading" },
+    element(
+      "nav",
+      { "aria-label": "Breadcrumb" },
+      element("a", { href: href({}) }, "Nexthink deletions"),
+      element("span", { "aria-hidden": "true" }, " / "),
+      element("a", { href: href({ dag_id: entry.dag_id }) }, entry.dag_id),
+    ),
+    element("h1", {}, `${entry.task_id}${entry.map_index >= 0 ? ` [${label}]` : ""}`),
+    element("p", { class: "run-id" }, entry.run_id),
+    element("a", { class: "button", ...inAirflow(taskAddress(entry)) }, "Task and log"),
+  );
+}
+
+function facts(run) {
+  const { summary } = run;
+  const limits = limitsOf(run).map(([label, value]) => `${label}: ${[value].flat().join(", ")}`);
+  const requests = summary && !summary.dry_run && `${number(summary.requests ?? 0)}${summary.retries ? `, ${number(summary.retries)} of them retries` : ""}`;
+  const values = {
+    Tenant: run.tenant,
+    Started: time(run.when) && `${time(run.when)} ${zoneLabel(new Date(run.when))}`,
+    Took: duration(summary?.duration_seconds),
+    By: summary && whoOf(run),
+    Reason: summary?.reason,
+    Requests: requests,
+    Try: run.try_number > 1 && run.try_number,
+    "uid from": summary?.uid_column,
+    "Name from": summary?.name_column,
+  };
+  const pairs = Object.entries(values).filter(([, value]) => value);
+  return element(
+    "div",
+    { class: "facts" },
+    element("span", { class: `state-badge ${run.state}` }, STATES[run.state]),
+    run.is_dry && element("span", { class: "badge" }, "dry run: nothing was sent"),
+    element("dl", {}, pairs.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, String(value))))),
+    limits.length > 0 && element("details", {}, element("summary", {}, "Limits and exclusions"), element("ul", {}, limits.map((each) => element("li", {}, each)))),
+  );
+}
+
+// What a person must know before the table: why it ended, or that it has not.
+function banner(run) {
+  const text = explainState(run);
+  if (!text || run.state === "approval") return null;
+  const error = run.summary?.error;
+  const more = error && !text.includes(error.message) ? error.message : "";
+  const earlier = run.summary && run.state === "running" ? "The table is that of earlier tries." : "";
+  return element(
+    "section",
+    { class: `banner ${run.state}`, role: run.state === "running" ? "status" : "alert" },
+    element("h2", {}, `${STATES[run.state]}: ${text}`),
+    [more, error && remedyOfError(error), earlier].filter(Boolean).map((each) => element("p", {}, each)),
+  );
+}
+
+async function showRows(content, run, query, signal) {
+  const rows = run.summary.requested;
+  if (rows > CONFIRM_ROWS && !(await confirmed(content, rows))) return;
+  content.replaceChildren(loading(`Loading ${plural(rows, "row")}`));
+  const options = { chosen: new Set((query.get("status") ?? "").split(",").filter(Boolean)), text: query.get("q") ?? "", onChange: change };
+  const table = await readTable(run, "return_value", signal);
+  if (table) {
+    content.replaceChildren(...showTable(run, table, options));
+    return;
+  }
+  const unscheduled = await readTable(run, "unscheduled", signal);
+  const notice = element(
+    "p",
+    { class: "notice" },
+    "The whole table cannot be shown here: the task returned a DataFrame (return_format), or its XComs are stored outside Airflow's database. ",
+    unscheduled ? "These are the rows that need attention. " : "",
+    "If the task has a results_path, the whole table is in that file.",
+  );
+  content.replaceChildren(notice, ...(unscheduled ? showTable(run, unscheduled, options) : []));
+}
+
+function confirmed(content, rows) {
+  return new Promise((resolve) => {
+    const load = element("button", { type: "button", class: "primary", onclick: () => resolve(true) }, "Load it");
+    content.replaceChildren(
+      element("div", { class: "state" }, element("h2", {}, `A table of ${number(rows)} rows`), element("p", {}, "Loading it may take a while. With results_path, the task writes the table to a file as well."), load),
+    );
+  });
+}

@@ -35,6 +35,12 @@ async function show() {
   if (!signal.aborted) page.removeAttribute("aria-busy");
 }
 
+document.addEventListener("keydown", (event) => {
+  const search = page.querySelector("input[type=search]");
+  if (event.key !== "/" || !search || event.target.matches("input, textarea, select")) return;
+  event.preventDefault();
+  search.focus();
+});
 followTheme();
 followZone(show);
 start(show);

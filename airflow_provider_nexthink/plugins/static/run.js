@@ -160,6 +160,9 @@ export function dryRunOf(run, runs) {
   return last?.is_dry ? last : null;
 }
 
+// The real run that followed a dry one; null if there is none.
+export const realRunOf = (dry, runs) => sorted(runs, "when").find((run) => !run.is_dry && dryRunOf(run, runs)?.key === dry.key) ?? null;
+
 // Who started a run: a person, the schedule...
 export function whoOf(run) {
   const by = run.summary?.triggered_by;
