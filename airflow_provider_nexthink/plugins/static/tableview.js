@@ -81,7 +81,7 @@ function gridColumns(at) {
   ];
 }
 
-function statusFilters(table, chosen, filterAgain) {
+function statusFilters(table, chosen, filter) {
   const counts = new Map();
   for (const status of table.status) counts.set(status, (counts.get(status) ?? 0) + 1);
   const known = Object.keys(STATUSES).filter((status) => counts.has(status));

@@ -111,7 +111,7 @@ def test_page_that_is_open_alone_has_the_same_addresses(page: Page, runs: list[T
     page.get_by_text("5 rows").wait_for()
     page.go_back()
     expect(page.get_by_label("Period")).to_have_value("7")
-    page.get_by_role("link", name="Attention").click()
+    page.get_by_role("link", name="Attention", exact=True).click()
     page.wait_for_url("**?days=7&view=attention")
 
 
