@@ -18,7 +18,7 @@ from airflow_provider_nexthink.status import Status
 from tests.support.dags import KEEPS_TASK_STATE, Run
 from tests.support.interrupts import TaskTimeout
 from tests.support.store import Store
-from tests.support.tries import execute
+from tests.support.tries import TaskInstance, execute
 
 RunDag = Callable[..., Run]
 Devices = list[dict[str, str]]
@@ -92,7 +92,7 @@ def test_summary_of_a_run_that_a_share_of_the_fleet_stops_says_how_many_were_pla
         ("no connection", "AirflowNotFoundException", False),
         ("no file", "NexthinkInputError", True),
         ("no list", "NexthinkInputError", True),
-        ("column not there", "NexthinkInputError", True),
+        ("column not there", "MissingColumnError", True),
     ],
 )
 @pytest.mark.parametrize("dry_run", ["{{ 1 > 2 }}", "{{ 1 < 2 }}"])
@@ -224,7 +224,7 @@ def test_retry_after_a_try_that_could_record_nothing_does_not_claim_that_nothing
         store.broken = True
         return fleet[:120]
 
-    failing._read_devices = store_goes_down  # type: ignore[method-assign]
+    failing._read_devices = store_goes_down  # type: ignore[method-assign, assignment]
     execute(failing, store, 2, 3)
     assert len(sandbox.tenant.queued) == 120
     store.broken = False
@@ -251,9 +251,7 @@ def test_retry_without_task_state_does_not_claim_that_nothing_was_sent(
     assert (summary["error"]["sent_nothing"], summary["earlier_tries"]) == (False, None)
 
 
-def test_cleared_task_that_a_guard_stops_does_not_claim_that_nothing_was_sent(
-    sandbox: Sandbox, fleet: Devices
-) -> None:
+def test_cleared_task_that_a_guard_stops_does_not_claim_that_nothing_was_sent(sandbox: Sandbox, fleet: Devices) -> None:
     store = Store()
     assert "error" not in execute(operator_of(fleet[:9]), store, 1, 0).xcoms["summary"]
     summary = execute(operator_of(fleet[:9], max_devices=5), store, 2, 1).xcoms["summary"]
@@ -271,9 +269,12 @@ def test_summary_of_an_interrupted_run_without_a_plan_leaves_the_error_as_it_is(
         monkeypatch.setenv(VARIABLE, "{this is no connection")
         raise interruption
 
-    operator._read_devices = interrupt  # type: ignore[method-assign]
-    ti = execute(operator, Store())
-    assert ti.xcoms["raised"] is interruption
+    operator._read_devices = interrupt  # type: ignore[method-assign, assignment]
+    ti = TaskInstance()
+    context: Any = {"ti": ti, "task_state_store": Store()}
+    with pytest.raises(type(interruption)) as raised:
+        operator.execute(context)
+    assert raised.value is interruption
     summary = ti.xcoms["summary"]
     assert (summary["instance"], summary["limits"], summary["dry_run"]) == (None, None, False)
     assert summary["error"] == {
