@@ -112,6 +112,17 @@ class NexthinkSettings:
         )
 
 
+def read_instance(host: object) -> str | None:
+    """Return the name of the tenant, also where the other fields of a connection are wrong; None where it has none.
+
+    :param host: the field of the connection: a name, or an address as copied from a browser.
+    """
+    try:
+        return _read_instance(_checked_text("host", host) or "", None)[0] or None
+    except NexthinkSettingsError:
+        return None
+
+
 def checked_url(url: str, option: str) -> str:
     """Return the address without a slash at its end, if secrets may be sent there.
 

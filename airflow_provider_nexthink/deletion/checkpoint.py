@@ -95,6 +95,7 @@ class Checkpoint:
         self.is_earlier_known = True
         """False if there were earlier tries, or may have been, whose records are not there or could not be read."""
         self._is_loaded = False
+        self._is_marked_unsent = False  # the journal alone is no proof: a try may have sent what it could not record
         self._is_writable = True
         self._outcomes = Outcomes(Plan([], [], [], [], []))
         self._index_of = array("q")  # a row's position in the table -> its device's index in the journal
@@ -125,8 +126,9 @@ class Checkpoint:
         try:
             values = self._read_values()
             done = self._store.get(_DONE_KEY) if values else None
-            if not values and self._try_number not in (None, 1):
-                self.is_earlier_known = self._is_known_to_have_sent_nothing()
+            self._is_marked_unsent = self._try_number in (None, 1) or self._is_known_to_have_sent_nothing()
+            if not values:
+                self.is_earlier_known = self._is_marked_unsent
         except NexthinkTryOverError:
             self.is_over = True
             raise
@@ -160,6 +162,14 @@ class Checkpoint:
             self.earlier = earlier
             self._call(lambda: self._store.delete(_DONE_KEY), "The mark that this task had succeeded cannot be deleted")
         self._journal, self._first = str(values[0]["journal"]), len(values)
+
+    @property
+    def may_have_sent_before(self) -> bool:
+        """Whether earlier tries of the task have sent a request, or may have."""
+        if not self._is_loaded:
+            return self._try_number != 1
+        is_known = self.is_earlier_known and self._is_marked_unsent
+        return not is_known or self.earlier.may_have_sent or self.cleared.may_have_sent
 
     def _is_known_to_have_sent_nothing(self) -> bool:
         """Tell whether the previous try has recorded that no try so far has sent anything."""
@@ -364,17 +374,18 @@ class Checkpoint:
         else:
             self._unsaved_responses = 0
 
-    def claim(self) -> None:
+    def claim(self, *, is_end: bool = True) -> None:
         """Write the number of this try, so that the store can say if another one has taken its place.
 
         Call it before writing what no other check guards, such as XComs.
 
+        :param is_end: whether this try sends nothing more.
         :raises NexthinkTryOverError: if this try is over.
         """
         if self._try_number is None or self.is_over:
             return
-        is_empty = self._is_loaded and not (self._first or self._entries or self.cleared)
-        mark = {"try": self._try_number, "has_sent_nothing": is_empty and self.is_earlier_known}
+        has_sent = any(self._outcomes.attempts) or self.may_have_sent_before
+        mark = {"try": self._try_number, "has_sent_nothing": is_end and not has_sent}
         self._call(lambda: self._store.set(_TRY_KEY, mark), "The number of this try cannot be recorded")
 
     def mark_done(self) -> None:

@@ -224,6 +224,7 @@ class Deletion:
             limits=self.limits,
             earlier=checkpoint.earlier if checkpoint else None,
             is_earlier_known=checkpoint.is_earlier_known if checkpoint else True,
+            may_have_sent_before=checkpoint.may_have_sent_before if checkpoint else False,
             clear_checkpoint=checkpoint.clear if checkpoint else None,
         )
 

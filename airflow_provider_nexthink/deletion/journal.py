@@ -64,6 +64,12 @@ class EarlierTries:
     def __len__(self) -> int:
         return len(self.tenants)
 
+    @property
+    def may_have_sent(self) -> bool:
+        """Whether one of these devices was in a request, or may have been."""
+        outcomes = self.outcomes
+        return any(outcomes.attempts) or any(status is not Status.NOT_SENT for status in outcomes.status)
+
     def counts(self) -> dict[str, int]:
         """Return how many of the other devices ended with each status."""
         counter = Counter(self.outcomes.status[at] for at in self.others)

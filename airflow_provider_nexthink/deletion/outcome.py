@@ -17,6 +17,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkDevicesRefusedError,
     NexthinkDevicesRetryableError,
     NexthinkError,
+    NexthinkGuardError,
 )
 from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.status import (
@@ -161,6 +162,7 @@ class DeletionResult:
         list was not read.
     :param earlier: what is known of earlier tries of the same task; None where no records are kept.
     :param is_earlier_known: False if there were earlier tries, or may have been, whose records are not there.
+    :param may_have_sent_before: whether earlier tries of the task have sent a request, or may have.
     :param clear_checkpoint: deletes what is stored for a later try; call it once there will be none.
     """
 
@@ -179,6 +181,7 @@ class DeletionResult:
     limits: dict[str, Any] | None = None
     earlier: EarlierTries | None = None
     is_earlier_known: bool = True
+    may_have_sent_before: bool = False
     clear_checkpoint: Callable[[], None] | None = None
 
     @cached_property
@@ -227,7 +230,7 @@ class DeletionResult:
             "provider_version": __version__,
             "limits": self.limits,
             **earlier_in_summary(self.earlier, is_known=self.is_earlier_known),
-            **error_in_summary(self.error),
+            **error_in_summary(self.error, sent_nothing=not (self.counters.requests or self.may_have_sent_before)),
         }
 
     def to_pandas(self) -> pd.DataFrame:
@@ -284,13 +287,17 @@ def earlier_in_summary(earlier: EarlierTries | None, *, is_known: bool) -> dict[
     return {"earlier_tries": earlier.counts()} if earlier and earlier.others else {}
 
 
-def error_in_summary(error: BaseException | None) -> dict[str, Any]:
+def error_in_summary(error: BaseException | None, *, sent_nothing: bool) -> dict[str, Any]:
     """Return ``error`` for a summary; nothing for none.
 
     :param error: what kept a run from sending, or ended it.
+    :param sent_nothing: whether it is known that no try of the task has sent a request.
     """
     if error is None:
         return {}
     # The text of an error of anything else may hold what belongs in no XCom; the log masks secrets.
     message = str(error) if isinstance(error, NexthinkError) else "See the log of this try."
-    return {"error": {"type": type(error).__name__, "message": message}}
+    facts = {"type": type(error).__name__, "message": message, "sent_nothing": sent_nothing}
+    if isinstance(error, NexthinkGuardError):
+        facts |= {"planned": error.planned, "limit": error.limit}
+    return {"error": facts}

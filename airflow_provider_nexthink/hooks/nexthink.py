@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_nexthink.api.settings import NexthinkSettings
+from airflow_provider_nexthink.api.settings import NexthinkSettings, read_instance
 from airflow_provider_nexthink.client import NexthinkClient
 from airflow_provider_nexthink.deletion import policy
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
@@ -233,6 +233,12 @@ class NexthinkHook(BaseHook):
         """
         extra = self.get_connection(self.nexthink_conn_id).extra_dejson
         return policy.DeletionPolicy.resolve(self._checked_extra(extra))
+
+    def read_instance(self) -> str | None:
+        """Return the name of the tenant, also where the connection is wrong otherwise; None where it has none."""
+        if self._client is not None:
+            return self._client.settings.instance
+        return read_instance(self.get_connection(self.nexthink_conn_id).host)
 
     def run_nql(self, query_id: str, parameters: Mapping[str, str] | None = None) -> NqlRows:
         """Run a saved NQL query at once; for small results (about 1,000 rows).

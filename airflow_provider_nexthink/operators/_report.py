@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.deletion import Deletion
     from airflow_provider_nexthink.deletion.journal import EarlierTries
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
+    from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
     from airflow_provider_nexthink.origin import RunOrigin
 
 log = logging.getLogger(__name__)
@@ -44,14 +46,12 @@ class DeletionReport:
         self, context: Context, *, enabled: bool, to_format: Callable[[DeletionResult], Any], origin: RunOrigin
     ) -> None:
         self.origin = origin
-        self.reason: str | None = None
-        """Why the devices are deleted, once that is known; for the summary of a try that sends nothing."""
         self._context = context
         self._enabled = enabled
         self._to_format = to_format
         self._checkpoint: Checkpoint | None = None
         self._earlier: EarlierTries | None = None
-        self._is_earlier_known = True
+        self._is_earlier_known = False  # until ``begin``
         self.is_complete = False
         """Whether each value of this try's own result has been pushed, or refused."""
 
@@ -70,13 +70,13 @@ class DeletionReport:
         self._is_earlier_known = checkpoint.is_earlier_known
         if not earlier:
             return
-        result = self._earlier_result(NexthinkStoppedError(_NOT_ENDED))
+        result = replace(self._earlier_result(NexthinkStoppedError(_NOT_ENDED)), may_have_sent_before=True)
         log.info(
             "Earlier tries of this task had %d devices: %s.",
             len(earlier),
             ", ".join(f"{count} {status}" for status, count in result.counts.items() if count),
         )
-        failure = self._push_all(result)
+        failure = self._push_all(result, is_end=False)
         if isinstance(failure, NexthinkTryOverError) or not isinstance(failure, Exception | None):
             raise failure  # a timeout; a value that could not be pushed is in the log
 
@@ -96,27 +96,35 @@ class DeletionReport:
         :param result: the outcome of each device.
         :return: the error that kept a value from being pushed, or None.
         """
-        if not self._is_earlier_known:
-            result = replace(result, is_earlier_known=False)
-        failure = self._push_all(result)
+        failure = self._push_all(self._with_earlier(result))
         self.is_complete = True
         return failure
 
-    def push_failure(self, error: BaseException, deletion: Deletion | None) -> None:
+    def push_failure(
+        self, error: BaseException, deletion: Deletion | None, describe: Callable[[], dict[str, Any]]
+    ) -> None:
         """Push the summary of a try that sent nothing. The tables stay those of earlier tries.
 
         :param error: the error that kept it from sending.
         :param deletion: its plan, if it came that far.
+        :param describe: returns what is known of the deletion without a plan, as ``describe_request`` does.
         """
-        if self._earlier:
-            result = self._earlier_result(error)
-            summary = replace(result, limits=deletion.limits if deletion else None).summary
-        elif deletion:
-            summary = deletion.result(error).summary
-        else:
-            summary = self._no_result(error).summary | {"requested": None, "dry_run": None, "instance": None}
+        planned = self._with_earlier(deletion.result(error)) if deletion else None
+
+        def summary() -> dict[str, Any]:
+            if self._earlier:
+                known = {"limits": planned.limits, "reason": planned.reason} if planned else describe()
+                return replace(self._earlier_result(error), limits=known["limits"], reason=known["reason"]).summary
+            return planned.summary if planned else self._no_result(error).summary | {"requested": None, **describe()}
+
         self._claim()
-        self._push("summary", lambda: summary)
+        self._push("summary", summary)
+
+    def _with_earlier(self, result: DeletionResult) -> DeletionResult:
+        """Return the result of a try with what is known of the tries before it."""
+        if self._is_earlier_known:
+            return result
+        return replace(result, is_earlier_known=False, may_have_sent_before=True)
 
     def _earlier_result(self, error: BaseException) -> DeletionResult:
         """Return the devices of earlier tries as a result: they were requested, with these outcomes."""
@@ -149,11 +157,16 @@ class DeletionReport:
             started_at=now,
             finished_at=now,
             origin=self.origin,
-            reason=self.reason,
             is_earlier_known=self._is_earlier_known,
+            may_have_sent_before=self._may_have_sent_before(),
         )
 
-    def _push_all(self, result: DeletionResult) -> BaseException | None:
+    def _may_have_sent_before(self) -> bool:
+        if not self._is_earlier_known:
+            return True
+        return self._checkpoint is not None and self._checkpoint.may_have_sent_before
+
+    def _push_all(self, result: DeletionResult, *, is_end: bool = True) -> BaseException | None:
         values: dict[str, Callable[[], Any]] = {
             "summary": lambda: result.summary,
             "return_value": lambda: self._to_format(result),
@@ -161,18 +174,18 @@ class DeletionReport:
         }
         if result.earlier_tries:
             values["earlier_tries"] = lambda: result.earlier_tries
-        failure = self._claim()
+        failure = self._claim(is_end=is_end)
         for key, value in values.items():
             failure = self._push(key, value) or failure
         return failure
 
-    def _claim(self) -> BaseException | None:
+    def _claim(self, *, is_end: bool = True) -> BaseException | None:
         """Check that no other try has taken the place of this one; return the error that says so, or interrupted it."""
         failure: BaseException | None = None
         for _ in range(2):
             try:
                 if self._checkpoint:
-                    self._checkpoint.claim()
+                    self._checkpoint.claim(is_end=is_end)
                 break
             except BaseException as error:  # noqa: BLE001 - a timeout, raised once the XComs are pushed
                 failure = failure or error
@@ -196,3 +209,29 @@ class DeletionReport:
             except BaseException as interruption:  # noqa: BLE001 - a timeout, raised once the table is pushed
                 failure = failure or interruption
         return failure
+
+
+def describe_request(hook: NexthinkHook | None, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a summary says of a deletion that has no plan; None for what is not known. Sends nothing.
+
+    :param hook: of the connection; None to leave that alone.
+    :param chosen: the options of the task, rendered and not checked.
+    """
+    from airflow_provider_nexthink.deletion import options
+
+    known: dict[str, Any] = {"instance": None, "dry_run": None, "reason": None, "limits": None}
+    # Whatever is wrong here, the error of the task says it.
+    with suppress(Exception):
+        known["dry_run"] = options.check_dry_run(chosen["dry_run"])
+    with suppress(Exception):
+        known["reason"] = options.check_reason(chosen["reason"])
+    if hook is None:
+        return known
+    with timeout_deferred():  # looks at the connection, which the supervisor gives
+        with suppress(Exception):
+            known["instance"] = hook.read_instance()
+        with suppress(Exception):
+            policy = hook.read_policy()
+            tightened = policy.tighten(options.DeletionOptions.checked(**chosen))
+            known |= {"dry_run": tightened.dry_run, "limits": policy.limits_in_force(tightened)}
+    return known

@@ -23,7 +23,7 @@ from airflow_provider_nexthink.operators._base import (
     unwrapped,
 )
 from airflow_provider_nexthink.operators._policy import ConnectionPolicy
-from airflow_provider_nexthink.operators._report import DeletionReport
+from airflow_provider_nexthink.operators._report import DeletionReport, describe_request
 from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
 from airflow_provider_nexthink.utils.origin import run_origin
 from airflow_provider_nexthink.utils.task_state import TaskState, cancel_timeout
@@ -204,18 +204,20 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         with NexthinkHook(self.nexthink_conn_id) as self._hook:
             checkpoint = self._begin(context, report, self._hook)
             self._check_rendered()
-            report.reason = options.check_reason(self.reason)
-            chosen: Any = {option: unwrapped(getattr(self, option)) for option in options.CHECKS}
             result = self._hook.delete_devices(
                 self._read_devices(context),
                 state_store=checkpoint,
                 on_plan=partial(self._check_table, context),
                 origin=report.origin,
-                **chosen,
+                **self._chosen_options(),
             )
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
             return self._finalize(report, result)
+
+    def _chosen_options(self) -> Any:
+        """Return the options of ``delete_devices``, rendered."""
+        return {option: unwrapped(getattr(self, option)) for option in options.CHECKS}
 
     def _begin(self, context: Context, report: DeletionReport, hook: NexthinkHook) -> Checkpoint | None:
         """Report what earlier tries have done, before anything that may fail; return the checkpoint."""
@@ -236,7 +238,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         try:
             deletion = self._hook.deletion if self._hook else None
             if deletion is None or not deletion.has_begun:
-                report.push_failure(error, deletion)
+                report.push_failure(error, deletion, partial(self._describe_request, error))
                 return
             result = deletion.result(error)
             report.push(result)
@@ -245,6 +247,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         finally:
             if self._hook:
                 self._hook.close()  # the report may have used the ledger again
+
+    def _describe_request(self, error: BaseException) -> dict[str, Any]:
+        # After a timeout or a kill there is no time for another look at the connection.
+        hook = self._hook if isinstance(error, Exception) else None
+        return describe_request(hook, self._chosen_options())
 
     def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for subclasses
         """Return the devices to delete, in any form that the hook reads."""
