@@ -113,7 +113,9 @@ class DeletionReport:
 
         def summary() -> dict[str, Any]:
             if self._earlier:
-                known = {"limits": planned.limits, "reason": planned.reason} if planned else describe()
+                known: dict[str, Any] = (
+                    describe() if planned is None else {"limits": planned.limits, "reason": planned.reason}
+                )
                 return replace(self._earlier_result(error), limits=known["limits"], reason=known["reason"]).summary
             return planned.summary if planned else self._no_result(error).summary | {"requested": None, **describe()}
 

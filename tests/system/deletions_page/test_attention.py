@@ -78,7 +78,11 @@ def mixed(api: AirflowApi) -> AirflowApi:
         *rows_of(range(30, 35), "NOT_SENT", NOT_ACCEPTED),
         *rows_of(range(100, 200), "SCHEDULED"),
     ]
-    second = [*rows_of(range(10), "SCHEDULED"), *rows_of(range(10, 18), "FAILED", TRY_LATER), row_of(18, status="EXCLUDED")]
+    second = [
+        *rows_of(range(10), "SCHEDULED"),
+        *rows_of(range(10, 18), "FAILED", TRY_LATER),
+        row_of(18, status="EXCLUDED"),
+    ]
     api.tasks = [a_run(22, first), a_run(24, second)]
     return api
 

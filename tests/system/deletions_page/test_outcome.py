@@ -34,7 +34,9 @@ def set_outcome(api: AirflowApi, rows: list[dict[str, Any]], *, table: Any = Non
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
-    task = Task({"summary": summary_of(len(rows), **counts | summary), "return_value": rows if table is None else table})
+    task = Task(
+        {"summary": summary_of(len(rows), **counts | summary), "return_value": rows if table is None else table}
+    )
     api.tasks = [task]
     return task
 
@@ -49,7 +51,12 @@ def downloaded(page: Page, press: Callable[[], None]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("state", "summary", "told", "remedy"),
     [
-        ("failed", summary_of(80_003, NOT_SENT=80_003, error=GUARD), "Blocked: 80,003 devices, limit 500", "raise the limit"),
+        (
+            "failed",
+            summary_of(80_003, NOT_SENT=80_003, error=GUARD),
+            "Blocked: 80,003 devices, limit 500",
+            "raise the limit",
+        ),
         (
             "failed",
             summary_of(None, error={"type": "NexthinkPermissionError", "message": "No: 403.", "sent_nothing": True}),

@@ -27,7 +27,9 @@ GUARD = {
 def a_run(number: int, *, at: str = "2026-11-22T00:00:00+00:00", state: str = "success", **summary: Any) -> Task:
     rows = summary.pop("rows", 100)
     values = {"SCHEDULED": rows, "started_at": at} | summary
-    task = {name: values.pop(name) for name in ("dag_id", "task_id", "map_index", "rendered_map_index") if name in values}
+    task = {
+        name: values.pop(name) for name in ("dag_id", "task_id", "map_index", "rendered_map_index") if name in values
+    }
     return Task({"summary": summary_of(rows, **values)}, run_id=f"manual__{number}", start_date=at, state=state, **task)
 
 
@@ -246,8 +248,12 @@ def test_runs_on_a_phone_are_readable(page: Page, api: AirflowApi) -> None:
     page.goto("")
     expect(rows(page).get_by_text("Blocked")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert rows(page).locator("td").evaluate_all(
-        "all => all.every(each => each.getBoundingClientRect().right <= 390 && each.scrollWidth <= each.clientWidth)"
+    assert (
+        rows(page)
+        .locator("td")
+        .evaluate_all(
+            "all => all.every(td => td.getBoundingClientRect().right <= 390 && td.scrollWidth <= td.clientWidth)"
+        )
     )
 
 
@@ -264,5 +270,3 @@ def test_runs_work_with_the_keyboard(page: Page, api: AirflowApi) -> None:
     assert label == "stale, delete, 2026-11-22 00:00: Done. 100 devices. Scheduled: 100"
     page.keyboard.press("Enter")
     page.wait_for_url("**run_id=manual__1**")
-
-
