@@ -65,9 +65,7 @@ def test_seats_are_those_of_the_newest_look_at_each_tenant(page: Page, api: Airf
     ]
     page.goto("?view=seats")
     rows = page.get_by_role("table", name="Seats by week").locator("tbody tr")
-    expect(rows).to_have_text(
-        ["2026-W485059-4105", "2026-W470000109", "2026-W463030129109", "2026-W4510080080" + "80"]
-    )
+    expect(rows).to_have_text(["2026-W485059-4105", "2026-W470000109", "2026-W463030129109", "2026-W4510080080" + "80"])
     assert [tile(page, label) for label in ("Seats freed, net", "Gone", "Returned")] == ["105", "115", "10"]
     expect(page.get_by_text("Quota: 312 of 500 in 6 days, 188 left.")).to_be_visible()
     expect(page.get_by_text("The latest look is older than three days.")).to_have_count(1)
