@@ -101,6 +101,7 @@ def get_provider_info() -> dict[str, object]:
                                 "eu": "eu (Europe)",
                                 "pac": "pac (Asia-Pacific)",
                                 "meta": "meta (Middle East, Turkey and Africa)",
+                                "null": "not set",
                             },
                         },
                     },
@@ -159,6 +160,7 @@ def get_provider_info() -> dict[str, object]:
                             "type": ["string", "null"],
                             "enum": ["allowed", "dry_run_only", "off", None],
                             "values_display": {
+                                "null": "not set",
                                 "allowed": "allowed",
                                 "dry_run_only": "dry_run_only (plans are made, nothing is sent)",
                                 "off": "off (also for dry runs)",

@@ -37,7 +37,7 @@ class NexthinkTenantLink(BaseOperatorLink):
 class NexthinkOutcomeLink(BaseOperatorLink):
     """To the task's outcome table, on the page *Nexthink deletions*."""
 
-    name = "Outcome of each device"
+    name = "Deletion outcome"  # Airflow sorts links by name: this one is first
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
         """Return an address relative to Airflow's base URL, which a worker does not know."""

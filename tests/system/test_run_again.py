@@ -70,7 +70,7 @@ def test_run_again_pastes_the_devices_into_the_form_of_the_dag(
     attention = f"{airflow.http.base_url}/plugin/nexthink-deletions?view=attention"
     page.goto(attention)
     frame = page.frame_locator("iframe[title='Nexthink deletions']")
-    frame.get_by_role("button", name="Run these again").click()
+    frame.get_by_role("button", name="Run these again", exact=True).click()
     frame.get_by_text("Copied.").wait_for()
     with page.expect_popup() as popup:
         frame.get_by_role("link", name=ON_DEMAND, exact=True).click()

@@ -93,11 +93,11 @@ def test_the_form_names_what_the_hook_reads() -> None:
         assert field["description"].endswith("."), name
     region = connection["conn-fields"]["region"]["schema"]
     assert region["enum"] == [*REGIONS, None]
-    assert set(region["values_display"]) == set(REGIONS)
+    assert set(region["values_display"]) == {*REGIONS, "null"}
     assert connection["conn-fields"]["timeout"]["schema"]["default"] == NexthinkSettings.timeout
     deletions = connection["conn-fields"]["deletions"]["schema"]
     assert deletions["enum"] == [*DELETIONS, None]
-    assert set(deletions["values_display"]) == set(DELETIONS)
+    assert set(deletions["values_display"]) == {*DELETIONS, "null"}
 
 
 def test_the_form_of_airflow_3_1_has_the_same_words() -> None:

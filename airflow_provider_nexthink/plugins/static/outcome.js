@@ -20,7 +20,7 @@ export async function showOutcome(body, query, signal) {
     dag_id: query.get("dag_id") ?? "",
     run_id: query.get("run_id"),
     task_id: query.get("task_id"),
-    map_index: Number(query.get("map_index") || -1),
+    map_index: mapIndex(query.get("map_index")),
   };
   document.title = `${entry.task_id} - ${entry.dag_id} - Nexthink deletions`;
   body.replaceChildren(heading(entry), loading("Reading the outcome"));
@@ -35,6 +35,9 @@ export async function showOutcome(body, query, signal) {
   if (run.summary && Number.isFinite(run.summary.requested) && run.total > 0) await showRows(content, run, query, signal);
   showComparison(comparison, run, findRuns(entry, signal), signal);
 }
+
+// -1 also for the placeholder that Airflow leaves in the address of a tab on a task that is not mapped.
+const mapIndex = (text) => (/^\d+$/.test(text ?? "") ? Number(text) : -1);
 
 const missing = (error) => {
   if (error instanceof ApiError && error.status === 404) return null;
