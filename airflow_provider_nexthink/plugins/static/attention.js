@@ -148,7 +148,7 @@ function openEntry({ run, repeats, later }) {
       "div",
       {},
       element("p", {}, run.state === "approval" ? element("a", inAirflow(run.approval.address), explainState(run)) : explainState(run)),
-      element("p", { class: "hint" }, element("a", { href: outcomeAddress(run) }, `${run.dag}, ${run.task}${mapped}, ${time(run.when, { seconds: false }) || "not started"}`), `; ${hints.filter(Boolean).join("; ")}`),
+      element("p", { class: "hint" }, element("a", { href: outcomeAddress(run) }, `${run.dag}, ${run.task}${mapped}, ${time(run.when, { seconds: false }) || "not started"}`), hints.filter(Boolean).map((each) => `; ${each}`).join("")),
     ),
   );
 }

@@ -89,18 +89,22 @@ export function openRuns(runs) {
   for (const run of [...runs].sort((one, other) => timeOf(other) - timeOf(one))) {
     const isOpen = run.state === "approval" || (!run.is_dry && ["blocked", "failed"].includes(run.state));
     if (!isOpen) continue;
-    const task = taskKey(run);
     const error = run.summary?.error;
-    const same = JSON.stringify([task, run.state, run.approval?.address, error?.type, error?.message]);
+    const same = JSON.stringify([run.dag_id, run.task_id, run.map_index, run.tenant, run.state, run.approval?.address, error?.type, error?.message]);
     const known = found.get(same);
     if (known) known.repeats += 1;
-    else found.set(same, { run, repeats: 0, later: runs.find((other) => isEnded(other) && taskKey(other) === task && timeOf(other) > timeOf(run)) ?? null });
+    else found.set(same, { run, repeats: 0, later: runs.find((other) => endedLater(run, other)) ?? null });
   }
   return [...found.values()];
 }
 
-const taskKey = ({ dag_id, task_id, map_index, tenant }) => JSON.stringify([dag_id, task_id, map_index, tenant]);
-const isEnded = ({ is_dry, state }) => !is_dry && (state === "done" || state === "attention");
+// The tenant of a run without a summary is not known.
+const endedLater = (run, other) =>
+  ["dag_id", "task_id", "map_index"].every((name) => other[name] === run[name]) &&
+  (run.tenant === null || run.tenant === other.tenant) &&
+  !other.is_dry &&
+  ["done", "attention"].includes(other.state) &&
+  timeOf(other) > timeOf(run);
 
 // {reason, status, remedy, count} of the rows, the most frequent first. explain(row) returns {reason, remedy}.
 export function reasonsOf(rows, explain) {

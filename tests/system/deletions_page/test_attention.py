@@ -157,6 +157,7 @@ def test_attention_shows_runs_that_need_somebody_first(page: Page, api: AirflowA
     expect(entries.nth(1)).to_contain_text("80,003 devices, limit 500: nothing sent")
     expect(entries.nth(1)).to_contain_text("1 run before it with the same result")
     expect(entries.nth(1)).to_contain_text("a later run of this task ended on 2026-11-27 00:00")
+    expect(entries.nth(2)).to_have_text(re.compile(r"see the log.*2026-11-23 00:00; a later run of this task ended"))
     assert "run_id=manual__25" in str(entries.nth(1).get_by_role("link").get_attribute("href"))
     approve = entries.first.get_by_role("link", name="Somebody must approve or reject it")
     assert str(approve.get_attribute("href")).endswith("/dags/stale/runs/manual__26/tasks/approve/required_actions")
