@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import expect
@@ -82,7 +82,11 @@ def test_run_again_pastes_the_devices_into_the_form_of_the_dag(
     expect(form.locator("#element_devices_text")).to_have_value(text.getvalue())
     form.get_by_role("button", name="Trigger").click()
     runs = f"dags/{ON_DEMAND}/dagRuns?order_by=-run_after"
-    second = until(lambda: next(r for r in airflow.get(runs)["dag_runs"] if r["dag_run_id"] != first), "the dry run")
+
+    def dry_run() -> dict[str, Any] | None:
+        return next((run for run in airflow.get(runs)["dag_runs"] if run["dag_run_id"] != first), None)
+
+    second = until(dry_run, "the dry run")
     assert airflow.wait(ON_DEMAND, second["dag_run_id"]) == "success"
     planned = airflow.xcom(ON_DEMAND, second["dag_run_id"], DELETE)
     assert {row["uid"] for row in planned if row["status"] == "PLANNED"} == not_sent

@@ -230,7 +230,7 @@ def test_run_again_copies_what_a_retry_can_change(page: Page, mixed: AirflowApi)
     del mixed
     page.goto("../plugin/nexthink-deletions?view=attention")
     frame = page.frame_locator("iframe")
-    frame.get_by_role("button", name="Run these again").click()
+    frame.get_by_role("button", name="Run these again", exact=True).click()
     frame.get_by_role("heading", name="Run 14 devices again").wait_for()
     frame.get_by_text("3 rows INVALID or REJECTED: left out").wait_for()
     frame.get_by_text("Copied.").wait_for()
@@ -253,7 +253,7 @@ def test_run_again_does_not_mix_tenants_or_kinds_of_uid(page: Page, api: Airflow
         a_run(22, rows_of(range(3), "UNKNOWN"), instance="globex"),
     ]
     page.goto("?view=attention")
-    page.get_by_role("button", name="Run these again").click()
+    page.get_by_role("button", name="Run these again", exact=True).click()
     page.get_by_text("must not mix tenants or kinds of uid").wait_for()
     buttons = page.locator(".again .copy-part button")
     expect(buttons).to_have_text(
@@ -277,7 +277,7 @@ def test_run_again_has_nothing_for_rows_that_need_correction(page: Page, api: Ai
     api.dags = [ON_DEMAND]
     api.tasks = [a_run(20, rows_of(range(2), "INVALID"))]
     page.goto("?view=attention")
-    page.get_by_role("button", name="Run these again").click()
+    page.get_by_role("button", name="Run these again", exact=True).click()
     page.get_by_role("heading", name="Nothing to run again").wait_for()
     page.get_by_text("2 rows INVALID or REJECTED: left out").wait_for()
 
@@ -287,7 +287,7 @@ def test_run_again_needs_the_on_demand_dag(page: Page, mixed: AirflowApi) -> Non
     page.goto("?view=attention")
     page.get_by_text(f"add the Dag {ON_DEMAND} to Airflow").wait_for()
     expect(page.get_by_role("button", name="Copy these rows")).to_be_enabled()
-    assert page.get_by_role("button", name="Run these again").count() == 0
+    assert page.get_by_role("button", name="Run these again", exact=True).count() == 0
 
 
 def test_attention_says_which_runs_it_did_not_check(page: Page, api: AirflowApi) -> None:
