@@ -29,7 +29,7 @@ export async function showOutcome(body, query, signal) {
     taskInstance(entry, signal).catch(() => null), // optional: the page works without it
   ]);
   const run = toRun({ instance, entry, summary: isSummary(summary) ? summary : null });
-  const comparison = element("div", {});
+  const comparison = element("div", { class: "comparison-place" });
   const content = element("div", { class: "outcome" });
   body.replaceChildren(heading(entry, run), facts(run), ...[banner(run)].filter(Boolean), comparison, content);
   if (run.summary && Number.isFinite(run.summary.requested) && run.total > 0) await showRows(content, run, query, signal);

@@ -121,7 +121,7 @@ function reasons(table, search, chosen, filter) {
   return [
     element(
       "section",
-      { class: "reasons card", "aria-label": "Why devices need attention" },
+      { class: "outcome-reasons card", "aria-label": "Why devices need attention" },
       element("h2", {}, "Need attention"),
       element("ul", {}, found.slice(0, SHOWN_REASONS).map(item), more > 0 && element("li", { class: "hint" }, `and ${plural(more, "other reason")}`)),
     ),
