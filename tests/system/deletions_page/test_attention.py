@@ -323,3 +323,17 @@ def test_attention_of_100000_devices_stays_usable(page: Page, api: AirflowApi) -
     assert devices(page).count() < 100
     page.get_by_role("searchbox", name="Search by").fill("laptop-099999")
     expect(devices(page)).to_have_count(1)
+
+
+def test_attention_on_a_phone_shows_each_device_without_scrolling_sideways(page: Page, mixed: AirflowApi) -> None:
+    del mixed
+    page.set_viewport_size({"width": 390, "height": 844})
+    for view, grid in (("attention", ".attention-grid"), ("find&q=laptop-000010", ".find-grid")):
+        page.goto(f"?view={view}")
+        page.locator("main:not([aria-busy])").wait_for()  # rows are not drawn anew any more
+        row = page.locator(f"{grid} .rows .row").filter(has_text=TRY_LATER).first
+        for cell in ("name", "status", "reason", "when"):
+            box = row.locator(f".cell.{cell}").bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
