@@ -5,6 +5,8 @@ READY = $(VENV)/.ready
 # The tests of a file stay together: they share what is dear to start. Many only wait, for an Airflow or a browser.
 # The order of the files is that of tests/conftest.py: the longest first.
 SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# JavaScript and CSS
+PAGE = airflow_provider_nexthink/plugins/static tests/js
 
 .PHONY: help demo test test-unit bench test-services test-browser matrix matrix-ci lint format types docs build clean
 
@@ -49,12 +51,15 @@ matrix-ci: $(READY) ## Run the oldest and the newest of these versions only.
 lint: $(READY) ## Check style, formatting, types and the import rules.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/oxlint $(PAGE)
+	$(BIN)/oxfmt --check $(PAGE)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/oxfmt $(PAGE)
 
 docs: $(READY) ## Build the documentation into site/.
 	$(BIN)/mkdocs build --strict
