@@ -60,7 +60,7 @@ async function listSummaries(all, since, signal) {
   const parameters = { xcom_key: "summary", order_by: "-timestamp" };
   const from = Date.parse(since);
   const times = (page) => page.map(({ timestamp }) => Date.parse(timestamp));
-  const isOlder = (page) => times(page).every((time, at, all) => time < from && (at === 0 || time <= all[at - 1]));
+  const isOlder = (page) => times(page).every((time, at, every) => time < from && (at === 0 || time <= every[at - 1]));
   const { entries, total } = await list(`${all}/taskInstances/~/xcomEntries`, "xcom_entries", parameters, { most: MAX_ENTRIES, enough: isOlder }, signal);
   return { entries: entries.filter(({ timestamp }) => Date.parse(timestamp) >= from), isCut: entries.length < total };
 }
