@@ -9,5 +9,8 @@ test("tabSeparated: cells that would end a cell or a row are quoted, all else is
     { uid: "b", name: 'tab\there "and" there' },
     { uid: null, name: "two\nlines" },
   ];
-  assert.equal(tabSeparated(["device.uid", "name"], ["uid", "name"], rows), 'device.uid\tname\na\t LAPTOP \nb\t"tab\there ""and"" there"\n\t"two\nlines"\n');
+  assert.equal(
+    tabSeparated(["device.uid", "name"], ["uid", "name"], rows),
+    'device.uid\tname\na\t LAPTOP \nb\t"tab\there ""and"" there"\n\t"two\nlines"\n',
+  );
 });

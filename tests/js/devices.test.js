@@ -24,12 +24,24 @@ function runOf(day, { rows = [], state = "success", dag_id = "stale", approval =
   const counts = {};
   for (const { status } of rows) counts[status] = (counts[status] ?? 0) + 1;
   const when = `2026-11-${String(day).padStart(2, "0")}T00:00:00+00:00`;
-  const summary = { requested: rows.length, SCHEDULED: 0, dry_run: false, instance: "acme", started_at: when, triggered_by: "anna", ...counts, ...values };
+  const summary = {
+    requested: rows.length,
+    SCHEDULED: 0,
+    dry_run: false,
+    instance: "acme",
+    started_at: when,
+    triggered_by: "anna",
+    ...counts,
+    ...values,
+  };
   const entry = { dag_id, run_id: `manual__${day}`, task_id: "delete", map_index: -1, timestamp: when };
   return toRun({ entry, instance: { ...entry, dag_run_id: entry.run_id, state, start_date: when }, summary, approval });
 }
 
-const tableOf = (rows) => Object.fromEntries(["uid", "name", "status", "reason"].map((column) => [column, rows.map((row) => row[column] ?? null)]));
+const tableOf = (rows) =>
+  Object.fromEntries(
+    ["uid", "name", "status", "reason"].map((column) => [column, rows.map((row) => row[column] ?? null)]),
+  );
 const device = (uid, status, values = {}) => ({ uid, name: `PC-${uid}`, status, ...values });
 
 function listOf(...runs) {
@@ -67,7 +79,10 @@ test("AttentionList: a device that is twice in one list counts one run", () => {
 
 test("AttentionList: scheduled or excluded by a newer run of the tenant is settled", () => {
   const list = listOf([runOf(5), ["a", "b", "c", "d", "e"].map((uid) => device(uid, "FAILED"))]);
-  assert.equal(list.settle(runOf(6), tableOf([device("A", "SCHEDULED"), device("b", "EXCLUDED"), device("c", "DUPLICATE")])), true);
+  assert.equal(
+    list.settle(runOf(6), tableOf([device("A", "SCHEDULED"), device("b", "EXCLUDED"), device("c", "DUPLICATE")])),
+    true,
+  );
   list.settle(runOf(6, { instance: "globex" }), tableOf([device("d", "SCHEDULED")]));
   list.settle(runOf(4), tableOf([device("e", "SCHEDULED")])); // before
   assert.deepEqual(shown(list), ["c FAILED 1", "d FAILED 1", "e FAILED 1"]);
@@ -97,7 +112,9 @@ test("AttentionList.needs: newer real runs of the tenant that scheduled or exclu
 });
 
 test("AttentionList: 100,000 rows and 20 newer runs of as many take a moment", () => {
-  const rows = Array.from({ length: 100_000 }, (_, at) => device(`00000000-0000-4000-8000-${at.toString(16).padStart(12, "0")}`, "FAILED"));
+  const rows = Array.from({ length: 100_000 }, (_, at) =>
+    device(`00000000-0000-4000-8000-${at.toString(16).padStart(12, "0")}`, "FAILED"),
+  );
   const settled = tableOf(rows.slice(0, 50_000).map((row) => ({ ...row, status: "SCHEDULED" })));
   const list = listOf([runOf(1), rows]);
   for (let day = 2; day < 22; day += 1) list.settle(runOf(day), settled);
@@ -115,7 +132,12 @@ test("openRuns: blocked, failed and awaiting approval; repeats once; with a late
     runOf(6, { rows: [device("a", "PLANNED")], dry_run: true, approval: { address: "/approve", subject: "Delete?" } }),
     runOf(7, { error, dag_id: "other", state: "failed" }),
   ];
-  const found = openRuns(runs).map(({ run, repeats, later }) => [run.run_id, run.state, repeats, later?.run_id ?? null]);
+  const found = openRuns(runs).map(({ run, repeats, later }) => [
+    run.run_id,
+    run.state,
+    repeats,
+    later?.run_id ?? null,
+  ]);
   assert.deepEqual(found, [
     ["manual__7", "blocked", 0, null],
     ["manual__6", "approval", 0, null],
@@ -125,7 +147,11 @@ test("openRuns: blocked, failed and awaiting approval; repeats once; with a late
 });
 
 test("reasonsOf: the most frequent first", () => {
-  const rows = [device("a", "FAILED", { reason: "x" }), device("b", "UNKNOWN", { reason: "y" }), device("c", "UNKNOWN", { reason: "y" })];
+  const rows = [
+    device("a", "FAILED", { reason: "x" }),
+    device("b", "UNKNOWN", { reason: "y" }),
+    device("c", "UNKNOWN", { reason: "y" }),
+  ];
   const explain = ({ reason }) => ({ reason: reason.toUpperCase(), remedy: `do ${reason}` });
   assert.deepEqual(reasonsOf(rows, explain), [
     { reason: "Y", remedy: "do y", status: "UNKNOWN", count: 2 },
@@ -154,7 +180,11 @@ test("listsToRun: only what a retry can change, each tenant and kind of uid by i
   assert.equal(left, 2);
   assert.deepEqual(
     lists.map(({ tenant, header, rows }) => [tenant, header, rows.map(({ uid }) => uid).join("")]),
-    [["acme", "device.uid", "ab"], ["acme", "device.collector.uid", "c"], ["globex", "device.uid", "d"]],
+    [
+      ["acme", "device.uid", "ab"],
+      ["acme", "device.collector.uid", "c"],
+      ["globex", "device.uid", "d"],
+    ],
   );
 });
 
@@ -169,7 +199,12 @@ test("matcher: part of the name or uid in any case, a uid also without hyphens",
 const hit = (day, uid, status, values = {}) => ({ ...device(uid, status), run: runOf(day, values) });
 
 test("answerTo: the newest row of a real run, and a dry run after it", () => {
-  const hits = [hit(4, "a", "PLANNED", { dry_run: true }), hit(3, "a", "DUPLICATE"), hit(3, "A", "SCHEDULED"), hit(2, "a", "FAILED")];
+  const hits = [
+    hit(4, "a", "PLANNED", { dry_run: true }),
+    hit(3, "a", "DUPLICATE"),
+    hit(3, "A", "SCHEDULED"),
+    hit(2, "a", "FAILED"),
+  ];
   const { devices, last, planned } = answerTo("pc-a", hits);
   assert.equal(devices.length, 1);
   assert.deepEqual([last.status, planned.status], ["SCHEDULED", "PLANNED"]);
@@ -186,9 +221,19 @@ test("answerTo: an exact name goes before longer ones; several devices have no s
 });
 
 test("newestLooks: one of each tenant", () => {
-  const look = (instance, day, task_id = "reconcile") => ({ entry: { dag_id: "d", task_id, timestamp: `2026-11-${day}T00:00:00Z` }, summary: { instance, by_week: [] } });
+  const look = (instance, day, task_id = "reconcile") => ({
+    entry: { dag_id: "d", task_id, timestamp: `2026-11-${day}T00:00:00Z` },
+    summary: { instance, by_week: [] },
+  });
   const found = newestLooks([look("acme", 20), look("acme", 22, "b"), look("globex", 21), look(undefined, 19)]);
-  assert.deepEqual(found.map(({ summary, entry }) => [summary.instance, entry.timestamp.slice(8, 10)]).sort(), [["acme", "22"], ["globex", "21"], [undefined, "19"]].sort());
+  assert.deepEqual(
+    found.map(({ summary, entry }) => [summary.instance, entry.timestamp.slice(8, 10)]).sort(),
+    [
+      ["acme", "22"],
+      ["globex", "21"],
+      [undefined, "19"],
+    ].sort(),
+  );
 });
 
 test("byWhom: nothing where it is not known", () => {

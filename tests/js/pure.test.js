@@ -9,17 +9,36 @@ import { niceMaximum } from "../../airflow_provider_nexthink/plugins/static/char
 import { setZone, time, zoneLabel } from "../../airflow_provider_nexthink/plugins/static/time.js";
 
 test("CSV quotes what needs it, and changes nothing", () => {
-  const rows = [{ a: 'x"y', b: "1,2" }, { a: null, b: "=1" }];
-  assert.equal(csv(["a", "b"], [0, 1], (row, column) => rows[row][column]).join(""), '\ufeffa,b\r\n"x""y","1,2"\r\n,=1\r\n');
-  assert.deepEqual(likeFormulas([0, 1], (row) => ["name", "-1"][row]), [1]);
+  const rows = [
+    { a: 'x"y', b: "1,2" },
+    { a: null, b: "=1" },
+  ];
+  assert.equal(
+    csv(["a", "b"], [0, 1], (row, column) => rows[row][column]).join(""),
+    '\ufeffa,b\r\n"x""y","1,2"\r\n,=1\r\n',
+  );
+  assert.deepEqual(
+    likeFormulas([0, 1], (row) => ["name", "-1"][row]),
+    [1],
+  );
   assert.equal(fileName(["d", "manual__2026-11-22T00:00:00+00:00"]), "d_manual__2026-11-22T00-00-00-00-00.csv");
 });
 
 test("remedies name what to do", () => {
   assert.match(remedyOf({ status: "NOT_SENT", reason: "not accepted: 403" }).remedy, /tick Data management/);
-  assert.match(remedyOf({ status: "UNKNOWN", reason: "sent, without an unambiguous response: 503" }).remedy, /harmless/);
-  assert.match(remedyOf({ status: "REJECTED", reason: "the list gives this uid two names: which device is meant is ambiguous" }).remedy, /two names/);
-  assert.match(remedyOf({ status: "INVALID", reason: "the uid is not a UUID (str); not sent" }).remedy, /Correct the uid/);
+  assert.match(
+    remedyOf({ status: "UNKNOWN", reason: "sent, without an unambiguous response: 503" }).remedy,
+    /harmless/,
+  );
+  assert.match(
+    remedyOf({ status: "REJECTED", reason: "the list gives this uid two names: which device is meant is ambiguous" })
+      .remedy,
+    /two names/,
+  );
+  assert.match(
+    remedyOf({ status: "INVALID", reason: "the uid is not a UUID (str); not sent" }).remedy,
+    /Correct the uid/,
+  );
   assert.equal(remedyOf({ status: "FAILED", reason: null }).reason, "FAILED");
   assert.match(remedyOfError({ type: "NexthinkGuardError" }), /raise the limit/);
   assert.equal(remedyOfError({ type: "Other" }), "");
@@ -27,7 +46,13 @@ test("remedies name what to do", () => {
 
 test("reasons are counted, the most frequent first", () => {
   const table = { status: ["FAILED", "INVALID", "FAILED", "SCHEDULED"], reason: ["locked", "bad", "locked", null] };
-  assert.deepEqual(topReasons(table, ["FAILED", "INVALID"]).map(({ count, reason }) => [count, reason]), [[2, "FAILED: locked"], [1, "INVALID: bad"]]);
+  assert.deepEqual(
+    topReasons(table, ["FAILED", "INVALID"]).map(({ count, reason }) => [count, reason]),
+    [
+      [2, "FAILED: locked"],
+      [1, "INVALID: bad"],
+    ],
+  );
 });
 
 test("a dry run and a real run are compared by uid in any spelling", () => {
@@ -41,8 +66,18 @@ test("a dry run and a real run are compared by uid in any spelling", () => {
 test("weeks without anything are there, also over the end of a year of 53 weeks", () => {
   assert.deepEqual(weeksBetween("2026-W52", "2027-W02"), ["2026-W52", "2026-W53", "2027-W01", "2027-W02"]);
   const week = (name, net) => ({ week: name, scheduled: 0, gone: net, returned: 0, net });
-  const looks = [{ summary: { by_week: [week("2026-W01", 2), week("2026-W03", 1)] } }, { summary: { by_week: [week("2026-W01", 1)] } }];
-  assert.deepEqual(weeksOf(looks).map(({ net, cumulative }) => [net, cumulative]), [[3, 3], [0, 3], [1, 4]]);
+  const looks = [
+    { summary: { by_week: [week("2026-W01", 2), week("2026-W03", 1)] } },
+    { summary: { by_week: [week("2026-W01", 1)] } },
+  ];
+  assert.deepEqual(
+    weeksOf(looks).map(({ net, cumulative }) => [net, cumulative]),
+    [
+      [3, 3],
+      [0, 3],
+      [1, 4],
+    ],
+  );
   assert.deepEqual(weeksOf([]), []);
 });
 

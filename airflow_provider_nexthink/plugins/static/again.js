@@ -34,8 +34,18 @@ export async function showRunAgain(panel, rows) {
   const parts = lists.map((list) => copyPart(list, lists.length));
   panel.hidden = false;
   const content = [
-    element("div", { class: "panel-head" }, element("h2", { tabindex: "-1" }, count > 0 ? `Run ${plural(count, "device")} again` : "Nothing to run again"), element("button", { type: "button", onclick: close }, "Close")),
-    left > 0 && element("p", {}, `${plural(left, "row")} INVALID or REJECTED: left out, since a retry would not change them. Correct them in the list that they come from.`),
+    element(
+      "div",
+      { class: "panel-head" },
+      element("h2", { tabindex: "-1" }, count > 0 ? `Run ${plural(count, "device")} again` : "Nothing to run again"),
+      element("button", { type: "button", onclick: close }, "Close"),
+    ),
+    left > 0 &&
+      element(
+        "p",
+        {},
+        `${plural(left, "row")} INVALID or REJECTED: left out, since a retry would not change them. Correct them in the list that they come from.`,
+      ),
     lists.length > 1 && element("p", {}, "A list must not mix tenants or kinds of uid: run each of these by itself."),
     ...parts.map(({ node }) => node),
     count > 0 && steps(lists),
@@ -60,9 +70,18 @@ function copyPart({ tenant, header, rows }, lists) {
     node: element(
       "div",
       { class: "copy-part" },
-      element("button", { type: "button", disabled: tooMany, onclick: copy }, `Copy ${plural(rows.length, "device")}${of}`),
+      element(
+        "button",
+        { type: "button", disabled: tooMany, onclick: copy },
+        `Copy ${plural(rows.length, "device")}${of}`,
+      ),
       result,
-      tooMany && element("span", { class: "hint" }, `More than ${number(MAX_DEVICES)} do not fit into the form: filter the list.`),
+      tooMany &&
+        element(
+          "span",
+          { class: "hint" },
+          `More than ${number(MAX_DEVICES)} do not fit into the form: filter the list.`,
+        ),
       place,
     ),
   };
@@ -78,10 +97,21 @@ function steps(lists) {
   return element(
     "ol",
     {},
-    element("li", {}, "Open ", element("a", { href: dagAddress(ON_DEMAND), target: "_blank", rel: "noopener", onclick: open }, ON_DEMAND), " (in a new tab) and press Trigger."),
+    element(
+      "li",
+      {},
+      "Open ",
+      element("a", { href: dagAddress(ON_DEMAND), target: "_blank", rel: "noopener", onclick: open }, ON_DEMAND),
+      " (in a new tab) and press Trigger.",
+    ),
     element("li", {}, "Paste them into the form, into Devices, pasted."),
-    most > FORM_DEVICES && element("li", {}, `Set max_devices to ${number(most)}: its default is ${number(FORM_DEVICES)}.`),
-    element("li", {}, "Leave dry_run on, and look at what it plans. Then run it once more with dry_run off and a reason."),
+    most > FORM_DEVICES &&
+      element("li", {}, `Set max_devices to ${number(most)}: its default is ${number(FORM_DEVICES)}.`),
+    element(
+      "li",
+      {},
+      "Leave dry_run on, and look at what it plans. Then run it once more with dry_run off and a reason.",
+    ),
     tenants && element("li", {}, `The Dag deletes in the tenant of its connection: that must be ${tenants}.`),
   );
 }

@@ -27,7 +27,8 @@ export async function showAttention(body, query, signal) {
     const [{ runs, notices }, canRun] = await Promise.all([loadAll(shared(query), signal, again), canRunAgain(signal)]);
     if (!signal.aborted) await fill(content, { runs, notices, canRun, dagId: shared(query).dag_id }, signal);
   };
-  const refresh = () => show(true).catch((error) => !signal.aborted && content.replaceChildren(failure(error, refresh)));
+  const refresh = () =>
+    show(true).catch((error) => !signal.aborted && content.replaceChildren(failure(error, refresh)));
   body.replaceChildren(heading(query, refresh), content);
   await show(false);
 }
@@ -64,7 +65,10 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
     bad,
     async (run) => {
       const wanted = attentionIn(run);
-      const tables = [wanted.unscheduled && (await tableOrNull(run, "unscheduled", signal)), wanted.earlier && (await earlierTries(run, signal))];
+      const tables = [
+        wanted.unscheduled && (await tableOrNull(run, "unscheduled", signal)),
+        wanted.earlier && (await earlierTries(run, signal)),
+      ];
       for (const table of tables) if (table) list.add(run, table);
       if (tables.includes(null)) unread.push(run);
       done += 1;
@@ -98,24 +102,51 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   view.node.hidden = rows.length === 0;
   notice.replaceChildren(...noticesOf({ notices, count: runs.length, running, unread, unchecked }));
   if (rows.length === 0 && open.length === 0 && unread.length === 0) content.append(nothing(bad.length > 0));
-  else if (rows.length === 0) content.append(element("p", { class: "nothing" }, unread.length > 0 ? "No other device needs attention." : "No device needs attention."));
+  else if (rows.length === 0)
+    content.append(
+      element(
+        "p",
+        { class: "nothing" },
+        unread.length > 0 ? "No other device needs attention." : "No device needs attention.",
+      ),
+    );
 }
 
 const nothing = (isSettled) =>
-  empty("Nothing needs attention", isSettled ? "Every device that needed attention in this period was scheduled or excluded by a newer run." : "In this period, no run was blocked or failed, and each device was scheduled or kept back.");
+  empty(
+    "Nothing needs attention",
+    isSettled
+      ? "Every device that needed attention in this period was scheduled or excluded by a newer run."
+      : "In this period, no run was blocked or failed, and each device was scheduled or kept back.",
+  );
 
 function noticesOf({ notices, count, running, unread, unchecked }) {
   const found = [];
-  if (notices.more) found.push([`Only the newest ${plural(count, "run")} of this period are looked at: choose a shorter period.`]);
-  if (notices.unreadable) found.push([`${plural(notices.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`]);
+  if (notices.more)
+    found.push([`Only the newest ${plural(count, "run")} of this period are looked at: choose a shorter period.`]);
+  if (notices.unreadable)
+    found.push([
+      `${plural(notices.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`,
+    ]);
   if (running) found.push([`${plural(running, "run")} in progress or waiting for a retry: not in this list yet.`]);
   if (unread.length) found.push(["Rows that could not be read here, of ", ...links(unread), "."]);
-  if (unchecked.length) found.push([`Not checked for a newer state of these devices, since the table is too large (more than ${number(MAX_ROWS)} rows) or cannot be read: `, ...links(unchecked), "."]);
+  if (unchecked.length)
+    found.push([
+      `Not checked for a newer state of these devices, since the table is too large (more than ${number(MAX_ROWS)} rows) or cannot be read: `,
+      ...links(unchecked),
+      ".",
+    ]);
   return found.map((parts) => element("p", { class: "notice" }, ...parts));
 }
 
 function links(runs) {
-  const shown = runs.slice(0, FIRST).flatMap((run, index) => [index > 0 && ", ", element("a", { href: outcomeAddress(run) }, `${run.dag} ${time(run.when, { seconds: false })}`), run.summary?.requested > MAX_ROWS && ` (${plural(run.summary.requested, "row")})`]);
+  const shown = runs
+    .slice(0, FIRST)
+    .flatMap((run, index) => [
+      index > 0 && ", ",
+      element("a", { href: outcomeAddress(run) }, `${run.dag} ${time(run.when, { seconds: false })}`),
+      run.summary?.requested > MAX_ROWS && ` (${plural(run.summary.requested, "row")})`,
+    ]);
   return runs.length > FIRST ? [...shown, ` and ${number(runs.length - FIRST)} more`] : shown;
 }
 
@@ -127,7 +158,8 @@ function openSection(open) {
     { class: "card open-runs", "aria-label": "Runs" },
     element("h2", {}, "Runs"),
     element("ul", {}, first),
-    rest.length > 0 && element("details", {}, element("summary", {}, `${number(rest.length)} more`), element("ul", {}, rest)),
+    rest.length > 0 &&
+      element("details", {}, element("summary", {}, `${number(rest.length)} more`), element("ul", {}, rest)),
   );
 }
 
@@ -147,15 +179,35 @@ function openEntry({ run, repeats, later }) {
     element(
       "div",
       {},
-      element("p", {}, run.state === "approval" ? element("a", inAirflow(run.approval.address), explainState(run)) : explainState(run)),
-      element("p", { class: "hint" }, element("a", { href: outcomeAddress(run) }, `${run.dag}, ${run.task}${mapped}, ${time(run.when, { seconds: false }) || "not started"}`), hints.filter(Boolean).map((each) => `; ${each}`).join("")),
+      element(
+        "p",
+        {},
+        run.state === "approval" ? element("a", inAirflow(run.approval.address), explainState(run)) : explainState(run),
+      ),
+      element(
+        "p",
+        { class: "hint" },
+        element(
+          "a",
+          { href: outcomeAddress(run) },
+          `${run.dag}, ${run.task}${mapped}, ${time(run.when, { seconds: false }) || "not started"}`,
+        ),
+        hints
+          .filter(Boolean)
+          .map((each) => `; ${each}`)
+          .join(""),
+      ),
     ),
   );
 }
 
 // The devices: their reasons, what can be done with them, and the list. update(rows, isChecking) shows other rows.
 function devicesView(canRun) {
-  const chosen = { reason: parameters().get("reason") ?? "", tenant: parameters().get("tenant") ?? "", text: parameters().get("q") ?? "" };
+  const chosen = {
+    reason: parameters().get("reason") ?? "",
+    tenant: parameters().get("tenant") ?? "",
+    text: parameters().get("q") ?? "",
+  };
   const explained = new Map();
   const explain = ({ status, reason }) => {
     const key = `${status} ${reason}`;
@@ -166,21 +218,39 @@ function devicesView(canRun) {
   let shown = [];
   let isPending = true;
 
-  const table = grid(columns((at) => rows[at]), "Devices that need attention");
+  const table = grid(
+    columns((at) => rows[at]),
+    "Devices that need attention",
+  );
   table.node.classList.add("attention-grid");
   const reasons = element("ul", { class: "reasons" });
-  const tenant = element("select", { "aria-label": "Tenant", onchange: (event) => choose({ tenant: event.target.value }) });
-  const search = element("input", { type: "search", value: chosen.text, placeholder: "Device name or uid", "aria-label": "Search by device name or uid", autocomplete: "off", spellcheck: "false", oninput: (event) => choose({ text: event.target.value.trim() }) });
+  const tenant = element("select", {
+    "aria-label": "Tenant",
+    onchange: (event) => choose({ tenant: event.target.value }),
+  });
+  const search = element("input", {
+    type: "search",
+    value: chosen.text,
+    placeholder: "Device name or uid",
+    "aria-label": "Search by device name or uid",
+    autocomplete: "off",
+    spellcheck: "false",
+    oninput: (event) => choose({ text: event.target.value.trim() }),
+  });
   const count = element("span", { class: "hint", role: "status" });
   const panel = element("section", { class: "card again", "aria-label": "Run again", hidden: true });
   const place = element("div", { class: "place" });
   const copy = element("button", { type: "button", onclick: () => copyShown() }, "Copy these rows");
-  const again = canRun && element("button", { type: "button", onclick: () => showRunAgain(panel, shownRows()) }, "Run these again");
+  const again =
+    canRun && element("button", { type: "button", onclick: () => showRunAgain(panel, shownRows()) }, "Run these again");
   const none = element("p", { class: "nothing", hidden: true }, "No device matches.");
   const shownRows = () => shown.map((at) => rows[at]);
 
   async function copyShown() {
-    const isCopied = await copyText(tabSeparated(["uid", "name", "status", "reason"], ["uid", "name", "status", "reason"], shownRows()), place);
+    const isCopied = await copyText(
+      tabSeparated(["uid", "name", "status", "reason"], ["uid", "name", "status", "reason"], shownRows()),
+      place,
+    );
     count.textContent = isCopied ? `${plural(shown.length, "row")} copied` : "";
   }
 
@@ -194,9 +264,17 @@ function devicesView(canRun) {
   // By tenant and text: the reasons are counted among these.
   function draw() {
     const matches = matcher(chosen.text);
-    const among = rows.map((_, at) => at).filter((at) => (chosen.tenant === "" || rows[at].run.tenant === chosen.tenant) && matches(rows[at].uid, rows[at].name));
-    const found = reasonsOf(among.map((at) => rows[at]), explain);
-    if (chosen.reason && !found.some(({ reason }) => reason === chosen.reason)) found.push({ reason: chosen.reason, remedy: "", status: "", count: 0 });
+    const among = rows
+      .map((_, at) => at)
+      .filter(
+        (at) => (chosen.tenant === "" || rows[at].run.tenant === chosen.tenant) && matches(rows[at].uid, rows[at].name),
+      );
+    const found = reasonsOf(
+      among.map((at) => rows[at]),
+      explain,
+    );
+    if (chosen.reason && !found.some(({ reason }) => reason === chosen.reason))
+      found.push({ reason: chosen.reason, remedy: "", status: "", count: 0 });
     shown = chosen.reason ? among.filter((at) => explain(rows[at]).reason === chosen.reason) : among;
     drawReasons(found);
     drawTenants();
@@ -212,19 +290,40 @@ function devicesView(canRun) {
   function drawReasons(found) {
     const focused = document.activeElement?.closest?.(".reasons button")?.dataset.reason;
     const isOpen = reasons.querySelector("details")?.open;
-    const items = found.map((each) => reasonItem(each, chosen.reason === each.reason, () => choose({ reason: chosen.reason === each.reason ? "" : each.reason })));
+    const items = found.map((each) =>
+      reasonItem(each, chosen.reason === each.reason, () =>
+        choose({ reason: chosen.reason === each.reason ? "" : each.reason }),
+      ),
+    );
     const rest = items.slice(FIRST);
     reasons.replaceChildren(...items.slice(0, FIRST));
     const isChosenInRest = found.slice(FIRST).some(({ reason }) => reason === chosen.reason);
-    if (rest.length > 0) reasons.append(element("li", {}, element("details", { open: isOpen || isChosenInRest }, element("summary", {}, `${number(rest.length)} more`), element("ul", {}, rest))));
-    if (focused !== undefined) [...reasons.querySelectorAll("button")].find(({ dataset }) => dataset.reason === focused)?.focus();
+    if (rest.length > 0)
+      reasons.append(
+        element(
+          "li",
+          {},
+          element(
+            "details",
+            { open: isOpen || isChosenInRest },
+            element("summary", {}, `${number(rest.length)} more`),
+            element("ul", {}, rest),
+          ),
+        ),
+      );
+    if (focused !== undefined)
+      [...reasons.querySelectorAll("button")].find(({ dataset }) => dataset.reason === focused)?.focus();
   }
 
   function drawTenants() {
     const tenants = [...new Set(rows.map(({ run }) => run.tenant).filter(Boolean))].sort();
     if (chosen.tenant && !tenants.includes(chosen.tenant)) tenants.push(chosen.tenant);
     tenant.hidden = tenants.length < 2 && !chosen.tenant;
-    tenant.replaceChildren(...["", ...tenants].map((each) => element("option", { value: each, selected: each === chosen.tenant }, each || "All tenants")));
+    tenant.replaceChildren(
+      ...["", ...tenants].map((each) =>
+        element("option", { value: each, selected: each === chosen.tenant }, each || "All tenants"),
+      ),
+    );
   }
 
   return {
@@ -260,21 +359,53 @@ function reasonItem({ reason, remedy, status, count }, isChosen, toggle) {
 }
 
 function columns(rowAt) {
-  const text = (name, label, value) => ({ name, label, cell: (at) => element("span", { title: value(rowAt(at)) }, value(rowAt(at))) });
+  const text = (name, label, value) => ({
+    name,
+    label,
+    cell: (at) => element("span", { title: value(rowAt(at)) }, value(rowAt(at))),
+  });
   return [
-    { name: "name", label: "Name", cell: (at) => element("a", { href: findAddress(rowAt(at)), title: "Find it in all runs" }, String(rowAt(at).name ?? rowAt(at).uid ?? "")) },
-    { name: "status", label: "Status", cell: (at) => element("span", { class: `status text-${groupOf[rowAt(at).status] ?? ""}`, title: STATUSES[rowAt(at).status] }, rowAt(at).status) },
+    {
+      name: "name",
+      label: "Name",
+      cell: (at) =>
+        element(
+          "a",
+          { href: findAddress(rowAt(at)), title: "Find it in all runs" },
+          String(rowAt(at).name ?? rowAt(at).uid ?? ""),
+        ),
+    },
+    {
+      name: "status",
+      label: "Status",
+      cell: (at) =>
+        element(
+          "span",
+          { class: `status text-${groupOf[rowAt(at).status] ?? ""}`, title: STATUSES[rowAt(at).status] },
+          rowAt(at).status,
+        ),
+    },
     text("reason", "Reason", (row) => String(row.reason ?? "")),
     text("uid", "uid", (row) => String(row.uid ?? "")),
-    { name: "when", label: "Run", cell: (at) => element("a", { href: rowAddress(rowAt(at)) }, time(rowAt(at).run.when, { seconds: false })) },
+    {
+      name: "when",
+      label: "Run",
+      cell: (at) => element("a", { href: rowAddress(rowAt(at)) }, time(rowAt(at).run.when, { seconds: false })),
+    },
     { name: "times", label: "In runs", cell: (at) => number(rowAt(at).runs) },
     text("task", "Task", ({ run }) => `${run.dag}, ${run.task}`),
     text("tenant", "Tenant", ({ run }) => run.tenant ?? ""),
   ];
 }
 
-
 const findAddress = ({ uid, name }) => href({ view: "find", q: String(uid || name || ""), ...shared(parameters()) });
 
 // The outcome of a row's run, filtered by the device.
-export const rowAddress = ({ run, uid, name }) => href({ dag_id: run.dag_id, run_id: run.run_id, task_id: run.task_id, map_index: run.map_index, q: String(uid || name || "") });
+export const rowAddress = ({ run, uid, name }) =>
+  href({
+    dag_id: run.dag_id,
+    run_id: run.run_id,
+    task_id: run.task_id,
+    map_index: run.map_index,
+    q: String(uid || name || ""),
+  });

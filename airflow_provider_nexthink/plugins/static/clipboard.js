@@ -10,14 +10,22 @@ export function tabSeparated(header, columns, rows) {
     const text = String(value ?? "");
     return NEEDS_QUOTING.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  return [header, ...rows.map((row) => columns.map((column) => row[column]))].map((cells) => `${cells.map(cell).join("\t")}\n`).join("");
+  return [header, ...rows.map((row) => columns.map((column) => row[column]))]
+    .map((cells) => `${cells.map(cell).join("\t")}\n`)
+    .join("");
 }
 
 // Copy a text; where that is not allowed, show it in `place`, selected, for a person to copy. Returns whether it is copied.
 export async function copyText(text, place) {
   place.replaceChildren();
   if (await written(text)) return true;
-  const area = element("textarea", { readonly: true, rows: 8, class: "to-copy", "aria-label": "Text to copy", spellcheck: "false" });
+  const area = element("textarea", {
+    readonly: true,
+    rows: 8,
+    class: "to-copy",
+    "aria-label": "Text to copy",
+    spellcheck: "false",
+  });
   area.value = text;
   const before = document.activeElement;
   place.append(area);
@@ -28,7 +36,9 @@ export async function copyText(text, place) {
     before?.focus();
     return true;
   }
-  place.prepend(element("p", {}, "The browser does not let this page copy. The text is selected: press Ctrl+C (on a Mac ⌘C)."));
+  place.prepend(
+    element("p", {}, "The browser does not let this page copy. The text is selected: press Ctrl+C (on a Mac ⌘C)."),
+  );
   return false;
 }
 

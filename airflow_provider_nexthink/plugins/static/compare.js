@@ -1,6 +1,9 @@
 // A dry run beside the real run that followed it. The pure part; outcome.js shows it.
 
-const canonical = (uid) => String(uid ?? "").trim().toLowerCase();
+const canonical = (uid) =>
+  String(uid ?? "")
+    .trim()
+    .toLowerCase();
 
 // {planned, scheduled, missing, added}: how many devices were planned and scheduled, and the rows that differ:
 // [{uid, name, text}] that were planned and are not scheduled, and that are scheduled and were not planned.
@@ -8,8 +11,12 @@ export function compare(dry, real) {
   const planned = rowsWith(dry, "PLANNED");
   const scheduled = rowsWith(real, "SCHEDULED");
   const fates = new Map(real.uid.map((uid, at) => [canonical(uid), at]));
-  const missing = [...planned].filter(([uid]) => !scheduled.has(uid)).map(([uid, at]) => ({ uid: dry.uid[at], name: dry.name[at], text: fateOf(real, fates.get(uid)) }));
-  const added = [...scheduled].filter(([uid]) => !planned.has(uid)).map(([, at]) => ({ uid: real.uid[at], name: real.name[at], text: "scheduled, and not planned" }));
+  const missing = [...planned]
+    .filter(([uid]) => !scheduled.has(uid))
+    .map(([uid, at]) => ({ uid: dry.uid[at], name: dry.name[at], text: fateOf(real, fates.get(uid)) }));
+  const added = [...scheduled]
+    .filter(([uid]) => !planned.has(uid))
+    .map(([, at]) => ({ uid: real.uid[at], name: real.name[at], text: "scheduled, and not planned" }));
   return { planned: planned.size, scheduled: scheduled.size, missing, added };
 }
 

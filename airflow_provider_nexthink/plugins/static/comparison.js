@@ -18,15 +18,29 @@ export async function showComparison(node, run, runsSoon, signal) {
   const other = run.is_dry ? realRunOf(run, runs) : dryRunOf(run, runs);
   if (!other || signal.aborted) return;
   const [dry, real] = run.is_dry ? [run, other] : [other, run];
-  const link = element("a", { href: addressOf(other) }, `${run.is_dry ? "the real run" : "the dry run"} of ${time(other.when)}`);
+  const link = element(
+    "a",
+    { href: addressOf(other) },
+    `${run.is_dry ? "the real run" : "the dry run"} of ${time(other.when)}`,
+  );
   const details = element("div", { class: "differences" });
-  const button = element("button", { type: "button", onclick: () => showDifferences(details, dry, real, signal) }, "Compare the devices");
+  const button = element(
+    "button",
+    { type: "button", onclick: () => showDifferences(details, dry, real, signal) },
+    "Compare the devices",
+  );
   const difference = real.counts.scheduled - dry.counts.planned;
   node.replaceChildren(
     element(
       "section",
       { class: "comparison card", "aria-label": "Dry run and real run" },
-      element("p", {}, run.is_dry ? "Followed by " : "Planned in ", link, `: planned ${number(dry.counts.planned)}, scheduled ${number(real.counts.scheduled)}, difference ${difference > 0 ? "+" : ""}${number(difference)}.`),
+      element(
+        "p",
+        {},
+        run.is_dry ? "Followed by " : "Planned in ",
+        link,
+        `: planned ${number(dry.counts.planned)}, scheduled ${number(real.counts.scheduled)}, difference ${difference > 0 ? "+" : ""}${number(difference)}.`,
+      ),
       button,
       details,
     ),
@@ -34,7 +48,10 @@ export async function showComparison(node, run, runsSoon, signal) {
 }
 
 async function showDifferences(node, dry, real, signal) {
-  const [before, after] = await Promise.all([readTable(dry, "return_value", signal), readTable(real, "return_value", signal)]).catch(() => [null, null]);
+  const [before, after] = await Promise.all([
+    readTable(dry, "return_value", signal),
+    readTable(real, "return_value", signal),
+  ]).catch(() => [null, null]);
   if (signal.aborted) return;
   if (!before || !after) {
     node.replaceChildren(element("p", {}, "The tables of the two runs cannot be read here."));
@@ -42,7 +59,10 @@ async function showDifferences(node, dry, real, signal) {
   }
   const { missing, added } = compare(before, after);
   if (missing.length + added.length === 0) node.replaceChildren(element("p", {}, "The devices are the same."));
-  else node.replaceChildren(...[listOf("Planned, and not scheduled", missing), listOf("Scheduled, and not planned", added)].filter(Boolean));
+  else
+    node.replaceChildren(
+      ...[listOf("Planned, and not scheduled", missing), listOf("Scheduled, and not planned", added)].filter(Boolean),
+    );
 }
 
 function listOf(title, rows) {
@@ -52,6 +72,11 @@ function listOf(title, rows) {
     "div",
     {},
     element("h3", {}, `${title}: ${number(rows.length)}`),
-    element("ul", {}, rows.slice(0, SHOWN).map(({ uid, name, text }) => element("li", {}, `${name ?? ""} (${uid ?? ""}): ${text}`)), more),
+    element(
+      "ul",
+      {},
+      rows.slice(0, SHOWN).map(({ uid, name, text }) => element("li", {}, `${name ?? ""} (${uid ?? ""}): ${text}`)),
+      more,
+    ),
   );
 }

@@ -16,6 +16,7 @@ export function csv(columns, positions, at) {
   return parts;
 }
 
-export const likeFormulas = (positions, at) => positions.filter((row) => ["uid", "name"].some((column) => LIKE_A_FORMULA.test(at(row, column) ?? "")));
+export const likeFormulas = (positions, at) =>
+  positions.filter((row) => ["uid", "name"].some((column) => LIKE_A_FORMULA.test(at(row, column) ?? "")));
 
 export const fileName = (parts) => `${parts.join("_").replaceAll(/[^A-Za-z0-9._-]+/g, "-")}.csv`;

@@ -9,14 +9,26 @@ const RETRYABLE = ["FAILED", "UNKNOWN", "NOT_SENT"]; // as in status.py; the oth
 
 // A uid in lower case with hyphens; other text in lower case.
 export function canonicalUid(uid) {
-  const text = String(uid ?? "").trim().toLowerCase();
+  const text = String(uid ?? "")
+    .trim()
+    .toLowerCase();
   return BARE_UID.test(text) ? text.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-") : text;
 }
 
 // Tells devices apart: by tenant and uid, without a uid by the name.
 export function deviceKey(tenant, uid, name) {
   const text = canonicalUid(uid);
-  return JSON.stringify(text ? [tenant, text] : [tenant, "", String(name ?? "").trim().toLowerCase()]);
+  return JSON.stringify(
+    text
+      ? [tenant, text]
+      : [
+          tenant,
+          "",
+          String(name ?? "")
+            .trim()
+            .toLowerCase(),
+        ],
+  );
 }
 
 // With the devices of earlier tries that are not in the table.
@@ -59,7 +71,13 @@ export class AttentionList {
   // Whether the table of a run may say that a device of this list needs nobody any more.
   needs({ is_dry, summary, tenant, when }) {
     const oldest = this.#oldest.get(tenant);
-    return !is_dry && summary !== null && oldest !== undefined && Date.parse(when) > oldest && SETTLED.some((status) => countOf(summary, status) > 0);
+    return (
+      !is_dry &&
+      summary !== null &&
+      oldest !== undefined &&
+      Date.parse(when) > oldest &&
+      SETTLED.some((status) => countOf(summary, status) > 0)
+    );
   }
 
   // table: rows of a run. Returns whether the list has changed.
@@ -78,7 +96,9 @@ export class AttentionList {
 
   // The newest first. runs: how many runs have a row of this device that needs attention.
   rows() {
-    return [...this.#entries.values()].filter(({ time, settled }) => time >= settled).sort((one, other) => other.time - one.time);
+    return [...this.#entries.values()]
+      .filter(({ time, settled }) => time >= settled)
+      .sort((one, other) => other.time - one.time);
   }
 }
 
@@ -90,7 +110,16 @@ export function openRuns(runs) {
     const isOpen = run.state === "approval" || (!run.is_dry && ["blocked", "failed"].includes(run.state));
     if (!isOpen) continue;
     const error = run.summary?.error;
-    const same = JSON.stringify([run.dag_id, run.task_id, run.map_index, run.tenant, run.state, run.approval?.address, error?.type, error?.message]);
+    const same = JSON.stringify([
+      run.dag_id,
+      run.task_id,
+      run.map_index,
+      run.tenant,
+      run.state,
+      run.approval?.address,
+      error?.type,
+      error?.message,
+    ]);
     const known = found.get(same);
     if (known) known.repeats += 1;
     else found.set(same, { run, repeats: 0, later: runs.find((other) => endedLater(run, other)) ?? null });
@@ -120,7 +149,9 @@ export function reasonsOf(rows, explain) {
 
 // The header that tells the kind of uid, as far as the name of the column does: the kinds must not be mixed in one list.
 export function uidHeader(column) {
-  const bare = String(column ?? "").toLowerCase().replaceAll(/[^a-z0-9]/g, "");
+  const bare = String(column ?? "")
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]/g, "");
   if (bare.includes("collector")) return "device.collector.uid";
   return bare === "deviceuid" ? "device.uid" : "uid";
 }
@@ -150,7 +181,13 @@ export function matcher(text) {
   const uid = canonicalUid(text);
   return (itsUid, name) => {
     const lower = String(itsUid ?? "").toLowerCase();
-    return lower.includes(wanted) || lower.includes(uid) || String(name ?? "").toLowerCase().includes(wanted);
+    return (
+      lower.includes(wanted) ||
+      lower.includes(uid) ||
+      String(name ?? "")
+        .toLowerCase()
+        .includes(wanted)
+    );
   };
 }
 
@@ -160,7 +197,13 @@ export function matcher(text) {
 export function answerTo(text, hits) {
   const wanted = text.trim().toLowerCase();
   const uid = canonicalUid(text);
-  const exact = hits.filter((hit) => canonicalUid(hit.uid) === uid || String(hit.name ?? "").trim().toLowerCase() === wanted);
+  const exact = hits.filter(
+    (hit) =>
+      canonicalUid(hit.uid) === uid ||
+      String(hit.name ?? "")
+        .trim()
+        .toLowerCase() === wanted,
+  );
   const meant = exact.length > 0 ? exact : hits;
   const devices = new Map();
   for (const hit of meant) {
@@ -192,4 +235,5 @@ export function byWhom(run) {
 }
 
 // A text as one word of a shell.
-export const shellWord = (text) => (/^[\w.:@%+/-]+$/.test(text) && !text.startsWith("-") ? text : `'${text.replaceAll("'", "'\\''")}'`);
+export const shellWord = (text) =>
+  /^[\w.:@%+/-]+$/.test(text) && !text.startsWith("-") ? text : `'${text.replaceAll("'", "'\\''")}'`;

@@ -18,7 +18,11 @@ import { time } from "./time.js";
 
 const MAX_HITS = 500;
 const MAX_NAMED = 12;
-const LOOKS = { still_present: "Still present", returned: "Returned", set_up_anew: "Gone, and another device has its name" };
+const LOOKS = {
+  still_present: "Still present",
+  returned: "Returned",
+  set_up_anew: "Gone, and another device has its name",
+};
 
 export async function showFind(body, query, signal) {
   const text = (query.get("q") ?? "").trim();
@@ -34,7 +38,8 @@ export async function showFind(body, query, signal) {
     const found = await loadRuns(shared(query), { signal, again });
     if (!signal.aborted) await search(content, found, text, shared(query), signal);
   };
-  const refresh = () => show(true).catch((error) => !signal.aborted && content.replaceChildren(failure(error, refresh)));
+  const refresh = () =>
+    show(true).catch((error) => !signal.aborted && content.replaceChildren(failure(error, refresh)));
   body.replaceChildren(heading(query, refresh), content);
   await show(false);
 }
@@ -43,7 +48,18 @@ async function search(content, { runs, reconciles, notices }, text, common, sign
   const withSummary = runs.filter(({ summary }) => summary !== null);
   const isLarge = ({ summary }) => summary.requested > MAX_ROWS;
   const isEmpty = ({ summary }) => summary.requested === 0 || sentNothing(summary);
-  const state = { text, common, notices, hits: [], looks: [], searched: 0, of: 0, unread: [], large: withSummary.filter(isLarge), skipped: runs.filter((run) => run.summary === null || sentNothing(run.summary)) };
+  const state = {
+    text,
+    common,
+    notices,
+    hits: [],
+    looks: [],
+    searched: 0,
+    of: 0,
+    unread: [],
+    large: withSummary.filter(isLarge),
+    skipped: runs.filter((run) => run.summary === null || sentNothing(run.summary)),
+  };
   const view = foundView(state);
   const searchIn = async (chosen) => {
     state.of += chosen.length;
@@ -78,10 +94,18 @@ async function searchRun(state, run, signal) {
   const found = [];
   for (const each of [table, await earlierTries(run, signal)].filter(Boolean)) {
     for (let at = 0; at < sizeOf(each) && found.length < MAX_HITS; at += 1) {
-      if (matches(each.uid[at], each.name[at])) found.push({ run, uid: each.uid[at], name: each.name[at], status: each.status[at], reason: each.reason[at] ?? null });
+      if (matches(each.uid[at], each.name[at]))
+        found.push({
+          run,
+          uid: each.uid[at],
+          name: each.name[at],
+          status: each.status[at],
+          reason: each.reason[at] ?? null,
+        });
     }
   }
-  if (found.length > 0) state.hits = [...state.hits, ...found].sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when));
+  if (found.length > 0)
+    state.hits = [...state.hits, ...found].sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when));
 }
 
 // The devices in the newest look at the inventory of each tenant.
@@ -92,9 +116,15 @@ async function searchLooks(reconciles, text, signal) {
     const rows = await xcom(entry, key, signal).catch((error) => (signal.aborted ? Promise.reject(error) : null));
     if (!Array.isArray(rows)) return;
     const at = summary.looked_at ?? entry.timestamp;
-    for (const row of rows) if (row && matches(row.uid, row.name)) found.push({ key, at, tenant: summary.instance ?? null, uid: row.uid, name: row.name });
+    for (const row of rows)
+      if (row && matches(row.uid, row.name))
+        found.push({ key, at, tenant: summary.instance ?? null, uid: row.uid, name: row.name });
   };
-  const keys = newestLooks(reconciles).flatMap((look) => Object.keys(LOOKS).filter((key) => look.summary[key] !== 0).map((key) => ({ ...look, key })));
+  const keys = newestLooks(reconciles).flatMap((look) =>
+    Object.keys(LOOKS)
+      .filter((key) => look.summary[key] !== 0)
+      .map((key) => ({ ...look, key })),
+  );
   await inParallel(keys, work, { signal });
   return found;
 }
@@ -103,7 +133,10 @@ function foundView(state) {
   const answer = element("section", { class: "card answer", role: "status", "aria-label": "Answer" });
   const progress = element("p", { class: "hint progress" });
   const notice = element("div", { class: "notices" });
-  const table = grid(columns((at) => state.hits[at]), "Rows of the device");
+  const table = grid(
+    columns((at) => state.hits[at]),
+    "Rows of the device",
+  );
   table.node.classList.add("find-grid");
   const card = element("div", { class: "card flush table-card" }, table.node);
   let onLarge = () => {};
@@ -111,7 +144,9 @@ function foundView(state) {
   const draw = (isDone) => {
     const { hits, searched, of, large } = state;
     const isCut = hits.length >= MAX_HITS;
-    progress.textContent = isDone ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}` : `Searched ${number(searched)} of ${plural(of, "run")}`;
+    progress.textContent = isDone
+      ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}`
+      : `Searched ${number(searched)} of ${plural(of, "run")}`;
     const next = element("div", {}, answerNodes(state, isDone));
     if (!next.isEqualNode(answer.firstChild)) answer.replaceChildren(next); // a screen reader reads it once
     answer.hidden = next.childElementCount === 0;
@@ -121,7 +156,18 @@ function foundView(state) {
     table.node.scrollTop = scrollTop;
     if (!isDone) return;
     const texts = noticesOf(state, isCut);
-    const more = large.length > 0 && element("p", { class: "notice" }, `${plural(large.length, "table")} of more than ${number(MAX_ROWS)} rows: not searched. `, element("button", { type: "button", onclick: () => onLarge() }, large.length > 1 ? "Search them, too" : "Search it, too"));
+    const more =
+      large.length > 0 &&
+      element(
+        "p",
+        { class: "notice" },
+        `${plural(large.length, "table")} of more than ${number(MAX_ROWS)} rows: not searched. `,
+        element(
+          "button",
+          { type: "button", onclick: () => onLarge() },
+          large.length > 1 ? "Search them, too" : "Search it, too",
+        ),
+      );
     notice.replaceChildren(...texts, more || "");
   };
   return {
@@ -135,13 +181,26 @@ function foundView(state) {
 
 function noticesOf({ notices, hits, unread, skipped, searched }, isCut) {
   const found = [];
-  if (isCut) found.push([`Only the newest ${number(MAX_HITS)} rows are shown, of ${plural(searched, "run")}: type more of the name.`]);
+  if (isCut)
+    found.push([
+      `Only the newest ${number(MAX_HITS)} rows are shown, of ${plural(searched, "run")}: type more of the name.`,
+    ]);
   if (notices.more) found.push(["Only the newest runs of this period are searched: choose a shorter period."]);
-  if (notices.unreadable) found.push([`${plural(notices.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`]);
+  if (notices.unreadable)
+    found.push([
+      `${plural(notices.unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`,
+    ]);
   const parts = unread.filter(({ isPart }) => isPart).length;
-  if (parts) found.push([`Of ${plural(parts, "run")}, only the rows that need attention could be searched: the whole table cannot be read here.`]);
-  if (unread.length > parts) found.push([`${plural(unread.length - parts, "run")} could not be searched: the table cannot be read here.`]);
-  if (hits.length === 0 && skipped.length) found.push([`${plural(skipped.length, "run")} without a table: blocked, failed before the first request, or not ended. Whether the device was in their lists is not known here.`]);
+  if (parts)
+    found.push([
+      `Of ${plural(parts, "run")}, only the rows that need attention could be searched: the whole table cannot be read here.`,
+    ]);
+  if (unread.length > parts)
+    found.push([`${plural(unread.length - parts, "run")} could not be searched: the table cannot be read here.`]);
+  if (hits.length === 0 && skipped.length)
+    found.push([
+      `${plural(skipped.length, "run")} without a table: blocked, failed before the first request, or not ended. Whether the device was in their lists is not known here.`,
+    ]);
   return found.map((parts_) => element("p", { class: "notice" }, ...parts_));
 }
 
@@ -151,7 +210,11 @@ function answerNodes({ text, common, hits, looks }, isDone) {
     const lines = looks.slice(0, MAX_NAMED).map(lookLine);
     return isDone ? [element("h2", {}, `No row of "${text}"`), ...lines, ...elsewhere(text, common)] : [];
   }
-  if (devices.length > 1) return [element("h2", {}, `${plural(devices.length, "device")} match${isDone ? "" : " so far"}`), chooser(devices, common)];
+  if (devices.length > 1)
+    return [
+      element("h2", {}, `${plural(devices.length, "device")} match${isDone ? "" : " so far"}`),
+      chooser(devices, common),
+    ];
   const [device] = devices;
   const own = looks.filter(({ uid }) => canonicalUid(uid) === canonicalUid(device.uid));
   return [
@@ -175,28 +238,94 @@ function rowWords(hit) {
   ];
 }
 
-const lookLine = ({ key, at, tenant, name }) => element("p", {}, element("b", {}, LOOKS[key]), ` at the latest look at the inventory, ${time(at, { seconds: false })}${tenant ? ` (${tenant})` : ""}: ${name}`);
+const lookLine = ({ key, at, tenant, name }) =>
+  element(
+    "p",
+    {},
+    element("b", {}, LOOKS[key]),
+    ` at the latest look at the inventory, ${time(at, { seconds: false })}${tenant ? ` (${tenant})` : ""}: ${name}`,
+  );
 
 function chooser(devices, common) {
-  const item = ({ uid, name, tenant }) => element("li", {}, element("a", { href: href({ ...common, view: "find", q: String(uid || name || "") }), title: [uid, tenant].filter(Boolean).join(", ") }, String(name ?? uid ?? "")));
-  return element("ul", { class: "choices" }, devices.slice(0, MAX_NAMED).map(item), devices.length > MAX_NAMED && element("li", { class: "hint" }, `and ${number(devices.length - MAX_NAMED)} more: type more of the name`));
+  const item = ({ uid, name, tenant }) =>
+    element(
+      "li",
+      {},
+      element(
+        "a",
+        {
+          href: href({ ...common, view: "find", q: String(uid || name || "") }),
+          title: [uid, tenant].filter(Boolean).join(", "),
+        },
+        String(name ?? uid ?? ""),
+      ),
+    );
+  return element(
+    "ul",
+    { class: "choices" },
+    devices.slice(0, MAX_NAMED).map(item),
+    devices.length > MAX_NAMED &&
+      element("li", { class: "hint" }, `and ${number(devices.length - MAX_NAMED)} more: type more of the name`),
+  );
 }
 
 function elsewhere(text, common) {
   const longest = Object.keys(PERIODS).at(-1);
   return [
-    common.days !== longest && element("p", {}, "Search a longer period: ", element("a", { href: href({ ...common, view: "find", days: longest, q: text }) }, PERIODS[longest].toLowerCase())),
-    common.dag_id && element("p", {}, "Search ", element("a", { href: href({ ...common, view: "find", dag_id: "", q: text }) }, "all Dags"), `, not only ${common.dag_id}.`),
-    element("p", {}, "If the connection has a ledger, that remembers longer than Airflow. On a machine with the provider, with the connection's id:"),
-    element("pre", {}, element("code", {}, `python -m airflow_provider_nexthink.ledger history nexthink_default ${shellWord(text)}`)),
+    common.days !== longest &&
+      element(
+        "p",
+        {},
+        "Search a longer period: ",
+        element(
+          "a",
+          { href: href({ ...common, view: "find", days: longest, q: text }) },
+          PERIODS[longest].toLowerCase(),
+        ),
+      ),
+    common.dag_id &&
+      element(
+        "p",
+        {},
+        "Search ",
+        element("a", { href: href({ ...common, view: "find", dag_id: "", q: text }) }, "all Dags"),
+        `, not only ${common.dag_id}.`,
+      ),
+    element(
+      "p",
+      {},
+      "If the connection has a ledger, that remembers longer than Airflow. On a machine with the provider, with the connection's id:",
+    ),
+    element(
+      "pre",
+      {},
+      element("code", {}, `python -m airflow_provider_nexthink.ledger history nexthink_default ${shellWord(text)}`),
+    ),
   ].filter(Boolean);
 }
 
 function columns(hitAt) {
-  const text = (name, label, value) => ({ name, label, cell: (at) => element("span", { title: value(hitAt(at)) }, value(hitAt(at))) });
+  const text = (name, label, value) => ({
+    name,
+    label,
+    cell: (at) => element("span", { title: value(hitAt(at)) }, value(hitAt(at))),
+  });
   return [
-    { name: "when", label: "Run", cell: (at) => element("a", { href: rowAddress(hitAt(at)) }, time(hitAt(at).run.when)) },
-    { name: "status", label: "Status", cell: (at) => element("span", { class: `status text-${groupOf[hitAt(at).status] ?? ""}`, title: STATUSES[hitAt(at).status] }, String(hitAt(at).status)) },
+    {
+      name: "when",
+      label: "Run",
+      cell: (at) => element("a", { href: rowAddress(hitAt(at)) }, time(hitAt(at).run.when)),
+    },
+    {
+      name: "status",
+      label: "Status",
+      cell: (at) =>
+        element(
+          "span",
+          { class: `status text-${groupOf[hitAt(at).status] ?? ""}`, title: STATUSES[hitAt(at).status] },
+          String(hitAt(at).status),
+        ),
+    },
     text("name", "Name", ({ name }) => String(name ?? "")),
     text("reason", "Reason", ({ reason }) => String(reason ?? "")),
     text("who", "Who and why", ({ run }) => [whoOf(run), run.summary.reason].filter(Boolean).join(": ")),
@@ -207,5 +336,14 @@ function columns(hitAt) {
 }
 
 function taskCell(run) {
-  return element("span", {}, element("a", { href: outcomeAddress(run) }, `${run.dag}, ${run.task}${run.map_index >= 0 ? ` [${run.label ?? run.map_index}]` : ""}`), run.is_dry && element("span", { class: "badge" }, "dry run"));
+  return element(
+    "span",
+    {},
+    element(
+      "a",
+      { href: outcomeAddress(run) },
+      `${run.dag}, ${run.task}${run.map_index >= 0 ? ` [${run.label ?? run.map_index}]` : ""}`,
+    ),
+    run.is_dry && element("span", { class: "badge" }, "dry run"),
+  );
 }

@@ -10,9 +10,18 @@ const MAX_HEIGHT_PX = 15_000_000; // browsers cap the height of an element
 
 // columns: [{name, label, cell(row) -> node or text}]. Returns the element and show(positions).
 export function grid(columns, label) {
-  const head = element("div", { role: "row", class: "row head", "aria-rowindex": 1 }, columns.map((column) => element("div", { role: "columnheader", class: `cell ${column.name}` }, column.label)));
+  const head = element(
+    "div",
+    { role: "row", class: "row head", "aria-rowindex": 1 },
+    columns.map((column) => element("div", { role: "columnheader", class: `cell ${column.name}` }, column.label)),
+  );
   const body = element("div", { role: "rowgroup", class: "rows" });
-  const node = element("div", { role: "table", class: "grid-table", tabindex: "0", "aria-label": label }, element("div", { role: "rowgroup", class: "heads" }, head), body);
+  const node = element(
+    "div",
+    { role: "table", class: "grid-table", tabindex: "0", "aria-label": label },
+    element("div", { role: "rowgroup", class: "heads" }, head),
+    body,
+  );
   let positions = [];
   let drawn = "";
 
@@ -29,7 +38,13 @@ export function grid(columns, label) {
     const shift = scale === 1 ? first * rowPx : Math.max(0, top - (Math.floor((top * scale) / rowPx) - first) * rowPx);
     const rows = [];
     for (let index = first; index < last; index += 1) {
-      const row = element("div", { role: "row", class: "row", "aria-rowindex": index + 2 }, columns.map((column) => element("div", { role: "cell", class: `cell ${column.name}` }, column.cell(positions[index]))));
+      const row = element(
+        "div",
+        { role: "row", class: "row", "aria-rowindex": index + 2 },
+        columns.map((column) =>
+          element("div", { role: "cell", class: `cell ${column.name}` }, column.cell(positions[index])),
+        ),
+      );
       row.style.transform = `translateY(${shift + (index - first) * rowPx}px)`;
       rows.push(row);
     }

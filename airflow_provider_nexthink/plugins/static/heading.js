@@ -17,9 +17,21 @@ export function heading(query, refresh) {
   const view = query.get("view") ?? "";
   const common = shared(query);
   const kept = { ...common, view };
-  const period = element("select", { "aria-label": "Period", onchange: (event) => go({ ...Object.fromEntries(query), days: event.target.value, page: "" }) });
-  for (const [value, label] of Object.entries(PERIODS)) period.append(element("option", { value, selected: value === common.days }, label));
-  const device = element("input", { type: "search", name: "q", value: view === "find" ? (query.get("q") ?? "") : "", placeholder: "Find a device", "aria-label": "Find a device by name or uid", autocomplete: "off", spellcheck: "false" });
+  const period = element("select", {
+    "aria-label": "Period",
+    onchange: (event) => go({ ...Object.fromEntries(query), days: event.target.value, page: "" }),
+  });
+  for (const [value, label] of Object.entries(PERIODS))
+    period.append(element("option", { value, selected: value === common.days }, label));
+  const device = element("input", {
+    type: "search",
+    name: "q",
+    value: view === "find" ? (query.get("q") ?? "") : "",
+    placeholder: "Find a device",
+    "aria-label": "Find a device by name or uid",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   const find = (event) => {
     event.preventDefault();
     if (device.value.trim()) go({ ...common, view: "find", q: device.value.trim() });
@@ -28,8 +40,20 @@ export function heading(query, refresh) {
     "header",
     { class: "heading" },
     element("h1", {}, "Nexthink deletions"),
-    element("nav", { class: "tabs", "aria-label": "Views" }, Object.entries(TABS).map(([name, label]) => element("a", { href: href({ ...common, view: name }), "aria-current": name === view && "page" }, label))),
-    common.dag_id && element("a", { class: "tag", href: href({ ...kept, dag_id: "" }), "aria-label": `Only ${common.dag_id}: show all Dags` }, common.dag_id, element("span", { "aria-hidden": "true" }, " ×")),
+    element(
+      "nav",
+      { class: "tabs", "aria-label": "Views" },
+      Object.entries(TABS).map(([name, label]) =>
+        element("a", { href: href({ ...common, view: name }), "aria-current": name === view && "page" }, label),
+      ),
+    ),
+    common.dag_id &&
+      element(
+        "a",
+        { class: "tag", href: href({ ...kept, dag_id: "" }), "aria-label": `Only ${common.dag_id}: show all Dags` },
+        common.dag_id,
+        element("span", { "aria-hidden": "true" }, " ×"),
+      ),
     element("span", { class: "grow" }),
     element("form", { class: "find", role: "search", onsubmit: find }, device),
     period,

@@ -4,7 +4,11 @@ import { ApiError, approvalAddress, get, list, xcom } from "./airflow.js";
 import { isQuarantine, isReconcile, isSummary, keyOf, toRun, wasRun } from "./run.js";
 
 // Subclasses are found by their summary.
-const DELETIONS = ["NexthinkDeleteDevicesOperator", "SqlToNexthinkDeleteDevicesOperator", "_NexthinkDeleteDevicesDecoratedOperator"];
+const DELETIONS = [
+  "NexthinkDeleteDevicesOperator",
+  "SqlToNexthinkDeleteDevicesOperator",
+  "_NexthinkDeleteDevicesDecoratedOperator",
+];
 const LEDGER = ["NexthinkReconcileOperator", "NexthinkQuarantineOperator"];
 const MAX_ENTRIES = 2000;
 const MAX_RUNS = 200;
@@ -36,7 +40,11 @@ async function readRuns(days, dagId, signal, progress) {
   const { read, unreadable, unread } = await readSummaries(found, signal);
   const waiting = approvalsByRun(approvals);
   const runs = read
-    .filter(({ instance, summary }) => isSummary(summary) || (summary === null && instance && DELETIONS.includes(instance.operator) && wasRun(instance)))
+    .filter(
+      ({ instance, summary }) =>
+        isSummary(summary) ||
+        (summary === null && instance && DELETIONS.includes(instance.operator) && wasRun(instance)),
+    )
     .map((each) => toRun({ ...each, approval: isPlan(each.summary) ? (waiting.get(dagRunKey(each)) ?? null) : null }))
     .filter((run) => run.when === null || Date.parse(run.when) >= Date.parse(since) || run.state === "running")
     .sort((one, other) => Date.parse(other.when) - Date.parse(one.when));
@@ -51,7 +59,13 @@ async function readRuns(days, dagId, signal, progress) {
 
 async function listInstances(all, since, signal) {
   const parameters = { operator: [...DELETIONS, ...LEDGER], start_date_gte: since, order_by: "-start_date" };
-  const { entries, total } = await list(`${all}/taskInstances`, "task_instances", parameters, { most: MAX_ENTRIES }, signal);
+  const { entries, total } = await list(
+    `${all}/taskInstances`,
+    "task_instances",
+    parameters,
+    { most: MAX_ENTRIES },
+    signal,
+  );
   return { entries, isCut: entries.length < total };
 }
 
@@ -61,7 +75,13 @@ async function listSummaries(all, since, signal) {
   const from = Date.parse(since);
   const times = (page) => page.map(({ timestamp }) => Date.parse(timestamp));
   const isOlder = (page) => times(page).every((time, at, every) => time < from && (at === 0 || time <= every[at - 1]));
-  const { entries, total } = await list(`${all}/taskInstances/~/xcomEntries`, "xcom_entries", parameters, { most: MAX_ENTRIES, enough: isOlder }, signal);
+  const { entries, total } = await list(
+    `${all}/taskInstances/~/xcomEntries`,
+    "xcom_entries",
+    parameters,
+    { most: MAX_ENTRIES, enough: isOlder },
+    signal,
+  );
   return { entries: entries.filter(({ timestamp }) => Date.parse(timestamp) >= from), isCut: entries.length < total };
 }
 
@@ -77,7 +97,8 @@ async function listApprovals(all, signal) {
 // One {instance, entry} for each task instance that is in either list, the newest first.
 function merge(instances, entries) {
   const found = new Map();
-  for (const instance of instances) found.set(keyOf({ ...instance, run_id: instance.dag_run_id }), { instance, entry: null });
+  for (const instance of instances)
+    found.set(keyOf({ ...instance, run_id: instance.dag_run_id }), { instance, entry: null });
   for (const entry of entries) {
     const key = keyOf(entry);
     found.set(key, { instance: found.get(key)?.instance ?? null, entry });
@@ -116,7 +137,8 @@ async function readSummaries(found, signal) {
   return { read, unreadable, unread: found.length - next };
 }
 
-const dagRunKey = ({ instance, entry }) => JSON.stringify([entry?.dag_id ?? instance.dag_id, entry?.run_id ?? instance.dag_run_id]);
+const dagRunKey = ({ instance, entry }) =>
+  JSON.stringify([entry?.dag_id ?? instance.dag_id, entry?.run_id ?? instance.dag_run_id]);
 const isPlan = (summary) => isSummary(summary) && summary.dry_run === true;
 
 function approvalsByRun(details) {
@@ -131,7 +153,9 @@ function approvalsByRun(details) {
 
 function newestOfEachTask(read) {
   const newest = new Map();
-  for (const { entry, summary } of [...read].sort((one, other) => (one.entry.timestamp < other.entry.timestamp ? -1 : 1))) {
+  for (const { entry, summary } of [...read].sort((one, other) =>
+    one.entry.timestamp < other.entry.timestamp ? -1 : 1,
+  )) {
     newest.set(JSON.stringify([entry.dag_id, entry.task_id, summary.list_name ?? entry.map_index]), { entry, summary });
   }
   return [...newest.values()];

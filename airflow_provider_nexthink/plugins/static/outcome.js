@@ -32,7 +32,8 @@ export async function showOutcome(body, query, signal) {
   const comparison = element("div", { class: "comparison-place" });
   const content = element("div", { class: "outcome" });
   body.replaceChildren(heading(entry, run), facts(run), ...[banner(run)].filter(Boolean), comparison, content);
-  if (run.summary && Number.isFinite(run.summary.requested) && run.total > 0) await showRows(content, run, query, signal);
+  if (run.summary && Number.isFinite(run.summary.requested) && run.total > 0)
+    await showRows(content, run, query, signal);
   showComparison(comparison, run, findRuns(entry, signal), signal);
 }
 
@@ -68,7 +69,10 @@ function heading(entry, run = null) {
 function facts(run) {
   const { summary } = run;
   const limits = limitsOf(run).map(([label, value]) => `${label}: ${[value].flat().join(", ")}`);
-  const requests = summary && !summary.dry_run && `${number(summary.requests ?? 0)}${summary.retries ? `, ${number(summary.retries)} of them retries` : ""}`;
+  const requests =
+    summary &&
+    !summary.dry_run &&
+    `${number(summary.requests ?? 0)}${summary.retries ? `, ${number(summary.retries)} of them retries` : ""}`;
   const values = {
     Tenant: run.tenant,
     Started: time(run.when) && `${time(run.when)} ${zoneLabel(new Date(run.when))}`,
@@ -86,8 +90,22 @@ function facts(run) {
     { class: "facts" },
     element("span", { class: `state-badge ${run.state}` }, STATES[run.state]),
     run.is_dry && element("span", { class: "badge" }, "dry run: nothing was sent"),
-    element("dl", {}, pairs.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, String(value))))),
-    limits.length > 0 && element("details", {}, element("summary", {}, "Limits and exclusions"), element("ul", {}, limits.map((each) => element("li", {}, each)))),
+    element(
+      "dl",
+      {},
+      pairs.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, String(value)))),
+    ),
+    limits.length > 0 &&
+      element(
+        "details",
+        {},
+        element("summary", {}, "Limits and exclusions"),
+        element(
+          "ul",
+          {},
+          limits.map((each) => element("li", {}, each)),
+        ),
+      ),
   );
 }
 
@@ -110,7 +128,11 @@ async function showRows(content, run, query, signal) {
   const rows = run.summary.requested;
   if (rows > CONFIRM_ROWS && !(await confirmed(content, rows))) return;
   content.replaceChildren(loading(`Loading ${plural(rows, "row")}`));
-  const options = { chosen: new Set((query.get("status") ?? "").split(",").filter(Boolean)), text: query.get("q") ?? "", onChange: change };
+  const options = {
+    chosen: new Set((query.get("status") ?? "").split(",").filter(Boolean)),
+    text: query.get("q") ?? "",
+    onChange: change,
+  };
   const table = await readTable(run, "return_value", signal);
   if (table) {
     content.replaceChildren(...showTable(run, table, options));
@@ -131,7 +153,17 @@ function confirmed(content, rows) {
   return new Promise((resolve) => {
     const load = element("button", { type: "button", class: "primary", onclick: () => resolve(true) }, "Load it");
     content.replaceChildren(
-      element("div", { class: "state" }, element("h2", {}, `A table of ${number(rows)} rows`), element("p", {}, "Loading it may take a while. With results_path, the task writes the table to a file as well."), load),
+      element(
+        "div",
+        { class: "state" },
+        element("h2", {}, `A table of ${number(rows)} rows`),
+        element(
+          "p",
+          {},
+          "Loading it may take a while. With results_path, the task writes the table to a file as well.",
+        ),
+        load,
+      ),
     );
   });
 }

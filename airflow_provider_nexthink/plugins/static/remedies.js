@@ -14,18 +14,31 @@ const OF_THE_LIST = [
 
 // For rows that were not sent, or without a clear response.
 const OF_THE_REQUEST = [
-  [/\b407\b|proxy/i, "A proxy between Airflow and Nexthink refuses: check proxy and verify on the connection, then run these again."],
-  [/\b401\b|token/i, "The credential was refused: check Client ID and Client secret of the connection, then run these again."],
-  [/\b403\b/, "The API credential lacks a permission: in Nexthink, tick Data management on it, then run these again. See Troubleshooting."],
+  [
+    /\b407\b|proxy/i,
+    "A proxy between Airflow and Nexthink refuses: check proxy and verify on the connection, then run these again.",
+  ],
+  [
+    /\b401\b|token/i,
+    "The credential was refused: check Client ID and Client secret of the connection, then run these again.",
+  ],
+  [
+    /\b403\b/,
+    "The API credential lacks a permission: in Nexthink, tick Data management on it, then run these again. See Troubleshooting.",
+  ],
   [/\b404\b/, "Nexthink does not know this address: check the instance and the region of the connection."],
   [/\b429\b/, "Nexthink was asked too often: lower requests_per_second or max_concurrency, then run these again."],
-  [/policy|deletions are off/i, "The policy on the connection has stopped the run: ask who looks after the connection."],
+  [
+    /policy|deletions are off/i,
+    "The policy on the connection has stopped the run: ask who looks after the connection.",
+  ],
 ];
 
 const BY_STATUS = {
   INVALID: "The uid is malformed: take it from Nexthink's own inventory. See the page Which uid.",
   REJECTED: "It cannot be sent as it stands: correct the row in the list.",
-  FAILED: "Nexthink could not schedule it. Run these again later; if it stays so, give the request id to Nexthink's support.",
+  FAILED:
+    "Nexthink could not schedule it. Run these again later; if it stays so, give the request id to Nexthink's support.",
   UNKNOWN: `It is not known whether Nexthink has queued it. ${RUN_AGAIN}`,
   NOT_SENT: "The run ended before its turn. Run these again once the cause is gone.",
 };
@@ -33,7 +46,8 @@ const BY_STATUS = {
 // {reason, remedy}: the reason in the words of the table, and what to do about it.
 export function remedyOf({ status, reason }) {
   const text = reason ?? "";
-  const table = { INVALID: OF_THE_LIST, REJECTED: OF_THE_LIST, NOT_SENT: OF_THE_REQUEST, UNKNOWN: OF_THE_REQUEST }[status] ?? [];
+  const table =
+    { INVALID: OF_THE_LIST, REJECTED: OF_THE_LIST, NOT_SENT: OF_THE_REQUEST, UNKNOWN: OF_THE_REQUEST }[status] ?? [];
   const found = table.find(([pattern]) => pattern.test(text));
   return { reason: text ? `${status}: ${text}` : status, remedy: found?.[1] ?? BY_STATUS[status] ?? "" };
 }
@@ -42,8 +56,10 @@ const BY_ERROR = {
   NexthinkGuardError: "If that many are meant, raise the limit; else shorten the list, and run it again.",
   NexthinkPolicyError: "The policy on the connection forbids it: ask who looks after the connection.",
   NexthinkInputError: "Correct the list or the option, and run the task again: a retry by itself changes nothing.",
-  NexthinkAuthenticationError: "Check Client ID and Client secret of the connection; its Test button tells whether they work.",
-  NexthinkPermissionError: "In Nexthink, Administration > API credentials, tick Data management on the credential. See Troubleshooting.",
+  NexthinkAuthenticationError:
+    "Check Client ID and Client secret of the connection; its Test button tells whether they work.",
+  NexthinkPermissionError:
+    "In Nexthink, Administration > API credentials, tick Data management on the credential. See Troubleshooting.",
   NexthinkProxyError: "Check proxy and verify on the connection, or ask who looks after the proxy.",
   NexthinkStoppedError: "The try was stopped. Run the task again: devices that were scheduled are not sent twice.",
   NexthinkTryOverError: "Another try has taken its place, or it was cleared: look at that one.",

@@ -78,7 +78,8 @@ function followOuter(outer) {
 }
 
 function onClick(event) {
-  if (event.defaultPrevented || event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (event.defaultPrevented || event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)
+    return;
   const search = event.target.closest?.("a[href^='?']")?.getAttribute("href");
   if (!search) return;
   event.preventDefault();

@@ -16,14 +16,25 @@ export const STATES = {
 export const KINDS = { real: "Real runs", dry: "Dry runs", all: "Real and dry runs" };
 
 const GUARDS = ["NexthinkGuardError", "NexthinkPolicyError"];
-const UNFINISHED = ["running", "queued", "scheduled", "deferred", "awaiting_input", "restarting", "up_for_retry", "up_for_reschedule"];
+const UNFINISHED = [
+  "running",
+  "queued",
+  "scheduled",
+  "deferred",
+  "awaiting_input",
+  "restarting",
+  "up_for_retry",
+  "up_for_reschedule",
+];
 const NOT_RUN = ["skipped", "removed", null];
 
-export const keyOf = ({ dag_id, run_id, task_id, map_index }) => JSON.stringify([dag_id, run_id, task_id, map_index ?? -1]);
+export const keyOf = ({ dag_id, run_id, task_id, map_index }) =>
+  JSON.stringify([dag_id, run_id, task_id, map_index ?? -1]);
 
 // Every deletion pushes an XCom "summary". Other operators may use that key too.
 const isMapping = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-export const isSummary = (value) => isMapping(value) && "requested" in value && "SCHEDULED" in value && "dry_run" in value;
+export const isSummary = (value) =>
+  isMapping(value) && "requested" in value && "SCHEDULED" in value && "dry_run" in value;
 export const isReconcile = (value) => isMapping(value) && Array.isArray(value.by_week) && "looked_at" in value;
 export const isQuarantine = (value) => isMapping(value) && "list_name" in value && "waiting" in value;
 
@@ -88,10 +99,14 @@ export function explainState(run) {
   const error = summary?.error;
   switch (state) {
     case "blocked":
-      if (error.planned !== undefined) return `${format.format(error.planned)} devices, limit ${format.format(error.limit)}: nothing sent`;
+      if (error.planned !== undefined)
+        return `${format.format(error.planned)} devices, limit ${format.format(error.limit)}: nothing sent`;
       return `${error.message ?? "A guard stopped it"}`;
     case "failed":
-      if (summary === null) return airflow_state === "upstream_failed" ? "A task before it failed: nothing sent" : "What was sent is not known here: see the log";
+      if (summary === null)
+        return airflow_state === "upstream_failed"
+          ? "A task before it failed: nothing sent"
+          : "What was sent is not known here: see the log";
       return sentNothing(summary) ? `Nothing sent: ${error.message}` : error.message;
     case "running":
       return airflow_state === "up_for_retry" ? "Waiting for its retry" : airflow_state.replaceAll("_", " ");
@@ -132,7 +147,9 @@ export function sorted(runs, order) {
   const [descending, name] = order.startsWith("-") ? [-1, order.slice(1)] : [1, order];
   const value = SORT_KEYS[name] ?? SORT_KEYS.when;
   const compare = (one, other) => (value(one) < value(other) ? -1 : Number(value(one) > value(other)));
-  return [...runs].sort((one, other) => descending * compare(one, other) || SORT_KEYS.when(other) - SORT_KEYS.when(one));
+  return [...runs].sort(
+    (one, other) => descending * compare(one, other) || SORT_KEYS.when(other) - SORT_KEYS.when(one),
+  );
 }
 
 // The sums over real runs; nothing of a dry run is in them.
@@ -152,7 +169,14 @@ export function totalsOf(runs) {
 // The dry run before a real one: the newest of the same Dag run, or of the same task and tenant with no real run between.
 export function dryRunOf(run, runs) {
   if (run.is_dry || !run.summary) return null;
-  const before = runs.filter((other) => other.key !== run.key && other.summary && other.tenant === run.tenant && other.dag_id === run.dag_id && Date.parse(other.when) < Date.parse(run.when));
+  const before = runs.filter(
+    (other) =>
+      other.key !== run.key &&
+      other.summary &&
+      other.tenant === run.tenant &&
+      other.dag_id === run.dag_id &&
+      Date.parse(other.when) < Date.parse(run.when),
+  );
   const newest = (candidates) => sorted(candidates, "-when")[0] ?? null;
   const inDagRun = newest(before.filter((other) => other.is_dry && other.run_id === run.run_id));
   if (inDagRun) return inDagRun;
@@ -161,14 +185,18 @@ export function dryRunOf(run, runs) {
 }
 
 // The real run that followed a dry one; null if there is none.
-export const realRunOf = (dry, runs) => sorted(runs, "when").find((run) => !run.is_dry && dryRunOf(run, runs)?.key === dry.key) ?? null;
+export const realRunOf = (dry, runs) =>
+  sorted(runs, "when").find((run) => !run.is_dry && dryRunOf(run, runs)?.key === dry.key) ?? null;
 
 // Who started a run: a person, the schedule...
 export function whoOf(run) {
   const by = run.summary?.triggered_by;
   if (by) return by;
   const kind = run.run_id.split("__")[0];
-  return { scheduled: "schedule", backfill: "backfill", asset_triggered: "asset", manual: "not recorded" }[kind] ?? "not recorded";
+  return (
+    { scheduled: "schedule", backfill: "backfill", asset_triggered: "asset", manual: "not recorded" }[kind] ??
+    "not recorded"
+  );
 }
 
 // The limits of a run as pairs of words and values, only those that are set.
@@ -189,5 +217,8 @@ export function limitsOf(run) {
   };
   return Object.entries(named)
     .map(([name, label]) => [label, limits[name]])
-    .filter(([, value]) => value !== null && value !== undefined && value !== false && !(Array.isArray(value) && value.length === 0));
+    .filter(
+      ([, value]) =>
+        value !== null && value !== undefined && value !== false && !(Array.isArray(value) && value.length === 0),
+    );
 }

@@ -46,15 +46,32 @@ function overview({ runs, notices }, query) {
     ];
   }
   const chosen = filtersOf(query);
-  const shown = sorted(runs.filter((run) => isShown(run, chosen)), chosen.sort);
-  const content = shown.length > 0 ? [chartCard(shown), table(shown, runs, chosen, query)] : [empty("No run matches.", "Choose other filters.")];
-  return [...shownNotices, tiles(runs.filter((run) => isShown(run, { ...chosen, state: "", kind: "all" })), query), filters(runs, chosen, query), ...content];
+  const shown = sorted(
+    runs.filter((run) => isShown(run, chosen)),
+    chosen.sort,
+  );
+  const content =
+    shown.length > 0
+      ? [chartCard(shown), table(shown, runs, chosen, query)]
+      : [empty("No run matches.", "Choose other filters.")];
+  return [
+    ...shownNotices,
+    tiles(
+      runs.filter((run) => isShown(run, { ...chosen, state: "", kind: "all" })),
+      query,
+    ),
+    filters(runs, chosen, query),
+    ...content,
+  ];
 }
 
 function noticesOf({ more, unreadable }, count) {
   const found = [];
   if (more) found.push(`Only the newest ${plural(count, "run")} of this period are shown: choose a shorter period.`);
-  if (unreadable) found.push(`${plural(unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`);
+  if (unreadable)
+    found.push(
+      `${plural(unreadable, "run")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`,
+    );
   return found;
 }
 
@@ -74,26 +91,46 @@ const changed = (query, values) => ({ ...Object.fromEntries(query), page: "", ..
 function tiles(runs, query) {
   const totals = totalsOf(runs);
   const withAttention = runs.filter((run) => !run.is_dry && run.counts.attention > 0).length;
-  const open = runs.filter((run) => ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval")).length;
+  const open = runs.filter(
+    (run) => ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval"),
+  ).length;
   const { days, dag_id } = shared(query);
   const tile = (label, value, hint, { tone = "", to = null } = {}) =>
-    element(to ? "a" : "div", { class: `tile ${tone}`, href: to }, element("span", { class: "label" }, label), element("b", {}, number(value)), element("span", { class: "hint" }, hint));
+    element(
+      to ? "a" : "div",
+      { class: `tile ${tone}`, href: to },
+      element("span", { class: "label" }, label),
+      element("b", {}, number(value)),
+      element("span", { class: "hint" }, hint),
+    );
   return element(
     "section",
     { class: "tiles", "aria-label": "Totals of the real runs" },
     tile("Scheduled", totals.scheduled, `deletions queued by Nexthink, in ${plural(totals.runs, "real run")}`),
-    tile("Runs to look at", withAttention + open, `${number(withAttention)} with devices that need attention, ${number(open)} blocked, failed or awaiting approval`, {
-      tone: withAttention + open ? "warn" : "",
-      to: href({ view: "attention", days, dag_id }),
-    }),
-    tile("Blocked", totals.blocked, `devices in ${plural(totals.blocked_runs, "run")} that a guard stopped; nothing was sent`),
+    tile(
+      "Runs to look at",
+      withAttention + open,
+      `${number(withAttention)} with devices that need attention, ${number(open)} blocked, failed or awaiting approval`,
+      {
+        tone: withAttention + open ? "warn" : "",
+        to: href({ view: "attention", days, dag_id }),
+      },
+    ),
+    tile(
+      "Blocked",
+      totals.blocked,
+      `devices in ${plural(totals.blocked_runs, "run")} that a guard stopped; nothing was sent`,
+    ),
     tile("Kept back", totals.kept, "rows that an exclusion matched, or that were in the list twice"),
   );
 }
 
 function filters(runs, chosen, query) {
   const select = (label, name, options, value) => {
-    const node = element("select", { "aria-label": label, onchange: (event) => go(changed(query, { [name]: event.target.value })) });
+    const node = element("select", {
+      "aria-label": label,
+      onchange: (event) => go(changed(query, { [name]: event.target.value })),
+    });
     for (const [each, text] of options) node.append(element("option", { value: each, selected: each === value }, text));
     return node;
   };
@@ -105,8 +142,18 @@ function filters(runs, chosen, query) {
     { class: "tools", role: "group", "aria-label": "Filters" },
     select("Kind", "kind", Object.entries(KINDS), chosen.kind),
     select("State", "state", [["", "All states"], ...states], chosen.state),
-    select("Dag", "dag_id", [["", "All Dags"], ...distinct((run) => run.dag_id).map((each) => [each, each])], chosen.dag_id),
-    select("Tenant", "tenant", [["", "All tenants"], ...distinct((run) => run.tenant).map((each) => [each, each])], chosen.tenant),
+    select(
+      "Dag",
+      "dag_id",
+      [["", "All Dags"], ...distinct((run) => run.dag_id).map((each) => [each, each])],
+      chosen.dag_id,
+    ),
+    select(
+      "Tenant",
+      "tenant",
+      [["", "All tenants"], ...distinct((run) => run.tenant).map((each) => [each, each])],
+      chosen.tenant,
+    ),
   );
 }
 
@@ -128,7 +175,9 @@ export const outcomeAddress = ({ dag_id, run_id, task_id, map_index }) => href({
 function table(shown, all, chosen, query) {
   const pages = Math.max(1, Math.ceil(shown.length / PAGE_ROWS));
   const at = Math.min(chosen.page, pages);
-  const groups = GROUPS.filter(({ id }) => id !== "blocked" && (id !== "planned" || shown.some((run) => run.counts.planned)));
+  const groups = GROUPS.filter(
+    ({ id }) => id !== "blocked" && (id !== "planned" || shown.some((run) => run.counts.planned)),
+  );
   const columns = [
     ["when", "Started"],
     ["state", "State"],
@@ -143,7 +192,12 @@ function table(shown, all, chosen, query) {
   return element(
     "section",
     { class: "card flush" },
-    element("table", { class: "run-table", "aria-label": "Runs" }, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows)),
+    element(
+      "table",
+      { class: "run-table", "aria-label": "Runs" },
+      element("thead", {}, element("tr", {}, head)),
+      element("tbody", {}, rows),
+    ),
     pages > 1 && pager(at, pages, shown.length, query),
   );
 }
@@ -151,28 +205,72 @@ function table(shown, all, chosen, query) {
 function headCell(name, label, isFigure, sort, query) {
   const isSorted = name !== null && sort.replace("-", "") === name;
   const descending = isSorted && sort.startsWith("-");
-  const next = isSorted ? (descending ? name : `-${name}`) : ["state", "dag", "tenant"].includes(name) ? name : `-${name}`;
-  const link = name === null ? label : element("a", { href: href(changed(query, { sort: next === "-when" ? "" : next })) }, label, isSorted && element("span", { "aria-hidden": "true" }, descending ? " ↓" : " ↑"));
-  return element("th", { scope: "col", class: isFigure && "figure", "aria-sort": isSorted && (descending ? "descending" : "ascending") }, link);
+  const next = isSorted
+    ? descending
+      ? name
+      : `-${name}`
+    : ["state", "dag", "tenant"].includes(name)
+      ? name
+      : `-${name}`;
+  const link =
+    name === null
+      ? label
+      : element(
+          "a",
+          { href: href(changed(query, { sort: next === "-when" ? "" : next })) },
+          label,
+          isSorted && element("span", { "aria-hidden": "true" }, descending ? " ↓" : " ↑"),
+        );
+  return element(
+    "th",
+    { scope: "col", class: isFigure && "figure", "aria-sort": isSorted && (descending ? "descending" : "ascending") },
+    link,
+  );
 }
 
 function row(run, all, groups) {
   const dry = dryRunOf(run, all);
-  const figure = (value, tone, label) => element("td", { class: `figure ${value ? `text-${tone}` : "zero"}`, "data-label": label }, number(value));
+  const figure = (value, tone, label) =>
+    element("td", { class: `figure ${value ? `text-${tone}` : "zero"}`, "data-label": label }, number(value));
   const why = run.summary?.reason;
   return element(
     "tr",
     { class: `state-${run.state}` },
-    element("td", { class: "when", "data-label": "Started" }, element("a", { href: outcomeAddress(run) }, time(run.when) || "not started")),
-    element("td", { "data-label": "State" }, stateBadge(run), run.is_dry && element("span", { class: "badge" }, "dry run"), explanation(run)),
-    element("td", { "data-label": "Task" }, element("span", { class: "dag" }, run.dag), element("span", { class: "hint" }, run.task, run.map_index >= 0 && ` [${run.label ?? run.map_index}]`)),
+    element(
+      "td",
+      { class: "when", "data-label": "Started" },
+      element("a", { href: outcomeAddress(run) }, time(run.when) || "not started"),
+    ),
+    element(
+      "td",
+      { "data-label": "State" },
+      stateBadge(run),
+      run.is_dry && element("span", { class: "badge" }, "dry run"),
+      explanation(run),
+    ),
+    element(
+      "td",
+      { "data-label": "Task" },
+      element("span", { class: "dag" }, run.dag),
+      element("span", { class: "hint" }, run.task, run.map_index >= 0 && ` [${run.label ?? run.map_index}]`),
+    ),
     element("td", { "data-label": "Tenant" }, run.tenant ?? ""),
-    element("td", { class: "why", "data-label": "Who and why" }, element("span", {}, whoOf(run)), why && element("span", { class: "hint", title: why }, why)),
+    element(
+      "td",
+      { class: "why", "data-label": "Who and why" },
+      element("span", {}, whoOf(run)),
+      why && element("span", { class: "hint", title: why }, why),
+    ),
     element(
       "td",
       { class: "figure", "data-label": "Devices" },
       number(run.total),
-      dry && element("a", { class: "hint", href: outcomeAddress(dry), title: "The dry run before it" }, `planned ${number(dry.counts.planned)}`),
+      dry &&
+        element(
+          "a",
+          { class: "hint", href: outcomeAddress(dry), title: "The dry run before it" },
+          `planned ${number(dry.counts.planned)}`,
+        ),
     ),
     groups.map(({ id, label }) => figure(run.counts[id], id, label)),
   );
@@ -183,10 +281,23 @@ const stateBadge = (run) => element("span", { class: `state-badge ${run.state}` 
 function explanation(run) {
   const text = explainState(run);
   if (!text) return null;
-  return element("span", { class: "hint explanation", title: text }, run.state === "approval" ? element("a", inAirflow(run.approval.address), text) : text);
+  return element(
+    "span",
+    { class: "hint explanation", title: text },
+    run.state === "approval" ? element("a", inAirflow(run.approval.address), text) : text,
+  );
 }
 
 function pager(at, pages, count, query) {
-  const to = (page, label) => (page < 1 || page > pages ? element("span", { class: "zero" }, label) : element("a", { href: href(changed(query, { page: page === 1 ? "" : page })) }, label));
-  return element("nav", { class: "pager", "aria-label": "Pages" }, to(at - 1, "Previous"), element("span", {}, `Page ${number(at)} of ${number(pages)}, ${plural(count, "run")}`), to(at + 1, "Next"));
+  const to = (page, label) =>
+    page < 1 || page > pages
+      ? element("span", { class: "zero" }, label)
+      : element("a", { href: href(changed(query, { page: page === 1 ? "" : page })) }, label);
+  return element(
+    "nav",
+    { class: "pager", "aria-label": "Pages" },
+    to(at - 1, "Previous"),
+    element("span", {}, `Page ${number(at)} of ${number(pages)}, ${plural(count, "run")}`),
+    to(at + 1, "Next"),
+  );
 }

@@ -18,7 +18,10 @@ export async function showSeats(body, query, signal) {
     const found = await loadRuns(shared(query), { signal, again });
     if (!signal.aborted) content.replaceChildren(...seats(found, query));
   };
-  body.replaceChildren(heading(query, () => show(true)), content);
+  body.replaceChildren(
+    heading(query, () => show(true)),
+    content,
+  );
   await show(false);
 }
 
@@ -28,7 +31,11 @@ function seats({ reconciles, quarantines }, query) {
   const tenant = tenants.includes(query.get("tenant")) ? query.get("tenant") : "";
   const looks = all.filter((look) => tenant === "" || look.tenant === tenant);
   const content = looks.length > 0 ? [tiles(looks), ...looks.map(lookCard), chartCard(weeksOf(looks))] : [nothing()];
-  return [tenants.length > 1 && tenantFilter(tenants, tenant, query), ...content, quarantines.length > 0 && quarantineCard(quarantines)].filter(Boolean);
+  return [
+    tenants.length > 1 && tenantFilter(tenants, tenant, query),
+    ...content,
+    quarantines.length > 0 && quarantineCard(quarantines),
+  ].filter(Boolean);
 }
 
 const nothing = () =>
@@ -40,14 +47,26 @@ const nothing = () =>
 
 function tenantFilter(tenants, chosen, query) {
   const choose = (event) => go({ ...Object.fromEntries(query), tenant: event.target.value });
-  const select = element("select", { "aria-label": "Tenant", onchange: choose }, element("option", { value: "" }, "All tenants"));
-  for (const each of tenants) select.append(element("option", { value: each, selected: each === chosen }, each || "not named"));
+  const select = element(
+    "select",
+    { "aria-label": "Tenant", onchange: choose },
+    element("option", { value: "" }, "All tenants"),
+  );
+  for (const each of tenants)
+    select.append(element("option", { value: each, selected: each === chosen }, each || "not named"));
   return element("div", { class: "tools" }, select);
 }
 
 function tiles(looks) {
   const sum = (name) => looks.reduce((total, { summary }) => total + (Number(summary[name]) || 0), 0);
-  const tile = (label, value, hint) => element("div", { class: "tile" }, element("span", { class: "label" }, label), element("b", {}, number(value)), element("span", { class: "hint" }, hint));
+  const tile = (label, value, hint) =>
+    element(
+      "div",
+      { class: "tile" },
+      element("span", { class: "label" }, label),
+      element("b", {}, number(value)),
+      element("span", { class: "hint" }, hint),
+    );
   return element(
     "section",
     { class: "tiles", "aria-label": "Seats" },
@@ -62,12 +81,19 @@ function tiles(looks) {
 function lookCard({ tenant, entry, summary }) {
   const warnings = [];
   if (Date.now() - Date.parse(summary.looked_at) > OLD_MS) warnings.push("The latest look is older than three days.");
-  if (summary.looks_too_young) warnings.push("The ledger knows less than it did once: was it restored from an older backup, or replaced?");
+  if (summary.looks_too_young)
+    warnings.push("The ledger knows less than it did once: was it restored from an older backup, or replaced?");
   return element(
     "section",
     { class: "card look" },
     element("h2", {}, tenant || "Tenant"),
-    element("p", {}, "Latest look: ", element("a", inAirflow(taskAddress(entry)), time(summary.looked_at)), ` ${zoneLabel()}, ${plural(summary.devices, "device")} in the inventory.`),
+    element(
+      "p",
+      {},
+      "Latest look: ",
+      element("a", inAirflow(taskAddress(entry)), time(summary.looked_at)),
+      ` ${zoneLabel()}, ${plural(summary.devices, "device")} in the inventory.`,
+    ),
     summary.quota && quotaBar(summary.quota),
     warnings.map((text) => element("p", { class: "notice" }, text)),
   );
@@ -87,17 +113,41 @@ function chartCard(weeks) {
   new ResizeObserver(() => canvas.replaceChildren(chart(weeks, Math.max(280, canvas.clientWidth)))).observe(canvas);
   const columns = ["Week", "Scheduled", "Gone", "Returned", "Net", "Net in all"];
   const names = ["scheduled", "gone", "returned", "net", "cumulative"];
-  const row = (each) => element("tr", {}, element("th", { scope: "row" }, each.week), names.map((name) => element("td", { class: "figure" }, number(each[name]))));
+  const row = (each) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, each.week),
+      names.map((name) => element("td", { class: "figure" }, number(each[name]))),
+    );
   return element(
     "section",
     { class: "card" },
     element("h2", {}, "Seats by week (UTC)"),
-    element("ul", { class: "legend" }, element("li", {}, element("span", { class: "swatch fill-scheduled" }), "Gone"), element("li", {}, element("span", { class: "swatch fill-attention" }), "Returned")),
+    element(
+      "ul",
+      { class: "legend" },
+      element("li", {}, element("span", { class: "swatch fill-scheduled" }), "Gone"),
+      element("li", {}, element("span", { class: "swatch fill-attention" }), "Returned"),
+    ),
     canvas,
     element(
       "div",
       { class: "weeks" },
-      element("table", { "aria-label": "Seats by week" }, element("thead", {}, element("tr", {}, columns.map((label, at) => element("th", { scope: "col", class: at > 0 && "figure" }, label)))), element("tbody", {}, [...weeks].reverse().map(row))),
+      element(
+        "table",
+        { "aria-label": "Seats by week" },
+        element(
+          "thead",
+          {},
+          element(
+            "tr",
+            {},
+            columns.map((label, at) => element("th", { scope: "col", class: at > 0 && "figure" }, label)),
+          ),
+        ),
+        element("tbody", {}, [...weeks].reverse().map(row)),
+      ),
     ),
   );
 }
@@ -125,7 +175,12 @@ function chart(weeks, width) {
       at % every === 0 && svg("text", { x: x + bar / 2, y: HEIGHT - 6, "text-anchor": "middle" }, week),
     );
   });
-  return svg("svg", { width, height: HEIGHT, role: "img", "aria-label": "Seats by week; the table below has the figures" }, svg("g", { class: "grid" }, svg("line", { x1: 0, x2: width, y1: zero, y2: zero })), ...bars);
+  return svg(
+    "svg",
+    { width, height: HEIGHT, role: "img", "aria-label": "Seats by week; the table below has the figures" },
+    svg("g", { class: "grid" }, svg("line", { x1: 0, x2: width, y1: zero, y2: zero })),
+    ...bars,
+  );
 }
 
 function quarantineCard(quarantines) {
@@ -134,13 +189,32 @@ function quarantineCard(quarantines) {
       "tr",
       {},
       element("th", { scope: "row" }, element("a", inAirflow(taskAddress(entry)), summary.list_name)),
-      ["waiting", "due", "released"].map((name) => element("td", { class: "figure" }, number(Number(summary[name]) || 0))),
+      ["waiting", "due", "released"].map((name) =>
+        element("td", { class: "figure" }, number(Number(summary[name]) || 0)),
+      ),
       element("td", {}, summary.next_due_at ? time(summary.next_due_at) : "none"),
     );
   return element(
     "section",
     { class: "card flush" },
     element("h2", { class: "padded" }, "In quarantine"),
-    element("table", { "aria-label": "In quarantine" }, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "List"), ["Waiting", "Due in the latest run", "Released"].map((label) => element("th", { scope: "col", class: "figure" }, label)), element("th", { scope: "col" }, "Next due"))), element("tbody", {}, quarantines.map(row))),
+    element(
+      "table",
+      { "aria-label": "In quarantine" },
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          element("th", { scope: "col" }, "List"),
+          ["Waiting", "Due in the latest run", "Released"].map((label) =>
+            element("th", { scope: "col", class: "figure" }, label),
+          ),
+          element("th", { scope: "col" }, "Next due"),
+        ),
+      ),
+      element("tbody", {}, quarantines.map(row)),
+    ),
   );
 }

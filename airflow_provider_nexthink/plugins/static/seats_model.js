@@ -38,7 +38,8 @@ const WEEK_MS = 7 * 86_400_000;
 // The weeks of ISO 8601 from one to another, both included: "2026-W01"...
 export function weeksBetween(first, last) {
   const weeks = [];
-  for (let monday = mondayOf(first); weeks.at(-1) !== last && weeks.length < 1000; monday += WEEK_MS) weeks.push(weekOf(monday));
+  for (let monday = mondayOf(first); weeks.at(-1) !== last && weeks.length < 1000; monday += WEEK_MS)
+    weeks.push(weekOf(monday));
   return weeks;
 }
 

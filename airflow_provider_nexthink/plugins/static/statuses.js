@@ -15,12 +15,26 @@ export const STATUSES = {
 
 export const ACTION_REQUIRED = ["INVALID", "REJECTED", "FAILED", "UNKNOWN", "NOT_SENT"];
 
-export const COLUMNS = ["uid", "name", "status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at"];
+export const COLUMNS = [
+  "uid",
+  "name",
+  "status",
+  "reason",
+  "batch",
+  "request_id",
+  "trace_id",
+  "attempts",
+  "submitted_at"
+];
 
 // The groups of the tiles, the chart and the tables. The id is also in the class names of page.css.
 export const GROUPS = [
   { "id": "scheduled", "label": "Scheduled", "statuses": ["SCHEDULED"] },
-  { "id": "attention", "label": "Need attention", "statuses": ["INVALID", "REJECTED", "FAILED", "UNKNOWN", "NOT_SENT"] },
+  {
+    "id": "attention",
+    "label": "Need attention",
+    "statuses": ["INVALID", "REJECTED", "FAILED", "UNKNOWN", "NOT_SENT"]
+  },
   { "id": "kept", "label": "Kept back", "statuses": ["EXCLUDED", "DUPLICATE"] },
   { "id": "planned", "label": "Planned", "statuses": ["PLANNED"] },
   { "id": "blocked", "label": "Blocked", "statuses": [] }

@@ -44,7 +44,12 @@ export function columnsOf(value) {
     if (value.some((row) => row === null || typeof row !== "object" || !("status" in row))) return null;
     return Object.fromEntries(COLUMNS.map((column) => [column, value.map((row) => row[column])]));
   }
-  if (value === null || typeof value !== "object" || !["uid", "name", "status"].every((column) => Array.isArray(value[column]))) return null;
+  if (
+    value === null ||
+    typeof value !== "object" ||
+    !["uid", "name", "status"].every((column) => Array.isArray(value[column]))
+  )
+    return null;
   return Object.fromEntries(COLUMNS.map((column) => [column, value[column] ?? []]));
 }
 

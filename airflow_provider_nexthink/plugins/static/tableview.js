@@ -16,22 +16,41 @@ const SHOWN_REASONS = 4;
 export function showTable(run, table, { chosen, text, onChange }) {
   const size = table.status.length;
   const at = (row, column) => table[column][row];
-  if (size === 0) return [empty("No rows", run.summary.requested ? "No device needs attention." : "The list was empty: there was nothing to delete.")];
+  if (size === 0)
+    return [
+      empty(
+        "No rows",
+        run.summary.requested ? "No device needs attention." : "The list was empty: there was nothing to delete.",
+      ),
+    ];
   const all = Array.from({ length: size }, (_, row) => row);
-  const searched = all.map((row) => `${at(row, "name") ?? ""}\n${at(row, "uid") ?? ""}\n${at(row, "reason") ?? ""}`.toLowerCase());
+  const searched = all.map((row) =>
+    `${at(row, "name") ?? ""}\n${at(row, "uid") ?? ""}\n${at(row, "reason") ?? ""}`.toLowerCase(),
+  );
   let shown = all;
 
   const rows = grid(gridColumns(at), "Outcome of each device");
   const hint = element("span", { class: "hint", role: "status" });
   const warning = element("p", { class: "notice formulas", hidden: true });
   const nothing = element("p", { class: "nothing", hidden: true }, "No device matches.");
-  const search = element("input", { type: "search", placeholder: "Device name or uid", "aria-label": "Search by device name or uid", value: text, autocomplete: "off", spellcheck: "false" });
+  const search = element("input", {
+    type: "search",
+    placeholder: "Device name or uid",
+    "aria-label": "Search by device name or uid",
+    value: text,
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   const download = element("button", { type: "button" }, "Download CSV");
 
   const filter = () => {
     const wanted = search.value.trim().toLowerCase();
-    shown = all.filter((row) => (chosen.size === 0 || chosen.has(at(row, "status"))) && (wanted === "" || searched[row].includes(wanted)));
-    hint.textContent = shown.length === size ? plural(size, "row") : `${number(shown.length)} of ${plural(size, "row")}`;
+    shown = all.filter(
+      (row) =>
+        (chosen.size === 0 || chosen.has(at(row, "status"))) && (wanted === "" || searched[row].includes(wanted)),
+    );
+    hint.textContent =
+      shown.length === size ? plural(size, "row") : `${number(shown.length)} of ${plural(size, "row")}`;
     nothing.hidden = shown.length > 0;
     warning.hidden = true;
     rows.show(shown);
@@ -45,7 +64,10 @@ export function showTable(run, table, { chosen, text, onChange }) {
     warning.textContent = `Names or uids that begin with =, +, - or @: ${number(risky)}. They are in the file verbatim; a spreadsheet may read them as formulas. Import those columns as text.`;
     warning.hidden = risky === 0;
     const address = URL.createObjectURL(new Blob(csv(COLUMNS, shown, at), { type: "text/csv;charset=utf-8" }));
-    clickInAirflow({ href: address, download: fileName([run.dag_id, run.task_id, ...(run.map_index >= 0 ? [run.map_index] : []), run.run_id]) });
+    clickInAirflow({
+      href: address,
+      download: fileName([run.dag_id, run.task_id, ...(run.map_index >= 0 ? [run.map_index] : []), run.run_id]),
+    });
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
   };
   let pending = 0;
@@ -54,12 +76,23 @@ export function showTable(run, table, { chosen, text, onChange }) {
     pending = requestAnimationFrame(filterAgain);
   });
   download.addEventListener("click", save);
-  const tools = element("div", { class: "tools" }, search, statusFilters(table, chosen, filterAgain), element("span", { class: "ending" }, hint, download));
+  const tools = element(
+    "div",
+    { class: "tools" },
+    search,
+    statusFilters(table, chosen, filterAgain),
+    element("span", { class: "ending" }, hint, download),
+  );
   requestAnimationFrame(() => {
     filter();
     search.focus();
   });
-  return [...reasons(table, search, chosen, filterAgain), tools, warning, element("div", { class: "card flush table-card" }, rows.node, nothing)];
+  return [
+    ...reasons(table, search, chosen, filterAgain),
+    tools,
+    warning,
+    element("div", { class: "card flush table-card" }, rows.node, nothing),
+  ];
 }
 
 function gridColumns(at) {
@@ -70,9 +103,18 @@ function gridColumns(at) {
     {
       name: "status",
       label: "Status",
-      cell: (row) => element("span", { class: `status text-${groupOf[at(row, "status")] ?? ""}`, title: STATUSES[at(row, "status")] }, String(at(row, "status"))),
+      cell: (row) =>
+        element(
+          "span",
+          { class: `status text-${groupOf[at(row, "status")] ?? ""}`, title: STATUSES[at(row, "status")] },
+          String(at(row, "status")),
+        ),
     },
-    { name: "reason", label: "Reason", cell: (row) => element("span", { title: at(row, "reason") }, String(at(row, "reason") ?? "")) },
+    {
+      name: "reason",
+      label: "Reason",
+      cell: (row) => element("span", { title: at(row, "reason") }, String(at(row, "reason") ?? "")),
+    },
     { name: "submitted_at", label: "Sent", cell: (row) => time(at(row, "submitted_at")) },
     plain("attempts", "Tries"),
     plain("batch", "Batch"),
@@ -94,7 +136,20 @@ function statusFilters(table, chosen, filter) {
         event.currentTarget.setAttribute("aria-pressed", String(chosen.has(status)));
         filter();
       };
-      return element("button", { type: "button", class: "chip", "data-status": status, "aria-pressed": String(chosen.has(status)), title: STATUSES[status], onclick: toggle }, element("span", { class: `swatch fill-${groupOf[status]}` }), status, element("b", {}, number(counts.get(status))));
+      return element(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "data-status": status,
+          "aria-pressed": String(chosen.has(status)),
+          title: STATUSES[status],
+          onclick: toggle,
+        },
+        element("span", { class: `swatch fill-${groupOf[status]}` }),
+        status,
+        element("b", {}, number(counts.get(status))),
+      );
     }),
   );
 }
@@ -108,13 +163,18 @@ function reasons(table, search, chosen, filter) {
     chosen.add(status);
     search.value = text;
     filter();
-    for (const chip of document.querySelectorAll(".chip")) chip.setAttribute("aria-pressed", String(chip.dataset.status === status));
+    for (const chip of document.querySelectorAll(".chip"))
+      chip.setAttribute("aria-pressed", String(chip.dataset.status === status));
   };
   const item = (each) =>
     element(
       "li",
       {},
-      element("button", { type: "button", class: "link", onclick: () => choose(each) }, `${number(each.count)} ${each.reason}`),
+      element(
+        "button",
+        { type: "button", class: "link", onclick: () => choose(each) },
+        `${number(each.count)} ${each.reason}`,
+      ),
       element("span", { class: "hint" }, each.remedy),
     );
   const more = found.length - SHOWN_REASONS;
@@ -123,7 +183,12 @@ function reasons(table, search, chosen, filter) {
       "section",
       { class: "outcome-reasons card", "aria-label": "Why devices need attention" },
       element("h2", {}, "Need attention"),
-      element("ul", {}, found.slice(0, SHOWN_REASONS).map(item), more > 0 && element("li", { class: "hint" }, `and ${plural(more, "other reason")}`)),
+      element(
+        "ul",
+        {},
+        found.slice(0, SHOWN_REASONS).map(item),
+        more > 0 && element("li", { class: "hint" }, `and ${plural(more, "other reason")}`),
+      ),
     ),
   ];
 }

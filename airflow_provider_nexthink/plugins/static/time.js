@@ -46,12 +46,24 @@ function formatter(name, options) {
   return formats[name];
 }
 
-const PARTS = { year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const PARTS = {
+  year: "numeric",
+  month: "2-digit",
+  day: "2-digit",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+};
 
 function parts(text) {
   const date = new Date(text);
   if (!text || Number.isNaN(date.getTime())) return null;
-  return Object.fromEntries(formatter("parts", PARTS).formatToParts(date).map(({ type, value }) => [type, value]));
+  return Object.fromEntries(
+    formatter("parts", PARTS)
+      .formatToParts(date)
+      .map(({ type, value }) => [type, value]),
+  );
 }
 
 // "2026-11-26 10:41:07"
@@ -66,6 +78,9 @@ export const day = (text) => time(text).slice(0, 10);
 
 // "Europe/Berlin (GMT+1)", with the offset at this time.
 export function zoneLabel(now = new Date()) {
-  const offset = formatter("offset", { timeZoneName: "shortOffset" }).formatToParts(now).find(({ type }) => type === "timeZoneName")?.value ?? "";
+  const offset =
+    formatter("offset", { timeZoneName: "shortOffset" })
+      .formatToParts(now)
+      .find(({ type }) => type === "timeZoneName")?.value ?? "";
   return offset === "" || zone() === offset || zone() === "UTC" ? zone() : `${zone()} (${offset})`;
 }
