@@ -11,6 +11,7 @@ client.delete_devices(found.due)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,7 +29,7 @@ from airflow_provider_nexthink.ledger.inventory import read_inventory
 from airflow_provider_nexthink.ledger.options import check_grace, check_list_name, check_min_sightings
 from airflow_provider_nexthink.ledger.prune import Pruning, prune
 from airflow_provider_nexthink.ledger.quarantine import ListUpdate, RunKind, update_list
-from airflow_provider_nexthink.ledger.quota import Quota
+from airflow_provider_nexthink.ledger.quota import Quota, quota_used
 from airflow_provider_nexthink.ledger.reconcile import MAX_LISTED, reconcile
 from airflow_provider_nexthink.ledger.report import LedgerReport, history_of, make_report, marks_of
 from airflow_provider_nexthink.ledger.seats import seats_by_period
@@ -36,6 +37,8 @@ from airflow_provider_nexthink.origin import RunOrigin
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
+
+_MAX_DAYS = 60
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ class Ledger:
             due=select_rows(loaded, [uid in updated.due for uid in uids]),
             waiting=waiting[:MAX_LISTED],
             summary={
+                "instance": self.database.instance,
                 "list_name": list_name,
                 "devices": len(named),
                 "due": len(updated.due),
@@ -179,6 +183,7 @@ class Ledger:
                 "unmarked": len(named) - len(updated.due) - len(waiting),
                 "counted": updated.kind is RunKind.NEW,
                 "next_due_at": waiting[0]["due_at"] if waiting else None,
+                "due_by_day": _due_by_day(waiting),
                 "grace_days": grace / timedelta(days=1),
                 "min_sightings": min_sightings,
                 "run_at": updated.now.isoformat(),
@@ -193,6 +198,7 @@ class Ledger:
         uid_column: str | None = None,
         started_at: datetime | None = None,
         uids: Sequence[str] | None = None,
+        quota: Quota | None = None,
     ) -> ReconcileResult:
         """Compare the deletions with the inventory of the tenant, and record what became of each device.
 
@@ -201,6 +207,7 @@ class Ledger:
         :param uid_column: the column with the uid under which the devices were deleted; None to find it by its name.
         :param started_at: when the export was started; None for now.
         :param uids: compare only these devices; None for all.
+        :param quota: the quota of the connection: the summary says how much of it is used now.
         :raises NexthinkExportError: if there are no rows, which proves nothing.
         :raises NexthinkInputError: if the result was cut off, has no uids or another kind of them, or less than half as
             many devices as at the latest look.
@@ -211,9 +218,11 @@ class Ledger:
         with self.database.transaction() as connection:
             by_week = seats_by_period(connection, "week")
             runs, latest = connection.execute(select(func.count(), func.max(schema.runs.c.started_at))).one()
+            used = quota_used(connection, quota, self.database.clock.now()) if quota else 0
         gone, returned = (sum(week[what] for week in by_week) for what in ("gone", "returned"))
         return ReconcileResult(
             summary={
+                "instance": self.database.instance,
                 "looked_at": found.looked_at.isoformat(),
                 "query_id": query_id,
                 "devices": found.devices,
@@ -229,6 +238,7 @@ class Ledger:
                 "by_week": by_week,
                 "runs": runs,
                 "latest_run_at": latest.isoformat() if latest else None,
+                "quota": _quota_in_summary(quota, used) if quota else None,
             },
             still_present=found.present_rows,
             returned=found.returned_rows,
@@ -270,6 +280,16 @@ class Ledger:
         :raises NexthinkLedgerError: if the ledger cannot be used now.
         """
         return prune(self.database, older_than)
+
+
+def _quota_in_summary(quota: Quota, used: int) -> dict[str, int]:
+    return {"devices": quota.devices, "days": quota.days, "used": used, "left": max(0, quota.devices - used)}
+
+
+def _due_by_day(waiting: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how many of the waiting devices can be due on each day (UTC), the first days only."""
+    days = Counter(str(row["due_at"])[:10] for row in waiting)
+    return [{"day": day, "devices": count} for day, count in sorted(days.items())[:_MAX_DAYS]]
 
 
 def _waiting(updated: ListUpdate, devices: dict[str, str], grace: timedelta) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,6 +67,7 @@ def test_lifecycle_of_devices_ends_with_seats_won(
     first = run_dag(dag)
     assert first.xcom("quarantine") == []
     assert first.xcom("quarantine", "summary")["waiting"] == 8
+    assert [row["devices"] for row in first.xcom("quarantine", "summary")["due_by_day"]] == [8]
     assert len(first.xcom("quarantine", "waiting")) == 8
     second = run_dag(dag)
     assert second.xcom("quarantine") == rows
@@ -76,6 +78,7 @@ def test_lifecycle_of_devices_ends_with_seats_won(
     assert run.xcom("reconcile") == summary
     assert (summary["requested"], summary["gone"], summary["still_present"]) == (8, 7, 1)
     assert (summary["seats_won"], summary["net"], summary["looks_too_young"]) == (7, 7, False)
+    assert (summary["instance"], summary["quota"]) == ("sandbox", None)
     assert [row["uid"] for row in run.xcom("reconcile", "still_present")] == [stuck]
     assert run.xcom("reconcile", "returned") == []
 
@@ -89,6 +92,19 @@ def test_reconcile_operator_exports_the_inventory(
     (look,) = rows_of(schema.looks)
     assert (look["query_id"], look["uid_kind"]) == ("#all_devices", "device")
     assert abs(look["looked_at"] - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_reconcile_operator_says_how_much_of_the_quota_is_left(
+    sandbox: Sandbox, run_dag: RunDag, on_sqlite: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = json.loads(os.environ["AIRFLOW_CONN_NEXTHINK_DEFAULT"])
+    connection["extra"] |= {"quota_devices": 10, "quota_days": 6}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(connection))
+    with DAG("daily") as dag:
+        remove = NexthinkDeleteDevicesOperator(task_id="delete", devices=devices_of(sandbox, 3))
+        remove >> NexthinkReconcileOperator(task_id="reconcile", poll_interval=0.01)
+    summary = run_dag(dag).xcom("reconcile")
+    assert summary["quota"] == {"devices": 10, "days": 6, "used": 3, "left": 7}
 
 
 @WAYS

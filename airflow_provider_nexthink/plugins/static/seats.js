@@ -183,6 +183,19 @@ function chart(weeks, width) {
   );
 }
 
+const dueByDay = ({ due_by_day: days }) =>
+  days?.length > 0 &&
+  element(
+    "details",
+    {},
+    element("summary", {}, "By day (UTC)"),
+    element(
+      "ul",
+      {},
+      days.map(({ day, devices }) => element("li", {}, `${day}: ${plural(devices, "device")}`)),
+    ),
+  );
+
 function quarantineCard(quarantines) {
   const row = ({ entry, summary }) =>
     element(
@@ -192,7 +205,7 @@ function quarantineCard(quarantines) {
       ["waiting", "due", "released"].map((name) =>
         element("td", { class: "figure" }, number(Number(summary[name]) || 0)),
       ),
-      element("td", {}, summary.next_due_at ? time(summary.next_due_at) : "none"),
+      element("td", {}, summary.next_due_at ? time(summary.next_due_at) : "none", dueByDay(summary)),
     );
   return element(
     "section",

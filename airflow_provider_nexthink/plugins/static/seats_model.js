@@ -6,7 +6,7 @@ const COUNTS = ["scheduled", "gone", "returned", "net"];
 export function newestLooks(reconciles) {
   const newest = new Map();
   for (const { entry, summary } of reconciles) {
-    const tenant = summary.instance ?? "";
+    const tenant = summary.instance || `${entry.dag_id}, ${entry.task_id}`; // older summaries do not name it
     const known = newest.get(tenant);
     if (!known || known.summary.looked_at < summary.looked_at) newest.set(tenant, { tenant, entry, summary });
   }

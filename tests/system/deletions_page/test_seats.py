@@ -86,17 +86,26 @@ def test_seats_of_an_older_summary_without_a_tenant_are_shown_as_text(page: Page
     rows = page.get_by_role("table", name="Seats by week").locator("tbody tr th")
     expect(rows).to_have_text(["2027-W01", "2026-W53"])
     expect(page.get_by_role("heading", name="<img src=x>")).to_be_visible()
+    expect(page.get_by_role("heading", name="reconcile_None, reconcile")).to_be_visible()
 
 
 def test_quarantine_shows_what_waits_and_when_it_is_due(page: Page, api: AirflowApi) -> None:
     summary = {"list_name": "stale, 90 days", "waiting": 12, "due": 3, "released": 1, "devices": 15}
     api.tasks = [
         Task(
-            {"summary": summary | {"next_due_at": "2026-12-06T06:00:00+00:00"}},
+            {
+                "summary": summary
+                | {
+                    "next_due_at": "2026-12-06T06:00:00+00:00",
+                    "due_by_day": [{"day": "2026-12-06", "devices": 12}],
+                }
+            },
             task_id="quarantine",
             operator="NexthinkQuarantineOperator",
         )
     ]
     page.goto("?view=seats")
     row = page.get_by_role("table", name="In quarantine").locator("tbody tr")
-    expect(row).to_have_text("stale, 90 days12312026-12-06 06:00:00")
+    expect(row).to_contain_text("stale, 90 days12312026-12-06 06:00:00")
+    row.get_by_text("By day (UTC)").click()
+    expect(row.get_by_text("2026-12-06: 12 devices")).to_be_visible()
