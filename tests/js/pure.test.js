@@ -4,7 +4,6 @@ import { test } from "node:test";
 import { compare } from "../../airflow_provider_nexthink/plugins/static/compare.js";
 import { csv, fileName, likeFormulas } from "../../airflow_provider_nexthink/plugins/static/csv.js";
 import { remedyOf, remedyOfError, topReasons } from "../../airflow_provider_nexthink/plugins/static/remedies.js";
-import { weeksBetween, weeksOf } from "../../airflow_provider_nexthink/plugins/static/seats_model.js";
 import { niceMaximum } from "../../airflow_provider_nexthink/plugins/static/chart.js";
 import { setZone, time, zoneLabel } from "../../airflow_provider_nexthink/plugins/static/time.js";
 
@@ -61,24 +60,6 @@ test("a dry run and a real run are compared by uid in any spelling", () => {
   const found = compare(dry, real);
   assert.deepEqual([found.missing.map(({ uid }) => uid), found.added.map(({ uid }) => uid)], [["cd"], ["ef"]]);
   assert.equal(found.missing[0].text, "not in the list any more");
-});
-
-test("weeks without anything are there, also over the end of a year of 53 weeks", () => {
-  assert.deepEqual(weeksBetween("2026-W52", "2027-W02"), ["2026-W52", "2026-W53", "2027-W01", "2027-W02"]);
-  const week = (name, net) => ({ week: name, scheduled: 0, gone: net, returned: 0, net });
-  const looks = [
-    { summary: { by_week: [week("2026-W01", 2), week("2026-W03", 1)] } },
-    { summary: { by_week: [week("2026-W01", 1)] } },
-  ];
-  assert.deepEqual(
-    weeksOf(looks).map(({ net, cumulative }) => [net, cumulative]),
-    [
-      [3, 3],
-      [0, 3],
-      [1, 4],
-    ],
-  );
-  assert.deepEqual(weeksOf([]), []);
 });
 
 test("the axis ends at an even number that is large enough", () => {

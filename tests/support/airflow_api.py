@@ -24,6 +24,8 @@ from airflow_provider_nexthink.status import Status
 from tests.support.running_airflow import until
 
 PREFIX = "/team/airflow"
+NOW = "2026-11-28T12:00:00Z"
+"""The time in the browser."""
 # The frame of Airflow 3.1 and 3.2, which allows no downloads and opens no addresses.
 FRAME = '<title>Airflow</title><iframe sandbox="allow-scripts allow-same-origin allow-forms" src="{src}"></iframe>'
 

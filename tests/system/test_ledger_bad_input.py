@@ -98,7 +98,7 @@ def fails(
     assert type(raised) is error
     assert sandbox.requests == []
     summary = ti.xcoms["summary"]
-    assert summary["error"] == {"type": error.__name__, "message": str(raised)}
+    assert summary["error"] == {"type": error.__name__, "message": str(raised), "sent_nothing": True}
     assert (summary["SCHEDULED"], summary["requests"]) == (0, 0)
     return str(raised), ti
 

@@ -1,233 +1,378 @@
-// The seats that deletions have freed: what reconciling has found, week by week; the quarantine.
+// How many seats the deletions have freed: by tenant and week, with the quota and the lists in quarantine.
 
 import { taskAddress } from "./airflow.js";
-import { element, number, plural, svg } from "./dom.js";
+import { totalLine, weekBars } from "./bars.js";
+import { element, number, plural } from "./dom.js";
 import { heading, shared } from "./heading.js";
 import { loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
-import { go } from "./route.js";
-import { newestLooks, weeksOf } from "./seats_model.js";
-import { empty, loading } from "./states.js";
-import { time, zoneLabel } from "./time.js";
-
-const OLD_MS = 3 * 86_400_000;
+import { go, href } from "./route.js";
+import { dueOf, figuresOf, looksOf, quotaOf, taskLabel, totalOf, warningsOf, weeksOf } from "./seats_model.js";
+import { empty, failure, loading } from "./states.js";
+import { time } from "./time.js";
 
 export async function showSeats(body, query, signal) {
-  const content = element("div", { class: "runs" }, loading("Loading"));
+  document.title = "Seats - Nexthink deletions";
+  const content = element("div", { class: "seats" });
   const show = async (again) => {
-    const found = await loadRuns(shared(query), { signal, again });
-    if (!signal.aborted) content.replaceChildren(...seats(found, query));
+    content.replaceChildren(loading("Loading the looks at the inventory"));
+    // A ledger counts the deletions of all Dags.
+    const found = await loadRuns({ ...shared(query), dag_id: "" }, { signal, again });
+    if (!signal.aborted) content.replaceChildren(...overview(found, query));
   };
-  body.replaceChildren(
-    heading(query, () => show(true)),
-    content,
-  );
+  const refresh = () =>
+    show(true).catch((error) => !signal.aborted && content.replaceChildren(failure(error, refresh)));
+  body.replaceChildren(heading(query, refresh), content);
   await show(false);
 }
 
-function seats({ reconciles, quarantines }, query) {
-  const all = newestLooks(reconciles);
-  const tenants = all.map(({ tenant }) => tenant);
-  const tenant = tenants.includes(query.get("tenant")) ? query.get("tenant") : "";
-  const looks = all.filter((look) => tenant === "" || look.tenant === tenant);
-  const content = looks.length > 0 ? [tiles(looks), ...looks.map(lookCard), chartCard(weeksOf(looks))] : [nothing()];
+function overview({ reconciles, quarantines, notices }, query) {
+  const tenant = query.get("tenant") ?? "";
+  const all = looksOf(reconciles);
+  const looks = all.filter(({ id }) => tenant === "" || id === tenant);
+  const lists = quarantines.filter(({ summary }) => tenant === "" || !summary.instance || summary.instance === tenant);
   return [
-    tenants.length > 1 && tenantFilter(tenants, tenant, query),
-    ...content,
-    quarantines.length > 0 && quarantineCard(quarantines),
-  ].filter(Boolean);
+    ...noticesOf(notices, looks).map((text) => element("p", { class: "notice" }, text)),
+    ...(shared(query).dag_id
+      ? [
+          element(
+            "p",
+            { class: "hint" },
+            `A ledger counts the deletions of all Dags of its tenant, so ${shared(query).dag_id} is not shown by itself here.`,
+          ),
+        ]
+      : []),
+    ...(all.length > 1 || tenant ? [filter(all, tenant, query)] : []),
+    ...(looks.length > 0 ? seats(looks, query) : [nothing(all)]),
+    ...(lists.length > 0 ? [quarantine(lists)] : []),
+  ];
 }
 
-const nothing = () =>
-  empty(
+function noticesOf({ more, unreadable }, looks) {
+  const found = looks.flatMap((look) => warningsOf(look, Date.now()));
+  const unrecorded = looks.filter(({ instance }) => instance === null).length;
+  if (unrecorded > 0 && looks.length > 1)
+    found.push(
+      `${plural(unrecorded, "look")} of an older version of the provider: the tenant is not recorded. If another task looks at the same tenant, its seats count twice in the total.`,
+    );
+  if (more)
+    found.push(
+      "Only the newest tasks of this period were read. If a tenant or a list is missing here, choose a shorter period.",
+    );
+  if (unreadable)
+    found.push(
+      `${plural(unreadable, "task")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`,
+    );
+  return found;
+}
+
+function nothing(all) {
+  if (all.length > 0)
+    return empty("No look at this tenant in this period.", "Choose another tenant, or a longer period.");
+  return empty(
     "No look at the inventory in this period.",
-    "NexthinkReconcileOperator compares the deletions in the ledger with Nexthink's inventory. Its weeks are shown here once it has run.",
-    "The Dag nexthink_lifecycle_reconcile does that every day. It needs a ledger: the extra ledger_conn_id of the connection.",
+    "Here are the seats that deletions have freed, week by week: the devices that are gone from the inventory of Nexthink, less those that came back.",
+    element(
+      "span",
+      {},
+      "Name a ledger on the Nexthink connection (extra ",
+      element("code", {}, "ledger_conn_id"),
+      "), and let the Dag ",
+      element("code", {}, "nexthink_lifecycle_reconcile"),
+      " run daily, or another with ",
+      element("code", {}, "NexthinkReconcileOperator"),
+      ".",
+    ),
+    "Dags that you may not read are not listed.",
   );
-
-function tenantFilter(tenants, chosen, query) {
-  const choose = (event) => go({ ...Object.fromEntries(query), tenant: event.target.value });
-  const select = element(
-    "select",
-    { "aria-label": "Tenant", onchange: choose },
-    element("option", { value: "" }, "All tenants"),
-  );
-  for (const each of tenants)
-    select.append(element("option", { value: each, selected: each === chosen }, each || "not named"));
-  return element("div", { class: "tools" }, select);
 }
 
-function tiles(looks) {
-  const sum = (name) => looks.reduce((total, { summary }) => total + (Number(summary[name]) || 0), 0);
+function filter(all, tenant, query) {
+  const node = element("select", {
+    "aria-label": "Tenant",
+    onchange: (event) => go({ ...Object.fromEntries(query), tenant: event.target.value }),
+  });
+  const options = [["", `All tenants (${number(all.length)})`], ...all.map(({ id, label }) => [id, label])];
+  if (tenant && !all.some(({ id }) => id === tenant)) options.push([tenant, tenant]);
+  for (const [value, label] of options) node.append(element("option", { value, selected: value === tenant }, label));
+  return element("div", { class: "tools", role: "group", "aria-label": "Filters" }, node);
+}
+
+function seats(looks, query) {
+  const weeks = weeksOf(looks);
+  const since = weeks.length > 0 ? ` since ${weeks[0].week}` : "";
+  return [
+    tiles(totalOf(looks), since),
+    looksTable(looks, query),
+    ...(weeks.length > 0 ? [charts(weeks), weekTable(weeks)] : []),
+    ...quotas(looks),
+  ];
+}
+
+function tiles(total, since) {
   const tile = (label, value, hint) =>
     element(
       "div",
       { class: "tile" },
       element("span", { class: "label" }, label),
-      element("b", {}, number(value)),
+      element("b", {}, known(value)),
       element("span", { class: "hint" }, hint),
     );
   return element(
     "section",
-    { class: "tiles", "aria-label": "Seats" },
-    tile("Seats freed, net", sum("net"), "gone, less those that have returned"),
-    tile("Gone", sum("seats_won"), "no longer in the inventory"),
-    tile("Returned", sum("seats_returned"), "gone once, and in the inventory again"),
-    tile("Still present", sum("still_present"), "to be deleted, and still in the inventory"),
-    tile("Not compared", sum("not_compared"), "newer than the look, or of another kind of uid"),
-  );
-}
-
-function lookCard({ tenant, entry, summary }) {
-  const warnings = [];
-  if (Date.now() - Date.parse(summary.looked_at) > OLD_MS) warnings.push("The latest look is older than three days.");
-  if (summary.looks_too_young)
-    warnings.push("The ledger knows less than it did once: was it restored from an older backup, or replaced?");
-  return element(
-    "section",
-    { class: "card look" },
-    element("h2", {}, tenant || "Tenant"),
-    element(
-      "p",
-      {},
-      "Latest look: ",
-      element("a", inAirflow(taskAddress(entry)), time(summary.looked_at)),
-      ` ${zoneLabel()}, ${plural(summary.devices, "device")} in the inventory.`,
+    { class: "tiles", "aria-label": "Totals" },
+    tile("Seats freed", total.net, `gone less returned${since}, by all Dags`),
+    tile("Gone", total.gone, "seats won: devices that a look did not find any more"),
+    tile("Returned", total.returned, "seats taken again: devices that came back"),
+    tile("Still present", total.still_present, "asked for, and in the inventory at the latest look"),
+    tile(
+      "Not compared yet",
+      total.not_compared,
+      "asked for, but newer than the look, in a run that has not ended, or with another kind of uid",
     ),
-    summary.quota && quotaBar(summary.quota),
-    warnings.map((text) => element("p", { class: "notice" }, text)),
   );
 }
 
-function quotaBar({ devices, days, used, left }) {
+const known = (value) => (value === null || value === undefined ? "–" : number(value));
+
+function figure(value, label, zero = true) {
+  return element("td", { class: `figure${zero && value === 0 ? " zero" : ""}`, "data-label": label }, known(value));
+}
+
+function head(columns, firstFigure, lastFigure) {
   return element(
-    "p",
-    { class: "quota" },
-    element("progress", { max: devices, value: Math.min(used, devices), "aria-label": "Quota used" }),
-    ` Quota: ${number(used)} of ${number(devices)} in ${plural(days, "day")}, ${number(left)} left.`,
-  );
-}
-
-function chartCard(weeks) {
-  const canvas = element("div", { class: "canvas" });
-  new ResizeObserver(() => canvas.replaceChildren(chart(weeks, Math.max(280, canvas.clientWidth)))).observe(canvas);
-  const columns = ["Week", "Scheduled", "Gone", "Returned", "Net", "Net in all"];
-  const names = ["scheduled", "gone", "returned", "net", "cumulative"];
-  const row = (each) =>
+    "thead",
+    {},
     element(
       "tr",
       {},
-      element("th", { scope: "row" }, each.week),
-      names.map((name) => element("td", { class: "figure" }, number(each[name]))),
+      columns.map((label, at) =>
+        element("th", { scope: "col", class: at >= firstFigure && at <= lastFigure && "figure" }, label),
+      ),
+    ),
+  );
+}
+
+function looksTable(looks, query) {
+  const rows = looks.map(({ id, label, instance, entry, summary }) => {
+    const figures = figuresOf(summary);
+    return element(
+      "tr",
+      {},
+      element(
+        "th",
+        { scope: "row", class: "name" },
+        instance === null
+          ? "not recorded"
+          : element("a", { href: href({ ...Object.fromEntries(query), tenant: id }) }, label),
+      ),
+      figure(figures.net, "Seats freed", false),
+      figure(figures.gone, "Gone"),
+      figure(figures.returned, "Returned"),
+      figure(figures.still_present, "Still present"),
+      figure(figures.not_compared, "Not compared"),
+      figure(summary.devices ?? null, "In the inventory"),
+      element("td", { "data-label": "Looked at" }, time(summary.looked_at) || "not recorded"),
+      element("td", { "data-label": "By" }, element("a", inAirflow(taskAddress(entry)), taskLabel(entry))),
     );
+  });
+  return element(
+    "section",
+    { class: "card flush" },
+    element("h2", {}, "Latest look at each tenant"),
+    element(
+      "table",
+      { class: "seats-table", "aria-label": "Looks" },
+      head(
+        [
+          "Tenant",
+          "Seats freed",
+          "Gone",
+          "Returned",
+          "Still present",
+          "Not compared",
+          "In the inventory",
+          "Looked at",
+          "By",
+        ],
+        1,
+        6,
+      ),
+      element("tbody", {}, rows),
+    ),
+  );
+}
+
+// A chart as wide as its place.
+function canvas(className, draw) {
+  const node = element("div", { class: `canvas ${className}` });
+  let drawn = 0;
+  new ResizeObserver(() => {
+    const width = Math.max(280, node.clientWidth);
+    if (width === drawn) return;
+    drawn = width;
+    node.replaceChildren(draw(width));
+  }).observe(node);
+  return node;
+}
+
+function charts(weeks) {
+  const item = (mark, label) =>
+    element("li", {}, element("span", { class: `swatch ${mark}`, "aria-hidden": "true" }), label);
   return element(
     "section",
     { class: "card" },
-    element("h2", {}, "Seats by week (UTC)"),
+    element("h2", {}, "Weeks"),
     element(
       "ul",
       { class: "legend" },
-      element("li", {}, element("span", { class: "swatch fill-scheduled" }), "Gone"),
-      element("li", {}, element("span", { class: "swatch fill-attention" }), "Returned"),
+      item("fill-gone", "Gone"),
+      item("fill-returned", "Returned"),
+      item("outlined", "Scheduled"),
     ),
-    canvas,
+    canvas("week-bars", (width) => weekBars(weeks, width)),
+    element("h3", {}, "Seats freed in all"),
+    canvas("total-line", (width) => totalLine(weeks, width)),
+    element(
+      "p",
+      { class: "hint" },
+      "A device counts in the week of the look that found it gone, or there again; a scheduled deletion in the week in which its run started. Weeks are in UTC and begin on Monday.",
+    ),
+  );
+}
+
+function weekTable(weeks) {
+  const rows = weeks.toReversed().map(({ week, monday, scheduled, gone, returned, net, total }) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, week),
+      element("td", { class: "monday" }, monday),
+      [scheduled, gone, returned, net].map((value) => figure(value)),
+      figure(total, undefined, false),
+    ),
+  );
+  const sum = (what) => weeks.reduce((all, week) => all + week[what], 0);
+  const foot = element(
+    "tr",
+    {},
+    element("th", { scope: "row" }, "All"),
+    element("td", { class: "monday" }),
+    ["scheduled", "gone", "returned", "net"].map((what) => figure(sum(what))),
+    figure(weeks.at(-1).total, undefined, false),
+  );
+  const columns = ["Week", "From", "Scheduled", "Gone", "Returned", "Net", "In all"];
+  const table = element(
+    "table",
+    { class: "week-table", "aria-label": "Weeks" },
+    head(columns, 2, 6),
+    element("tbody", {}, rows),
+    element("tfoot", {}, foot),
+  );
+  table.querySelectorAll("th")[1].classList.add("monday");
+  return element("section", { class: "card flush weeks", tabindex: 0, "aria-label": "Table of the weeks" }, table);
+}
+
+function quotas(looks) {
+  const found = looks
+    .map((look) => ({ ...look, quota: quotaOf(look.summary) }))
+    .filter(({ quota }) => quota !== undefined);
+  if (found.length === 0) return [];
+  const items = found.map(({ label, quota, summary }) =>
     element(
       "div",
-      { class: "weeks" },
+      { class: "quota" },
+      element("h3", {}, label),
+      quota === null
+        ? element("p", { class: "hint" }, "No quota on the connection.")
+        : [
+            share(quota.used, quota.devices),
+            element(
+              "p",
+              {},
+              element("b", {}, `${number(quota.used)} of ${number(quota.devices)}`),
+              ` in ${plural(quota.days, "day")}; ${number(quota.left)} left`,
+              element("span", { class: "hint" }, ` at ${time(summary.looked_at, { seconds: false })}`),
+            ),
+          ],
+    ),
+  );
+  return [element("section", { class: "card" }, element("h2", {}, "Quota"), items)];
+}
+
+// A bar that is filled in part. Its figures stand beside it as text.
+function share(part, whole) {
+  const bar = element("span", { class: part > whole ? "part over" : "part" });
+  bar.style.width = `${whole > 0 ? Math.min(100, (part / whole) * 100) : 0}%`;
+  return element("div", { class: "share", "aria-hidden": "true" }, bar);
+}
+
+function quarantine(lists) {
+  const sorted = [...lists].sort((one, other) => (one.summary.list_name < other.summary.list_name ? -1 : 1));
+  return element(
+    "section",
+    { class: "card" },
+    element("h2", {}, "Quarantine"),
+    element("div", { class: "lists" }, sorted.map(list)),
+  );
+}
+
+function list({ entry, summary }) {
+  const fact = (label, value) => element("div", {}, element("dt", {}, label), element("dd", {}, value));
+  const { days, others } = dueOf(summary);
+  const most = Math.max(1, ...days.map(({ devices }) => devices));
+  return element(
+    "article",
+    { class: "list" },
+    element("h3", {}, String(summary.list_name)),
+    element(
+      "p",
+      { class: "hint" },
+      summary.instance ? `${summary.instance}, ` : "",
+      summary.run_at ? `${time(summary.run_at)}, ` : "",
+      element("a", inAirflow(taskAddress(entry)), taskLabel(entry)),
+    ),
+    element(
+      "dl",
+      {},
+      fact("On the list", known(summary.devices)),
+      fact("Due", known(summary.due)),
+      fact("Waiting", known(summary.waiting)),
+      fact("New", known(summary.marked)),
+      fact("Released", known(summary.released)),
+      fact("Next due", summary.next_due_at ? time(summary.next_due_at, { seconds: false }) : "–"),
+    ),
+    days.length > 0 &&
       element(
         "table",
-        { "aria-label": "Seats by week" },
+        { class: "due-table", "aria-label": `When devices of ${summary.list_name} can be due` },
         element(
           "thead",
           {},
           element(
             "tr",
             {},
-            columns.map((label, at) => element("th", { scope: "col", class: at > 0 && "figure" }, label)),
+            element("th", { scope: "col" }, "Due from (UTC)"),
+            element("th", { scope: "col", class: "figure" }, "Devices"),
+            element("td", {}),
           ),
         ),
-        element("tbody", {}, [...weeks].reverse().map(row)),
-      ),
-    ),
-  );
-}
-
-const HEIGHT = 200;
-const LABELS = 22;
-
-// Gone upwards and returned downwards, on one scale.
-function chart(weeks, width) {
-  const up = Math.max(1, ...weeks.map(({ gone }) => gone));
-  const down = Math.max(0, ...weeks.map(({ returned }) => returned));
-  const scale = (HEIGHT - LABELS - 8) / (up + down);
-  const zero = 4 + up * scale;
-  const step = width / Math.max(1, weeks.length);
-  const bar = Math.min(28, step * 0.72);
-  const every = Math.max(1, Math.ceil(70 / step));
-  const bars = weeks.map(({ week, gone, returned }, at) => {
-    const x = step * (at + 0.5) - bar / 2;
-    return svg(
-      "g",
-      {},
-      svg("title", {}, `${week}: ${number(gone)} gone, ${number(returned)} returned`),
-      svg("rect", { class: "fill-scheduled", x, y: zero - gone * scale, width: bar, height: gone * scale }),
-      svg("rect", { class: "fill-attention", x, y: zero, width: bar, height: returned * scale }),
-      at % every === 0 && svg("text", { x: x + bar / 2, y: HEIGHT - 6, "text-anchor": "middle" }, week),
-    );
-  });
-  return svg(
-    "svg",
-    { width, height: HEIGHT, role: "img", "aria-label": "Seats by week; the table below has the figures" },
-    svg("g", { class: "grid" }, svg("line", { x1: 0, x2: width, y1: zero, y2: zero })),
-    ...bars,
-  );
-}
-
-const dueByDay = ({ due_by_day: days }) =>
-  days?.length > 0 &&
-  element(
-    "details",
-    {},
-    element("summary", {}, "By day (UTC)"),
-    element(
-      "ul",
-      {},
-      days.map(({ day, devices }) => element("li", {}, `${day}: ${plural(devices, "device")}`)),
-    ),
-  );
-
-function quarantineCard(quarantines) {
-  const row = ({ entry, summary }) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, element("a", inAirflow(taskAddress(entry)), summary.list_name)),
-      ["waiting", "due", "released"].map((name) =>
-        element("td", { class: "figure" }, number(Number(summary[name]) || 0)),
-      ),
-      element("td", {}, summary.next_due_at ? time(summary.next_due_at) : "none", dueByDay(summary)),
-    );
-  return element(
-    "section",
-    { class: "card flush" },
-    element("h2", { class: "padded" }, "In quarantine"),
-    element(
-      "table",
-      { "aria-label": "In quarantine" },
-      element(
-        "thead",
-        {},
         element(
-          "tr",
+          "tbody",
           {},
-          element("th", { scope: "col" }, "List"),
-          ["Waiting", "Due in the latest run", "Released"].map((label) =>
-            element("th", { scope: "col", class: "figure" }, label),
+          days.map(({ day, devices }) =>
+            element(
+              "tr",
+              {},
+              element("th", { scope: "row" }, day),
+              figure(devices),
+              element("td", { class: "wide" }, share(devices, most)),
+            ),
           ),
-          element("th", { scope: "col" }, "Next due"),
         ),
       ),
-      element("tbody", {}, quarantines.map(row)),
-    ),
+    others > 0 &&
+      days.length > 0 &&
+      element("p", { class: "hint" }, `${plural(others, "more device")} waiting, on days that are not listed.`),
   );
 }

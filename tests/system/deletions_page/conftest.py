@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.airflow_api import AirflowApi, serve_page
+from tests.support.airflow_api import NOW, AirflowApi, serve_page
 from tests.support.browser import chromium, open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-NOW = "2026-11-28T12:00:00Z"
 
 
 @pytest.fixture

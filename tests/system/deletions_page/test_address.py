@@ -12,9 +12,8 @@ import pytest
 from playwright.sync_api import expect
 
 from airflow_provider_nexthink.plugins.deletions import HEADERS
-from tests.support.airflow_api import PREFIX, AirflowApi, Task, row_of, summary_of
+from tests.support.airflow_api import NOW, PREFIX, AirflowApi, Task, row_of, summary_of
 from tests.support.browser import open_page
-from tests.system.deletions_page.conftest import NOW
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FrameLocator, Page
