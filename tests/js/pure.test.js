@@ -3,7 +3,6 @@ import { test } from "node:test";
 
 import { compare } from "../../airflow_provider_nexthink/plugins/static/compare.js";
 import { csv, fileName, likeFormulas } from "../../airflow_provider_nexthink/plugins/static/csv.js";
-import { remedyOf, remedyOfError, topReasons } from "../../airflow_provider_nexthink/plugins/static/remedies.js";
 import { niceMaximum } from "../../airflow_provider_nexthink/plugins/static/chart.js";
 import { setZone, time, zoneLabel } from "../../airflow_provider_nexthink/plugins/static/time.js";
 
@@ -21,37 +20,6 @@ test("CSV quotes what needs it, and changes nothing", () => {
     [1],
   );
   assert.equal(fileName(["d", "manual__2026-11-22T00:00:00+00:00"]), "d_manual__2026-11-22T00-00-00-00-00.csv");
-});
-
-test("remedies name what to do", () => {
-  assert.match(remedyOf({ status: "NOT_SENT", reason: "not accepted: 403" }).remedy, /tick Data management/);
-  assert.match(
-    remedyOf({ status: "UNKNOWN", reason: "sent, without an unambiguous response: 503" }).remedy,
-    /harmless/,
-  );
-  assert.match(
-    remedyOf({ status: "REJECTED", reason: "the list gives this uid two names: which device is meant is ambiguous" })
-      .remedy,
-    /two names/,
-  );
-  assert.match(
-    remedyOf({ status: "INVALID", reason: "the uid is not a UUID (str); not sent" }).remedy,
-    /Correct the uid/,
-  );
-  assert.equal(remedyOf({ status: "FAILED", reason: null }).reason, "FAILED");
-  assert.match(remedyOfError({ type: "NexthinkGuardError" }), /raise the limit/);
-  assert.equal(remedyOfError({ type: "Other" }), "");
-});
-
-test("reasons are counted, the most frequent first", () => {
-  const table = { status: ["FAILED", "INVALID", "FAILED", "SCHEDULED"], reason: ["locked", "bad", "locked", null] };
-  assert.deepEqual(
-    topReasons(table, ["FAILED", "INVALID"]).map(({ count, reason }) => [count, reason]),
-    [
-      [2, "FAILED: locked"],
-      [1, "INVALID: bad"],
-    ],
-  );
 });
 
 test("a dry run and a real run are compared by uid in any spelling", () => {

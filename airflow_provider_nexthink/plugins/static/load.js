@@ -141,6 +141,12 @@ const dagRunKey = ({ instance, entry }) =>
   JSON.stringify([entry?.dag_id ?? instance.dag_id, entry?.run_id ?? instance.dag_run_id]);
 const isPlan = (summary) => isSummary(summary) && summary.dry_run === true;
 
+// The approval that a Dag run waits for, {subject, address}; null if there is none, or none that may be seen.
+export async function approvalOf(entry, signal) {
+  const path = `dags/${encodeURIComponent(entry.dag_id)}/dagRuns/${encodeURIComponent(entry.run_id)}`;
+  return approvalsByRun(await listApprovals(path, signal)).get(dagRunKey({ entry })) ?? null;
+}
+
 function approvalsByRun(details) {
   const pending = details.filter(({ response_received }) => !response_received);
   return new Map(

@@ -3,12 +3,12 @@
 import { ApiError, taskAddress, taskInstance, xcom } from "./airflow.js";
 import { showComparison } from "./comparison.js";
 import { duration, element, number, plural } from "./dom.js";
-import { loadRuns } from "./load.js";
+import { approvalOf, loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
-import { remedyOfError } from "./remedies.js";
-import { change, href } from "./route.js";
-import { STATES, explainState, isSummary, limitsOf, toRun, whoOf } from "./run.js";
-import { loading } from "./states.js";
+import { href } from "./route.js";
+import { STATES, isSummary, limitsOf, toRun, whoOf } from "./run.js";
+import { situationOf } from "./situation.js";
+import { failure, loading } from "./states.js";
 import { readTable } from "./table.js";
 import { showTable } from "./tableview.js";
 import { time, zoneLabel } from "./time.js";
@@ -24,17 +24,27 @@ export async function showOutcome(body, query, signal) {
   };
   document.title = `${entry.task_id} - ${entry.dag_id} - Nexthink deletions`;
   body.replaceChildren(heading(entry), loading("Reading the outcome"));
-  const [summary, instance] = await Promise.all([
+  let instanceStatus = null; // of the response, if Airflow refuses to show the task instance: the page works without it
+  const [value, instance] = await Promise.all([
     xcom(entry, "summary", signal).catch(missing),
-    taskInstance(entry, signal).catch(() => null), // optional: the page works without it
+    taskInstance(entry, signal).catch((error) => {
+      instanceStatus = error.status ?? 0;
+      return null;
+    }),
   ]);
-  const run = toRun({ instance, entry, summary: isSummary(summary) ? summary : null });
+  const summary = isSummary(value) ? value : null;
+  const approval = summary?.dry_run ? await approvalOf(entry, signal) : null;
+  const run = toRun({ instance, entry, summary, approval });
+  const situation = situationOf(run, { instanceStatus, other: value !== null && !summary ? value : undefined });
+  const refresh = () =>
+    showOutcome(body, query, signal).catch((error) => {
+      if (!signal.aborted) body.replaceChildren(failure(error, refresh));
+    });
   const comparison = element("div", { class: "comparison-place" });
   const content = element("div", { class: "outcome" });
-  body.replaceChildren(heading(entry, run), facts(run), ...[banner(run)].filter(Boolean), comparison, content);
-  if (run.summary && Number.isFinite(run.summary.requested) && run.total > 0)
-    await showRows(content, run, query, signal);
-  showComparison(comparison, run, findRuns(entry, signal), signal);
+  body.replaceChildren(heading(entry, run), facts(run, situation), ...banner(run, situation, refresh), comparison, content);
+  showComparison(comparison, run, findRuns(entry, signal), signal); // in the background
+  if (Number.isFinite(summary?.requested)) await showRows(content, run, situation, signal);
 }
 
 // -1 also for the placeholder that Airflow leaves in the address of a tab on a task that is not mapped.
@@ -66,7 +76,7 @@ function heading(entry, run = null) {
   );
 }
 
-function facts(run) {
+function facts(run, situation) {
   const { summary } = run;
   const limits = limitsOf(run).map(([label, value]) => `${label}: ${[value].flat().join(", ")}`);
   const requests =
@@ -88,7 +98,8 @@ function facts(run) {
   return element(
     "div",
     { class: "facts" },
-    element("span", { class: `state-badge ${run.state}` }, STATES[run.state]),
+    // Where the banner says more, such as "Skipped", a badge "No outcome" would contradict it.
+    !situation && element("span", { class: `state-badge ${run.state}` }, STATES[run.state]),
     run.is_dry && element("span", { class: "badge" }, "dry run: nothing was sent"),
     element(
       "dl",
@@ -110,35 +121,35 @@ function facts(run) {
 }
 
 // What a person must know before the table: why it ended, or that it has not.
-function banner(run) {
-  const text = explainState(run);
-  if (!text || run.state === "approval") return null;
-  const error = run.summary?.error;
-  const more = error && !text.includes(error.message) ? error.message : "";
-  const earlier = run.summary && run.state === "running" ? "The table is that of earlier tries." : "";
-  return element(
-    "section",
-    { class: `banner ${run.state}`, role: run.state === "running" ? "status" : "alert" },
-    element("h2", {}, `${STATES[run.state]}: ${text}`),
-    [more, error && remedyOfError(error), earlier].filter(Boolean).map((each) => element("p", {}, each)),
-  );
+function banner(run, situation, refresh) {
+  if (!situation) return [];
+  const { tone, title, text, remedy, canRefresh } = situation;
+  return [
+    element(
+      "section",
+      { class: `banner ${tone}`, role: canRefresh ? "status" : "alert" },
+      element("h2", {}, title),
+      [text, remedy].filter(Boolean).map((each) => element("p", {}, each)),
+      run.state === "approval" && element("p", {}, element("a", inAirflow(run.approval.address), "Approve or reject")),
+      canRefresh && element("button", { type: "button", onclick: refresh }, "Refresh"),
+    ),
+  ];
 }
 
-async function showRows(content, run, query, signal) {
+async function showRows(content, run, situation, signal) {
   const rows = run.summary.requested;
   if (rows > CONFIRM_ROWS && !(await confirmed(content, rows))) return;
   content.replaceChildren(loading(`Loading ${plural(rows, "row")}`));
-  const options = {
-    chosen: new Set((query.get("status") ?? "").split(",").filter(Boolean)),
-    text: query.get("q") ?? "",
-    onChange: change,
-  };
   const table = await readTable(run, "return_value", signal);
   if (table) {
-    content.replaceChildren(...showTable(run, table, options));
+    content.replaceChildren(...showTable(run, table));
     return;
   }
   const unscheduled = await readTable(run, "unscheduled", signal);
+  if (!unscheduled && situation) {
+    content.replaceChildren(); // a run that was blocked, failed or is not over need not have a table
+    return;
+  }
   const notice = element(
     "p",
     { class: "notice" },
@@ -146,7 +157,7 @@ async function showRows(content, run, query, signal) {
     unscheduled ? "These are the rows that need attention. " : "",
     "If the task has a results_path, the whole table is in that file.",
   );
-  content.replaceChildren(notice, ...(unscheduled ? showTable(run, unscheduled, options) : []));
+  content.replaceChildren(notice, ...(unscheduled ? showTable(run, unscheduled) : []));
 }
 
 function confirmed(content, rows) {

@@ -4,16 +4,16 @@ import { csv, fileName, likeFormulas } from "./csv.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { clickInAirflow } from "./parent.js";
-import { topReasons } from "./remedies.js";
+import { explainer, topReasons } from "./remedies.js";
+import { change, parameters } from "./route.js";
 import { empty } from "./states.js";
 import { ACTION_REQUIRED, COLUMNS, STATUSES, groupOf } from "./statuses.js";
 import { time } from "./time.js";
 
 const SHOWN_REASONS = 4;
 
-// The nodes of a table. chosen: the statuses to show, all if empty; text: what is searched for; onChange({q, status}) is
-// called when a person changes them.
-export function showTable(run, table, { chosen, text, onChange }) {
+// The nodes of a table. What is shown of it is in the address: q, status (several with commas), reason.
+export function showTable(run, table) {
   const size = table.status.length;
   const at = (row, column) => table[column][row];
   if (size === 0)
@@ -27,6 +27,8 @@ export function showTable(run, table, { chosen, text, onChange }) {
   const searched = all.map((row) =>
     `${at(row, "name") ?? ""}\n${at(row, "uid") ?? ""}\n${at(row, "reason") ?? ""}`.toLowerCase(),
   );
+  const explain = explainer(table);
+  const chosen = chosenOf(parameters());
   let shown = all;
 
   const rows = grid(gridColumns(at), "Outcome of each device");
@@ -37,27 +39,29 @@ export function showTable(run, table, { chosen, text, onChange }) {
     type: "search",
     placeholder: "Device name or uid",
     "aria-label": "Search by device name or uid",
-    value: text,
+    value: chosen.text,
     autocomplete: "off",
     spellcheck: "false",
   });
   const download = element("button", { type: "button" }, "Download CSV");
 
   const filter = () => {
-    const wanted = search.value.trim().toLowerCase();
-    shown = all.filter(
-      (row) =>
-        (chosen.size === 0 || chosen.has(at(row, "status"))) && (wanted === "" || searched[row].includes(wanted)),
-    );
+    const text = chosen.text.toLowerCase();
+    const isShown = (row) =>
+      (chosen.statuses.size === 0 || chosen.statuses.has(at(row, "status"))) &&
+      (text === "" || searched[row].includes(text)) &&
+      (chosen.reason === "" || (ACTION_REQUIRED.includes(at(row, "status")) && explain(row).reason === chosen.reason));
+    shown = all.filter(isShown);
     hint.textContent =
       shown.length === size ? plural(size, "row") : `${number(shown.length)} of ${plural(size, "row")}`;
     nothing.hidden = shown.length > 0;
     warning.hidden = true;
     rows.show(shown);
   };
-  const filterAgain = () => {
+  const choose = (values) => {
+    Object.assign(chosen, values);
+    change({ q: chosen.text, status: [...chosen.statuses].join(","), reason: chosen.reason });
     filter();
-    onChange({ q: search.value.trim(), status: [...chosen].join(",") });
   };
   const save = () => {
     const risky = likeFormulas(shown, at).length;
@@ -73,14 +77,14 @@ export function showTable(run, table, { chosen, text, onChange }) {
   let pending = 0;
   search.addEventListener("input", () => {
     cancelAnimationFrame(pending);
-    pending = requestAnimationFrame(filterAgain);
+    pending = requestAnimationFrame(() => choose({ text: search.value.trim() }));
   });
   download.addEventListener("click", save);
   const tools = element(
     "div",
     { class: "tools" },
     search,
-    statusFilters(table, chosen, filterAgain),
+    statusFilters(table, chosen, choose),
     element("span", { class: "ending" }, hint, download),
   );
   requestAnimationFrame(() => {
@@ -88,11 +92,16 @@ export function showTable(run, table, { chosen, text, onChange }) {
     search.focus();
   });
   return [
-    ...reasons(table, search, chosen, filterAgain),
+    ...reasons(topReasons(table, ACTION_REQUIRED, explain), chosen, choose),
     tools,
     warning,
     element("div", { class: "card flush table-card" }, rows.node, nothing),
   ];
+}
+
+function chosenOf(query) {
+  const statuses = (query.get("status") ?? "").split(",").filter((status) => status in STATUSES);
+  return { text: query.get("q") ?? "", statuses: new Set(statuses), reason: query.get("reason") ?? "" };
 }
 
 function gridColumns(at) {
@@ -123,7 +132,7 @@ function gridColumns(at) {
   ];
 }
 
-function statusFilters(table, chosen, filter) {
+function statusFilters(table, chosen, choose) {
   const counts = new Map();
   for (const status of table.status) counts.set(status, (counts.get(status) ?? 0) + 1);
   const known = Object.keys(STATUSES).filter((status) => counts.has(status));
@@ -132,17 +141,17 @@ function statusFilters(table, chosen, filter) {
     { class: "filters", role: "group", "aria-label": "Only these statuses" },
     known.map((status) => {
       const toggle = (event) => {
-        if (!chosen.delete(status)) chosen.add(status);
-        event.currentTarget.setAttribute("aria-pressed", String(chosen.has(status)));
-        filter();
+        const statuses = new Set(chosen.statuses);
+        if (!statuses.delete(status)) statuses.add(status);
+        event.currentTarget.setAttribute("aria-pressed", String(statuses.has(status)));
+        choose({ statuses });
       };
       return element(
         "button",
         {
           type: "button",
           class: "chip",
-          "data-status": status,
-          "aria-pressed": String(chosen.has(status)),
+          "aria-pressed": String(chosen.statuses.has(status)),
           title: STATUSES[status],
           onclick: toggle,
         },
@@ -155,40 +164,43 @@ function statusFilters(table, chosen, filter) {
 }
 
 // The most frequent reasons of rows that need attention, with what to do about them.
-function reasons(table, search, chosen, filter) {
-  const found = topReasons(table, ACTION_REQUIRED);
+function reasons(found, chosen, choose) {
   if (found.length === 0) return [];
-  const choose = ({ status, text }) => {
-    chosen.clear();
-    chosen.add(status);
-    search.value = text;
-    filter();
-    for (const chip of document.querySelectorAll(".chip"))
-      chip.setAttribute("aria-pressed", String(chip.dataset.status === status));
+  const toggle = (event, reason) => {
+    choose({ reason: chosen.reason === reason ? "" : reason });
+    for (const button of event.currentTarget.closest("section").querySelectorAll("button"))
+      button.setAttribute("aria-pressed", String(button === event.currentTarget && chosen.reason === reason));
   };
-  const item = (each) =>
+  const item = ({ count, reason, remedy }) =>
     element(
       "li",
       {},
       element(
         "button",
-        { type: "button", class: "link", onclick: () => choose(each) },
-        `${number(each.count)} ${each.reason}`,
+        {
+          type: "button",
+          class: "link",
+          "aria-pressed": String(chosen.reason === reason),
+          onclick: (event) => toggle(event, reason),
+        },
+        `${number(count)} ${reason}`,
       ),
-      element("span", { class: "hint" }, each.remedy),
+      element("span", { class: "hint" }, remedy),
     );
-  const more = found.length - SHOWN_REASONS;
+  const rest = found.slice(SHOWN_REASONS);
   return [
     element(
       "section",
       { class: "outcome-reasons card", "aria-label": "Why devices need attention" },
       element("h2", {}, "Need attention"),
-      element(
-        "ul",
-        {},
-        found.slice(0, SHOWN_REASONS).map(item),
-        more > 0 && element("li", { class: "hint" }, `and ${plural(more, "other reason")}`),
-      ),
+      element("ul", {}, found.slice(0, SHOWN_REASONS).map(item)),
+      rest.length > 0 &&
+        element(
+          "details",
+          { open: rest.some(({ reason }) => reason === chosen.reason) },
+          element("summary", {}, plural(rest.length, "other reason")),
+          element("ul", {}, rest.map(item)),
+        ),
     ),
   ];
 }

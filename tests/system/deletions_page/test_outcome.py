@@ -49,37 +49,87 @@ def downloaded(page: Page, press: Callable[[], None]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("state", "summary", "told", "remedy"),
+    ("state", "summary", "told", "remedy", "can_refresh"),
     [
         (
             "failed",
             summary_of(80_003, NOT_SENT=80_003, error=GUARD),
-            "Blocked: 80,003 devices, limit 500",
-            "raise the limit",
+            "Blocked: 80,003 devices, limit 500. Nothing was sent.",
+            "raise max_devices of the task",
+            False,
         ),
         (
             "failed",
             summary_of(None, error={"type": "NexthinkPermissionError", "message": "No: 403.", "sent_nothing": True}),
-            "Failed: Nothing sent: No: 403.",
-            "tick Data management",
+            "Failed: No permission (403). Nothing was sent.",
+            "Tick the permission 'Data management'",
+            False,
         ),
-        ("failed", None, "Failed: What was sent is not known here: see the log", ""),
-        ("upstream_failed", None, "Failed: A task before it failed: nothing sent", ""),
-        ("running", None, "Running: running", ""),
-        ("up_for_retry", summary_of(3, SCHEDULED=3), "Running: Waiting for its retry", "that of earlier tries"),
-        ("success", None, "No outcome: The task recorded no outcome", ""),
+        ("failed", None, "Failed", "What was sent is not known here: see the log.", False),
+        ("upstream_failed", None, "Not run", "A task before it failed: nothing sent.", False),
+        ("skipped", None, "Skipped", "nothing was sent", False),
+        ("running", None, "Running", "when the task ends", True),
+        ("queued", None, "Queued", "when the task ends", True),
+        (None, None, "Not started", "Airflow has not queued this task yet.", True),
+        ("up_for_retry", summary_of(3, SCHEDULED=3), "Waiting for its retry", "the try before", True),
+        ("success", None, "No outcome", "What was sent is not known here: see the log.", False),
     ],
 )
 def test_outcome_without_a_clean_end_says_what_is_the_case(
-    page: Page, api: AirflowApi, state: str, summary: dict[str, Any] | None, told: str, remedy: str
+    page: Page,
+    api: AirflowApi,
+    state: str | None,
+    summary: dict[str, Any] | None,
+    told: str,
+    remedy: str,
+    can_refresh: bool,
 ) -> None:
-    api.tasks = [Task({"summary": summary, "return_value": []} if summary else {}, state=state)]
+    api.tasks = [Task({"summary": summary} if summary else {}, state=state)]
     page.goto(OUTCOME)
     banner = page.locator(".banner")
-    expect(banner.get_by_role("heading")).to_contain_text(told)
+    expect(banner.get_by_role("heading")).to_have_text(told)
     expect(banner).to_contain_text(remedy)
+    expect(page.locator("main")).not_to_have_attribute("aria-busy", "true")
+    expect(page.get_by_text("DataFrame")).to_have_count(0)  # there is no table: nothing to explain about its form
     expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    expect(page.get_by_role("button", name="Refresh")).to_have_count(int(can_refresh))
     expect(page.get_by_role("link", name="Task and log")).to_be_visible()
+
+
+def test_outcome_of_a_running_task_is_read_again_on_request(page: Page, api: AirflowApi) -> None:
+    api.tasks = [Task(state="running")]
+    page.goto(OUTCOME)
+    expect(page.get_by_role("heading", name="Running")).to_be_visible()
+    set_outcome(api, [row_of(0)])
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.get_by_text("1 row", exact=True)).to_be_visible()
+    expect(page.locator(".banner")).to_have_count(0)
+
+
+def test_outcome_of_a_run_that_is_not_there_says_so(page: Page, api: AirflowApi) -> None:
+    api.tasks = []
+    page.goto(OUTCOME)
+    expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+    expect(page.get_by_text("marked as success")).to_have_count(0)
+
+
+def test_outcome_of_another_operator_is_told_apart(page: Page, api: AirflowApi) -> None:
+    api.tasks = [Task({"summary": {"text": "of another kind"}})]
+    page.goto(OUTCOME)
+    expect(page.get_by_role("heading", name="Not a Nexthink deletion")).to_be_visible()
+
+
+def test_plan_that_waits_for_an_approval_says_so(page: Page, api: AirflowApi) -> None:
+    plan = set_outcome(api, [row_of(0, status="PLANNED")], dry_run=True)
+    plan.task_id = "plan"
+    approval = Task(task_id="approve", state="awaiting_input", operator="ApprovalOperator")
+    api.tasks.append(approval)
+    api.approvals = [approval]
+    page.goto(f"?{urlencode(plan.entry)}")
+    expect(page.locator(".banner").get_by_role("heading")).to_have_text("Awaiting approval")
+    expect(page.get_by_text("Done", exact=True)).to_have_count(0)
+    page.get_by_role("link", name="Approve or reject").click()
+    expect(page.get_by_text("/tasks/approve/required_actions")).to_be_visible()
 
 
 def test_outcome_says_who_why_and_within_which_limits(page: Page, api: AirflowApi) -> None:
@@ -96,16 +146,22 @@ def test_outcome_says_who_why_and_within_which_limits(page: Page, api: AirflowAp
 
 def test_reasons_are_listed_with_their_remedy_and_filter_the_table(page: Page, api: AirflowApi) -> None:
     rows = [row_of(at, status="NOT_SENT", reason="not accepted: 403") for at in range(3)]
+    rows += [row_of(3, status="NOT_SENT", reason="the run ended before its turn: 403")]
     rows += [row_of(7, status="INVALID", reason="the uid is not a UUID (str); not sent"), row_of(8)]
     set_outcome(api, rows)
     page.goto(OUTCOME)
     reasons = page.get_by_role("region", name="Why devices need attention")
-    expect(reasons.get_by_role("listitem").first).to_contain_text("tick Data management")
-    reasons.get_by_role("button", name="1 INVALID").click()
-    page.get_by_text("1 of 5 rows").wait_for()
-    expect(page.get_by_role("button", name="INVALID 1", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(reasons.get_by_role("listitem")).to_have_count(2)  # one for each kind, not for each text
+    expect(reasons.get_by_role("listitem").first).to_contain_text("4 Not sent: no permission (403)")
+    expect(reasons.get_by_role("listitem").first).to_contain_text("Tick the permission 'Data management'")
+    malformed = reasons.get_by_role("button", name="1 The uid is malformed")
+    malformed.click()
+    expect(page.get_by_text("1 of 6 rows")).to_be_visible()
     page.reload()
-    page.get_by_text("1 of 5 rows").wait_for()
+    expect(page.get_by_text("1 of 6 rows")).to_be_visible()
+    expect(malformed).to_have_attribute("aria-pressed", "true")
+    malformed.click()
+    expect(page.get_by_text("6 rows", exact=True)).to_be_visible()
 
 
 def test_dry_run_and_the_real_run_after_it_are_compared(page: Page, api: AirflowApi) -> None:
