@@ -46,3 +46,14 @@ test("times are in the chosen zone", () => {
   assert.equal(time("no time"), "");
   assert.equal(time(null), "");
 });
+
+test("of a device that is twice in the list, the comparison names the row that says what happened", () => {
+  const dry = { uid: ["A"], name: ["one"], status: ["PLANNED"], reason: [null] };
+  const real = {
+    uid: ["a", "A"],
+    name: ["one", "one"],
+    status: ["FAILED", "DUPLICATE"],
+    reason: ["device locked", "the same device is earlier in the list"],
+  };
+  assert.equal(compare(dry, real).missing[0].text, "FAILED: device locked");
+});

@@ -10,7 +10,11 @@ const canonical = (uid) =>
 export function compare(dry, real) {
   const planned = rowsWith(dry, "PLANNED");
   const scheduled = rowsWith(real, "SCHEDULED");
-  const fates = new Map(real.uid.map((uid, at) => [canonical(uid), at]));
+  const fates = new Map();
+  real.uid.forEach((uid, at) => {
+    // Of several rows with one uid, DUPLICATE says the least.
+    if (real.status[at] !== "DUPLICATE" || !fates.has(canonical(uid))) fates.set(canonical(uid), at);
+  });
   const missing = [...planned]
     .filter(([uid]) => !scheduled.has(uid))
     .map(([uid, at]) => ({ uid: dry.uid[at], name: dry.name[at], text: fateOf(real, fates.get(uid)) }));

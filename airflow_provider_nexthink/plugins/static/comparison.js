@@ -30,6 +30,7 @@ export async function showComparison(node, run, runsSoon, signal) {
     "Compare the devices",
   );
   const difference = real.counts.scheduled - dry.counts.planned;
+  const told = difference === 0 ? "as many" : `difference ${difference > 0 ? "+" : ""}${number(difference)}`;
   node.replaceChildren(
     element(
       "section",
@@ -39,7 +40,7 @@ export async function showComparison(node, run, runsSoon, signal) {
         {},
         run.is_dry ? "Followed by " : "Planned in ",
         link,
-        `: planned ${number(dry.counts.planned)}, scheduled ${number(real.counts.scheduled)}, difference ${difference > 0 ? "+" : ""}${number(difference)}.`,
+        `: planned ${number(dry.counts.planned)}, scheduled ${number(real.counts.scheduled)}, ${told}.`,
       ),
       button,
       details,

@@ -197,6 +197,29 @@ def test_dry_run_and_the_real_run_after_it_are_compared(page: Page, api: Airflow
     expect(compared).to_contain_text("Followed by the real run of 2026-11-23 00:00:00")
 
 
+def test_as_many_devices_are_not_said_to_be_the_same(page: Page, api: AirflowApi) -> None:
+    api.tasks = [
+        Task(
+            {"summary": summary_of(1, PLANNED=1, dry_run=True), "return_value": [row_of(1, status="PLANNED")]},
+            run_id="manual__1",
+        ),
+        Task(
+            {
+                "summary": summary_of(300_000, SCHEDULED=1, started_at="2026-11-23T00:00:00+00:00"),
+                "return_value": [row_of(2)],
+            },
+            run_id="manual__2",
+            start_date="2026-11-23T00:00:00+00:00",
+        ),
+    ]
+    page.goto(f"?{urlencode(api.tasks[1].entry)}")
+    expect(page.get_by_role("button", name="Load it")).to_be_visible()
+    compared = page.get_by_role("region", name="Dry run and real run")  # it does not wait for the table
+    expect(compared).to_contain_text("planned 1, scheduled 1, as many.")
+    compared.get_by_role("button", name="Compare the devices").click()
+    expect(compared.get_by_role("listitem")).to_have_count(2)
+
+
 def test_outcome_of_a_mapped_task_has_its_label(page: Page, api: AirflowApi) -> None:
     task = set_outcome(api, [row_of(0)])
     task.map_index, task.rendered_map_index = 3, "nexthink_globex"
