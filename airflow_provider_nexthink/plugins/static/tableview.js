@@ -11,6 +11,7 @@ import { ACTION_REQUIRED, COLUMNS, STATUSES, groupOf } from "./statuses.js";
 import { time } from "./time.js";
 
 const SHOWN_REASONS = 4;
+const LONG_REASON = 44; // characters: longer ones get two lines of small type
 
 // The nodes of a table. What is shown of it is in the address: q, status (several with commas), reason.
 export function showTable(run, table) {
@@ -31,7 +32,19 @@ export function showTable(run, table) {
   const chosen = chosenOf(parameters());
   let shown = all;
 
-  const rows = grid(gridColumns(at), "Outcome of each device");
+  const details = element("section", {
+    class: "row-details",
+    "aria-label": "Selected device",
+    "aria-live": "polite",
+    hidden: true,
+  });
+  const close = () => {
+    rows.clear();
+    rows.node.focus();
+  };
+  const rows = grid(gridColumns(at), "Outcome of each device", {
+    onSelect: (row) => showDetails(details, row, at, explain, close),
+  });
   const hint = element("span", { class: "hint", role: "status" });
   const warning = element("p", { class: "notice formulas", hidden: true });
   const nothing = element("p", { class: "nothing", hidden: true }, "No device matches.");
@@ -95,7 +108,7 @@ export function showTable(run, table) {
     ...reasons(topReasons(table, ACTION_REQUIRED, explain), chosen, choose),
     tools,
     warning,
-    element("div", { class: "card flush table-card" }, rows.node, nothing),
+    element("div", { class: "card flush table-card" }, rows.node, nothing, details),
   ];
 }
 
@@ -113,16 +126,12 @@ function gridColumns(at) {
       name: "status",
       label: "Status",
       cell: (row) =>
-        element(
-          "span",
-          { class: `status text-${groupOf[at(row, "status")] ?? ""}`, title: STATUSES[at(row, "status")] },
-          String(at(row, "status")),
-        ),
+statusText(at(row, "status")),
     },
     {
       name: "reason",
       label: "Reason",
-      cell: (row) => element("span", { title: at(row, "reason") }, String(at(row, "reason") ?? "")),
+      cell: (row) => reasonText(at(row, "reason")),
     },
     { name: "submitted_at", label: "Sent", cell: (row) => time(at(row, "submitted_at")) },
     plain("attempts", "Tries"),
@@ -130,6 +139,38 @@ function gridColumns(at) {
     plain("request_id", "Request id"),
     plain("trace_id", "Trace id"),
   ];
+}
+
+const statusText = (status) =>
+  element("span", { class: `status text-${groupOf[status] ?? ""}`, title: STATUSES[status] }, String(status));
+
+const reasonText = (reason) =>
+  element("span", { class: reason?.length > LONG_REASON && "long", title: reason }, String(reason ?? ""));
+
+// All of a row, where it can be read without a mouse and on a phone.
+function showDetails(node, row, at, explain, close) {
+  node.hidden = row === null;
+  if (row === null) return;
+  const status = at(row, "status");
+  const values = Object.entries({
+    uid: at(row, "uid"),
+    Reason: at(row, "reason"),
+    "What to do": ACTION_REQUIRED.includes(status) && explain(row).remedy,
+    Sent: time(at(row, "submitted_at")),
+    Tries: at(row, "attempts"),
+    Batch: at(row, "batch"),
+    "Request id": at(row, "request_id"),
+    "Trace id": at(row, "trace_id"),
+  }).filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
+  node.replaceChildren(
+    element("h2", {}, String(at(row, "name") ?? "no name"), " ", statusText(status)),
+    element("button", { type: "button", "aria-label": "Close the details", onclick: close }, "×"),
+    element(
+      "dl",
+      {},
+      values.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, String(value)))),
+    ),
+  );
 }
 
 function statusFilters(table, chosen, choose) {

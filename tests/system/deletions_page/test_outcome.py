@@ -370,6 +370,50 @@ def test_table_on_a_wide_screen_shows_the_whole_reason(page: Page, api: AirflowA
     assert cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth && cell.getBoundingClientRect().right <= 1440")
 
 
+LOST = (
+    "what was sent is not known here: an earlier try was lost; see its log, and whether Nexthink still has the device"
+)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_long_reason_can_be_read_without_a_mouse(page: Page, api: AirflowApi, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    set_outcome(api, [row_of(0), row_of(1, status="UNKNOWN", reason=LOST), *[row_of(at) for at in range(2, 500)]])
+    page.goto(OUTCOME)
+    cell = page.locator(".rows .row", has_text="LAPTOP-000001").locator(".cell.reason")
+    cell.wait_for()
+    assert cell.evaluate("cell => cell.scrollHeight <= cell.clientHeight && cell.offsetHeight < 40"), "two lines"
+    details = page.get_by_role("region", name="Selected device")
+    expect(details).to_be_hidden()
+    table = page.get_by_role("table", name="Outcome of each device")
+    table.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    for text in (LOST, row_of(1)["uid"], "See the log of the earlier try"):
+        text_in_details = details.get_by_text(text).first
+        text_in_details.scroll_into_view_if_needed()
+        assert text_in_details.evaluate("node => node.scrollWidth <= node.clientWidth")
+    expect(page.locator(".row[aria-current]")).to_contain_text("LAPTOP-000001")
+    page.keyboard.press("End")
+    expect(details).to_contain_text("LAPTOP-000499")
+    expect(page.locator(".row[aria-current]")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(details).to_be_hidden()
+    page.locator(".rows .row").last.click()
+    expect(details).to_contain_text("LAPTOP-000499")
+    details.get_by_role("button", name="Close").click()
+    expect(details).to_be_hidden()
+    expect(table).to_be_focused()
+
+
+def test_download_works_with_the_keyboard_in_the_frame_of_airflow(page: Page, api: AirflowApi) -> None:
+    task = set_outcome(api, [row_of(0), row_of(1, status="EXCLUDED")])
+    page.goto(f"../plugin/nexthink-deletions?{urlencode(task.entry)}")  # a frame that allows no downloads
+    button = page.frame_locator("iframe").get_by_role("button", name="Download CSV")
+    button.focus()
+    rows = downloaded(page, lambda: page.keyboard.press("Enter"))
+    assert [row["status"] for row in rows] == ["SCHEDULED", "EXCLUDED"]
+
+
 def test_double_click_selects_the_whole_uid(page: Page, api: AirflowApi) -> None:
     set_outcome(api, [row_of(7)])
     page.goto(OUTCOME)
