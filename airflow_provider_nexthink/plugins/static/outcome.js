@@ -42,7 +42,13 @@ export async function showOutcome(body, query, signal) {
     });
   const comparison = element("div", { class: "comparison-place" });
   const content = element("div", { class: "outcome" });
-  body.replaceChildren(heading(entry, run), facts(run, situation), ...banner(run, situation, refresh), comparison, content);
+  body.replaceChildren(
+    heading(entry, run),
+    facts(run, situation),
+    ...banner(run, situation, refresh),
+    comparison,
+    content,
+  );
   showComparison(comparison, run, findRuns(entry, signal), signal); // in the background
   if (Number.isFinite(summary?.requested)) await showRows(content, run, situation, signal);
 }

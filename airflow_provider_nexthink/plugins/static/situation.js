@@ -17,9 +17,17 @@ function withSummary(run) {
   const { summary, state } = run;
   switch (state) {
     case "running":
-      return { ...progress(run), text: "Below is the outcome of the try before, or what this try has recorded so far." };
+      return {
+        ...progress(run),
+        text: "Below is the outcome of the try before, or what this try has recorded so far.",
+      };
     case "approval":
-      return { tone: "approval", title: "Awaiting approval", text: "Somebody must approve or reject this plan. Nothing was sent.", canRefresh: true };
+      return {
+        tone: "approval",
+        title: "Awaiting approval",
+        text: "Somebody must approve or reject this plan. Nothing was sent.",
+        canRefresh: true,
+      };
     case "blocked":
       return blocked(summary.error);
     case "failed":
@@ -40,7 +48,8 @@ function failed(summary) {
   const { reason, remedy } = remedyOfError(summary.error);
   const text = summary.error.message ?? "";
   if (sentNothing(summary)) return { title: `Failed: ${reason}. Nothing was sent.`, text, remedy };
-  if (summary.requested === null || summary.earlier_tries === null) return { title: `Failed: ${reason}. ${UNKNOWN}`, text, remedy };
+  if (summary.requested === null || summary.earlier_tries === null)
+    return { title: `Failed: ${reason}. ${UNKNOWN}`, text, remedy };
   return { title: `Stopped: ${reason}. The table has what was sent.`, text, remedy };
 }
 
@@ -53,15 +62,25 @@ const PROGRESS = {
   restarting: "Restarting",
 };
 
-const progress = ({ airflow_state }) => ({ tone: "running", title: PROGRESS[airflow_state] ?? "Running", canRefresh: true });
+const progress = ({ airflow_state }) => ({
+  tone: "running",
+  title: PROGRESS[airflow_state] ?? "Running",
+  canRefresh: true,
+});
 
 function withoutSummary(run, instanceStatus, other) {
   if (other !== undefined) return unreadable(other);
   if (run.state === "running") {
     const isRetry = run.airflow_state === "up_for_retry";
-    return { ...progress(run), text: isRetry ? `The try before recorded no outcome. ${UNKNOWN}` : "The outcome of each device appears here when the task ends." };
+    return {
+      ...progress(run),
+      text: isRetry
+        ? `The try before recorded no outcome. ${UNKNOWN}`
+        : "The outcome of each device appears here when the task ends.",
+    };
   }
-  if (instanceStatus === 404) return { tone: "unknown", title: "There is no such run", text: "It was deleted, or the link is wrong." };
+  if (instanceStatus === 404)
+    return { tone: "unknown", title: "There is no such run", text: "It was deleted, or the link is wrong." };
   switch (run.airflow_state) {
     case "failed":
       return { title: "Failed", text: `The task recorded no outcome. ${UNKNOWN}` };
@@ -72,14 +91,29 @@ function withoutSummary(run, instanceStatus, other) {
     case "removed":
       return { tone: "unknown", title: "Removed", text: "The task is no longer in the Dag." };
     case null:
-      if (instanceStatus === null) return { tone: "running", title: "Not started", text: "Airflow has not queued this task yet.", canRefresh: true };
+      if (instanceStatus === null)
+        return {
+          tone: "running",
+          title: "Not started",
+          text: "Airflow has not queued this task yet.",
+          canRefresh: true,
+        };
       return { tone: "unknown", title: "No outcome", text: UNKNOWN };
     default:
-      return { tone: "unknown", title: "No outcome", text: `The task recorded none: it was marked as success, has do_xcom_push=False, is not a Nexthink deletion, or its XComs were deleted. ${UNKNOWN}` };
+      return {
+        tone: "unknown",
+        title: "No outcome",
+        text: `The task recorded none: it was marked as success, has do_xcom_push=False, is not a Nexthink deletion, or its XComs were deleted. ${UNKNOWN}`,
+      };
   }
 }
 
 function unreadable(value) {
-  if (typeof value === "string") return { tone: "unknown", title: "The outcome cannot be read here", text: "An XCom backend stores it outside Airflow's database. If the task has a results_path, the table is in that file." };
+  if (typeof value === "string")
+    return {
+      tone: "unknown",
+      title: "The outcome cannot be read here",
+      text: "An XCom backend stores it outside Airflow's database. If the task has a results_path, the table is in that file.",
+    };
   return { tone: "unknown", title: "Not a Nexthink deletion", text: "This task has an XCom summary of another kind." };
 }

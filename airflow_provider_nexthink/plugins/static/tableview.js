@@ -125,8 +125,7 @@ function gridColumns(at) {
     {
       name: "status",
       label: "Status",
-      cell: (row) =>
-statusText(at(row, "status")),
+      cell: (row) => statusText(at(row, "status")),
     },
     {
       name: "reason",
