@@ -20,7 +20,7 @@ const DAY_MS = 86_400_000;
 let loaded = null; // of the last period and Dag: going back must not read everything again
 
 // Returns {runs, reconciles, quarantines, notices, at}: the runs newest first, and the newest summary of each task that
-// reconciles or quarantines as {entry, summary}. days: a key of PERIODS. dag_id: "" for all.
+// reconciles or quarantines, for each tenant, as {entry, summary}. days: a key of PERIODS. dag_id: "" for all.
 export async function loadRuns({ days, dag_id }, { signal, progress = () => {}, again = false }) {
   const key = JSON.stringify([days, dag_id]);
   if (again || loaded?.key !== key) loaded = { key, result: await readRuns(days, dag_id, signal, progress) };
@@ -52,7 +52,12 @@ async function readRuns(days, dagId, signal, progress) {
     runs: runs.slice(0, MAX_RUNS),
     reconciles: newestOfEachTask(read.filter(({ summary }) => isReconcile(summary))),
     quarantines: newestOfEachTask(read.filter(({ summary }) => isQuarantine(summary))),
-    notices: { more: instances.isCut || entries.isCut || unread > 0 || runs.length > MAX_RUNS, unreadable },
+    notices: {
+      more: instances.isCut || entries.isCut || unread.length > 0 || runs.length > MAX_RUNS,
+      // Of what was not read, all but deletions may be a look or a list: a subclass is not known by its name.
+      moreLooks: instances.isCut || entries.isCut || unread.some((each) => !DELETIONS.includes(operatorOf(each))),
+      unreadable,
+    },
     at: new Date().toISOString(),
   };
 }
@@ -107,16 +112,24 @@ function merge(instances, entries) {
   return [...found.values()].sort((one, other) => time(other) - time(one));
 }
 
-// Read the summaries, several at once, until there are enough. Unreadable ones are counted.
+const operatorOf = ({ instance }) => instance?.operator;
+
+// Read the summaries, several at once, until there are enough deletions; those of the ledger all, as a look may be older
+// than many deletions. Unreadable ones are counted.
 async function readSummaries(found, signal) {
   const read = [];
+  const unread = [];
   let unreadable = 0;
   let next = 0;
   let deletions = 0;
   const work = async () => {
-    while (next < found.length && deletions < MAX_RUNS) {
+    while (next < found.length) {
       const each = found[next];
       next += 1;
+      if (deletions >= MAX_RUNS && !LEDGER.includes(operatorOf(each))) {
+        unread.push(each);
+        continue;
+      }
       if (each.entry === null) {
         read.push({ ...each, summary: null });
         continue;
@@ -134,7 +147,7 @@ async function readSummaries(found, signal) {
     }
   };
   await Promise.all(Array.from({ length: CONCURRENCY }, work));
-  return { read, unreadable, unread: found.length - next };
+  return { read, unreadable, unread };
 }
 
 const dagRunKey = ({ instance, entry }) =>
@@ -157,12 +170,20 @@ function approvalsByRun(details) {
   );
 }
 
+// A task may look at several tenants, and tenants may have lists of one name. A summary of before the tenant was recorded
+// counts unless its task has said more since.
 function newestOfEachTask(read) {
   const newest = new Map();
-  for (const { entry, summary } of [...read].sort((one, other) =>
-    one.entry.timestamp < other.entry.timestamp ? -1 : 1,
-  )) {
-    newest.set(JSON.stringify([entry.dag_id, entry.task_id, summary.list_name ?? entry.map_index]), { entry, summary });
+  const tasks = new Set();
+  const time = ({ entry }) => Date.parse(entry.timestamp);
+  for (const { entry, summary } of [...read].sort((one, other) => time(other) - time(one))) {
+    const { dag_id, task_id, map_index } = entry;
+    const { instance, list_name } = summary;
+    const task = JSON.stringify([dag_id, task_id, list_name ?? map_index]);
+    const key = instance ? JSON.stringify([dag_id, task_id, list_name ?? null, instance]) : task;
+    if (newest.has(key) || (!instance && tasks.has(task))) continue;
+    tasks.add(task);
+    newest.set(key, { entry, summary });
   }
   return [...newest.values()];
 }

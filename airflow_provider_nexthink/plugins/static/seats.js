@@ -48,17 +48,14 @@ function overview({ reconciles, quarantines, notices }, query) {
   ];
 }
 
-function noticesOf({ more, unreadable }, looks) {
+function noticesOf({ moreLooks, unreadable }, looks) {
   const found = looks.flatMap((look) => warningsOf(look, Date.now()));
   const unrecorded = looks.filter(({ instance }) => instance === null).length;
   if (unrecorded > 0 && looks.length > 1)
     found.push(
       `${plural(unrecorded, "look")} of an older version of the provider: the tenant is not recorded. If another task looks at the same tenant, its seats count twice in the total.`,
     );
-  if (more)
-    found.push(
-      "Only the newest tasks of this period were read. If a tenant or a list is missing here, choose a shorter period.",
-    );
+  if (moreLooks) found.push("Only the newest tasks of this period were read. What is older is missing here.");
   if (unreadable)
     found.push(
       `${plural(unreadable, "task")} could not be read: no permission, or stored outside Airflow's database by an XCom backend.`,
@@ -173,7 +170,7 @@ function looksTable(looks, query) {
       figure(figures.not_compared, "Not compared"),
       figure(summary.devices ?? null, "In the inventory"),
       element("td", { "data-label": "Looked at" }, time(summary.looked_at) || "not recorded"),
-      element("td", { "data-label": "By" }, element("a", inAirflow(taskAddress(entry)), taskLabel(entry))),
+      element("td", { "data-label": "By", class: "by" }, element("a", inAirflow(taskAddress(entry)), taskLabel(entry))),
     );
   });
   return element(

@@ -240,6 +240,59 @@ def test_seats_of_several_tenants_are_added_and_filtered(page: Page, api: Airflo
     expect(page.get_by_label("Tenant", exact=True)).to_have_value("gone")
 
 
+def test_seats_behind_many_newer_runs_are_shown(page: Page, api: AirflowApi) -> None:
+    # More runs than the page reads, all newer than the look.
+    api.tasks = [
+        Task(
+            {"summary": summary_of(1, SCHEDULED=1, started_at=f"2026-11-28T07:{at // 60:02}:{at % 60:02}+00:00")},
+            run_id=f"manual__{at}",
+            start_date=f"2026-11-28T07:{at // 60:02}:{at % 60:02}+00:00",
+        )
+        for at in range(220)
+    ]
+    api.tasks += [reconcile(), quarantine()]
+    page.goto("?view=seats")
+    assert tiles(page)["Gone"] == "1,354"
+    expect(page.locator(".list").get_by_role("heading")).to_have_text(["lifecycle.hold"])
+    expect(alerts(page)).to_have_count(0)
+
+
+def test_seats_of_a_subclass_behind_many_newer_runs_are_said_to_be_missing(page: Page, api: AirflowApi) -> None:
+    api.tasks = [
+        Task(
+            {"summary": summary_of(1, SCHEDULED=1, started_at=f"2026-11-28T07:{at // 60:02}:{at % 60:02}+00:00")},
+            run_id=f"manual__{at}",
+            start_date=f"2026-11-28T07:{at // 60:02}:{at % 60:02}+00:00",
+        )
+        for at in range(220)
+    ]
+    look = reconcile()
+    look.operator = None
+    api.tasks.append(look)
+    page.goto("?view=seats")
+    page.get_by_role("heading", name="No look at the inventory in this period.").wait_for()
+    expect(alerts(page)).to_have_text("Only the newest tasks of this period were read. What is older is missing here.")
+
+
+def test_seats_of_one_task_that_looks_at_several_tenants_are_all_shown(page: Page, api: AirflowApi) -> None:
+    api.tasks = [
+        reconcile("acme", run_id="manual__1"),
+        reconcile("globex", run_id="manual__2", looked_at="2026-11-28T07:00:00+00:00"),
+    ]
+    page.goto("?view=seats")
+    assert [row[0] for row in table_rows(page, "Looks")] == ["acme", "globex"]
+
+
+def test_seats_of_a_task_count_once_after_an_upgrade(page: Page, api: AirflowApi) -> None:
+    # The look of yesterday does not name its tenant: it is that of today.
+    before = reconcile(run_id="manual__1", without=["instance"])
+    before.start_date = "2026-11-27T06:00:00+00:00"
+    api.tasks = [before, reconcile(run_id="manual__2")]
+    page.goto("?view=seats")
+    assert [row[0] for row in table_rows(page, "Looks")] == ["acme"]
+    assert tiles(page)["Gone"] == "1,354"
+
+
 def test_seats_of_a_hostile_tenant_are_text(page: Page, api: AirflowApi) -> None:
     api.tasks = [reconcile(HOSTILE), reconcile(task_id="other"), quarantine(HOSTILE, instance=HOSTILE)]
     page.goto("?view=seats")
@@ -317,6 +370,18 @@ def test_quarantine_shows_who_waits_and_until_when(page: Page, api: AirflowApi) 
     expect(lists.get_by_role("heading")).to_have_text(["lifecycle.hold"])
 
 
+def test_quarantine_of_one_name_is_shown_for_each_tenant(page: Page, api: AirflowApi) -> None:
+    # A mapped task, with a list of the same name in the ledger of each tenant; yesterday in another order.
+    acme, globex, before = quarantine(waiting=106), quarantine(instance="globex", waiting=3), quarantine(waiting=99)
+    acme.map_index, globex.map_index, before.map_index = 0, 1, 1
+    before.run_id, before.start_date = "manual__before", "2026-11-27T01:00:00+00:00"
+    api.tasks = [acme, globex, before]
+    page.goto("?view=seats")
+    page.locator(".list").first.wait_for()
+    waiting = page.locator(".list").evaluate_all("all => all.map(each => each.querySelectorAll('dd')[2].textContent)")
+    assert sorted(waiting) == ["106", "3"]
+
+
 def test_quarantine_without_a_look_is_shown(page: Page, api: AirflowApi) -> None:
     api.tasks = [quarantine()]
     page.goto("?view=seats")
@@ -378,6 +443,16 @@ def test_seats_refresh_reads_them_again(page: Page, api: AirflowApi) -> None:
     api.error = None
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".tile b").first).to_have_text("1,307")
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_look_fits_the_width_of_the_page(page: Page, api: AirflowApi, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 640})
+    api.tasks = [reconcile("a-tenant-with-a-long-name"), reconcile("globex", task_id="reconcile_globex")]
+    page.goto("?view=seats")
+    table = page.get_by_role("table", name="Looks")
+    table.wait_for()
+    assert table.evaluate("table => table.parentNode.scrollWidth <= table.parentNode.clientWidth")
 
 
 def test_seats_work_with_the_keyboard(page: Page, api: AirflowApi) -> None:
