@@ -23,6 +23,7 @@ async function show() {
   const query = parameters();
   const view = query.has("run_id") && query.has("task_id") ? showOutcome : (VIEWS[query.get("view")] ?? showRuns);
   const body = element("div", { class: "view" });
+  const filter = document.activeElement?.matches("select") ? document.activeElement.getAttribute("aria-label") : null;
   page.replaceChildren(body);
   page.setAttribute("aria-busy", "true");
   document.title = "Nexthink deletions";
@@ -32,7 +33,11 @@ async function show() {
     if (signal.aborted) return;
     body.replaceChildren(failure(error, show));
   }
-  if (!signal.aborted) page.removeAttribute("aria-busy");
+  if (signal.aborted) return;
+  page.removeAttribute("aria-busy");
+  // A filter shows the view again: who chooses with the arrow keys goes on in it.
+  if (filter && document.activeElement === document.body)
+    page.querySelector(`select[aria-label="${CSS.escape(filter)}"]`)?.focus({ preventScroll: true });
 }
 
 document.addEventListener("keydown", (event) => {

@@ -455,6 +455,16 @@ def test_look_fits_the_width_of_the_page(page: Page, api: AirflowApi, width: int
     assert table.evaluate("table => table.parentNode.scrollWidth <= table.parentNode.clientWidth")
 
 
+def test_tenant_chosen_with_the_keyboard_keeps_the_focus(page: Page, api: AirflowApi) -> None:
+    api.tasks = [reconcile(), reconcile("globex", task_id="b"), reconcile("initech", task_id="c")]
+    page.goto("?view=seats")
+    page.get_by_label("Tenant", exact=True).focus()
+    for tenant in ("acme", "globex", "initech"):
+        page.keyboard.press("ArrowDown")
+        expect(page.get_by_label("Tenant", exact=True)).to_have_value(tenant)
+        expect(page.get_by_label("Tenant", exact=True)).to_be_focused()
+
+
 def test_seats_work_with_the_keyboard(page: Page, api: AirflowApi) -> None:
     api.tasks = [reconcile(), reconcile("globex", task_id="b")]
     page.goto("?view=seats")
