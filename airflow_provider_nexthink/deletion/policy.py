@@ -116,7 +116,7 @@ class DeletionPolicy:
             "fleet_size": tightened.fleet_size,
             "fleet_query_id": tightened.fleet_query_id,
             "max_growth": tightened.max_growth,
-            "exclude": _preview(tightened.exclude),
+            "exclude": preview(tightened.exclude),
             "protect_list": tightened.protect is not None,
             **self.as_dict(without=("max_devices",)),
         }
@@ -136,7 +136,7 @@ class DeletionPolicy:
         :param without: what to leave out.
         """
         values = {name: getattr(self, name) for name in EXTRAS if name not in without}
-        return {**values, "protected": _preview(self.protected)}
+        return {**values, "protected": preview(self.protected)}
 
     def describe(self) -> str:
         """Return the policy in a few words, for people."""
@@ -156,6 +156,15 @@ class DeletionPolicy:
 
 EXTRAS = tuple(field.name for field in fields(DeletionPolicy))
 """The extras of a connection that make a policy."""
+
+
+def preview(entries: Sequence[str]) -> list[str]:
+    """Return a list for people: of a long one, the first entries.
+
+    :param entries: the list.
+    """
+    left = len(entries) - _PREVIEW_ENTRIES
+    return [*entries] if left <= 0 else [*entries[:_PREVIEW_ENTRIES], f"and {left} more"]
 
 
 def _given(value: object) -> object:
@@ -228,9 +237,3 @@ def _read_protected(value: object) -> tuple[str, ...]:
             "not several with a comma between them. For a comma or a semicolon in a name write a question mark."
         )
     return tuple(entries)
-
-
-def _preview(entries: Sequence[str]) -> list[str]:
-    """Return a list for people: of a long one, the first entries."""
-    left = len(entries) - _PREVIEW_ENTRIES
-    return [*entries] if left <= 0 else [*entries[:_PREVIEW_ENTRIES], f"and {left} more"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import literal
 
 from airflow_provider_nexthink.api.query import parameters_as_text
+from airflow_provider_nexthink.deletion.policy import preview
 from airflow_provider_nexthink.devices.formats import is_path, redacted_path
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
@@ -251,12 +252,38 @@ class DevicesMixin(_Operator):
         return unwrapped(self.devices)
 
 
+class UnrenderedList(ResolveMixin):
+    """A list of text that the rendered view shows, but that is not rendered: its entries are names, not templates.
+
+    :param value: what was passed.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        """Return nothing: the task depends on no other for it."""
+        return iter(())
+
+    def resolve(self, context: Context) -> UnrenderedList:  # noqa: ARG002 - Airflow's signature
+        """Return the list as it is."""
+        return self
+
+    def serialize(self) -> list[str]:
+        """Return what Airflow shows: of a long list, the first entries."""
+        is_unordered = isinstance(self.value, set | frozenset)  # which would change the stored Dag with every parse
+        return preview(sorted(self.value) if is_unordered else self.value)
+
+    def __repr__(self) -> str:  # Airflow 3.1 stores it with the Dag
+        return str(self.serialize())
+
+
 def unwrapped(field: object) -> object:
     """Return the value of a field as it was passed.
 
-    :param field: the field of an operator, a ``DeviceInput`` or not.
+    :param field: the field of an operator, a ``DeviceInput``, an ``UnrenderedList`` or neither.
     """
-    return field.value if isinstance(field, DeviceInput) else field
+    return field.value if isinstance(field, DeviceInput | UnrenderedList) else field
 
 
 def render_devices(

@@ -17,6 +17,7 @@ from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
     DeviceInput,
     DevicesMixin,
+    UnrenderedList,
     fail_without_retry,
     is_template,
     option_errors,
@@ -114,6 +115,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         "dry_run",
         "requests_per_second",
         "results_path",
+        "exclude",  # shown, not rendered
         "policy",  # no option: it shows what the connection allows; after nexthink_conn_id, which it needs rendered
     )
     template_ext: Sequence[str] = ()
@@ -173,6 +175,15 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():
             self._check_options()
+
+    @property
+    def exclude(self) -> UnrenderedList:
+        """The exclusions, as the rendered view shows them; their ``value`` is what was passed."""
+        return self._exclude
+
+    @exclude.setter
+    def exclude(self, value: object) -> None:
+        self._exclude = value if isinstance(value, UnrenderedList) else UnrenderedList(value)
 
     @property
     def protect(self) -> object:
@@ -366,9 +377,9 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             check_query_id(self.fleet_query_id)
         for option, check in {**options.CHECKS, "results_path": options.check_results_path}.items():
             value = unwrapped(getattr(self, option))
-            if not (option in self.template_fields and is_template(value)):
+            if not (option in self.template_fields and option != "exclude" and is_template(value)):
                 check(value)
-        if any(is_template(entry) for entry in self.exclude):
+        if any(is_template(entry) for entry in self.exclude.value):
             raise NexthinkInputError("exclude is not a template: it takes globs and uids as they are.")
         options.check_fail_on(self.fail_on)
         options.check_choice("on_empty", self.on_empty, ("succeed", "skip", "fail"))

@@ -177,7 +177,7 @@ def test_hook_reads_the_policy_before_each_deletion(sandbox: Sandbox, set_extras
     assert sandbox.tenant.queued == [devices[0]["uid"]]
 
 
-def rendered(run: Run, task_id: str, map_index: int = -1) -> Any:
+def rendered(run: Run, task_id: str, map_index: int = -1, field: str = "policy") -> Any:
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.utils.session import create_session
 
@@ -185,7 +185,7 @@ def rendered(run: Run, task_id: str, map_index: int = -1) -> Any:
         instance = run.dag_run.get_task_instance(task_id, map_index=map_index, session=session)
         fields = RenderedTaskInstanceFields.get_templated_fields(instance, session=session)
     assert fields is not None
-    return fields["policy"]
+    return fields[field]
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -208,6 +208,39 @@ def test_rendered_task_shows_the_policy_of_its_connection(
     policy = {**DeletionPolicy().as_dict(), "max_devices": 5, "protected": ["KEEP-*"]}
     for task_id, map_index in (("plain", -1), ("mapped", 0), ("sql", -1), ("decorated", -1)):
         assert rendered(run, task_id, map_index) == policy
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("native", [False, True], ids=["as text", "natively"])
+def test_rendered_task_shows_the_exclusions_as_they_are(
+    sandbox: Sandbox, run_dag: RunDag, database: str, native: bool
+) -> None:
+    exclude = ["1e10", "{# no comment", "[1, 2]", "None"]
+    names = [*exclude, "1e1", "10000000000.0", ""]
+    devices = [{**row, "name": names[at] or row["name"]} for at, row in enumerate(devices_of(sandbox, len(names)))]
+    options: dict[str, Any] = {"exclude": exclude, "dry_run": True}
+    with DAG("rendered", render_template_as_native_obj=native) as dag:
+        NexthinkDeleteDevicesOperator(task_id="plain", devices=devices, **options)
+        NexthinkDeleteDevicesOperator.partial(task_id="mapped", **options).expand(devices=[devices])
+        NexthinkDeleteDevicesOperator.partial(task_id="each", devices=devices, dry_run=True).expand(exclude=[exclude])
+        sql = " UNION ALL ".join(f"SELECT '{row['uid']}' AS uid, '{row['name']}' AS name" for row in devices)
+        sql = sql.replace("{#", "{' || '#")  # SQL is a template
+        SqlToNexthinkDeleteDevicesOperator(task_id="sql", sql=sql, sql_conn_id="warehouse", **options)
+        nexthink_delete_devices_task(task_id="decorated", **options)(lambda: devices)()
+    run = run_dag(dag)
+    assert run.state == "success"
+    for task_id, map_index in (("plain", -1), ("mapped", 0), ("each", 0), ("sql", -1), ("decorated", -1)):
+        assert rendered(run, task_id, map_index, "exclude") == exclude
+        excluded = {row["name"] for row in run.xcom(task_id, map_index=map_index) if row["status"] == "EXCLUDED"}
+        assert excluded == set(exclude)
+        assert run.xcom(task_id, "summary", map_index)["limits"]["exclude"] == exclude
+
+
+def test_rendered_task_shows_a_long_list_of_exclusions_in_short(sandbox: Sandbox, run_dag: RunDag) -> None:
+    many = {f"KEEP-{at:03}-*" for at in range(120)}
+    run = delete(run_dag, devices_of(sandbox, 1), exclude=many, dry_run=True)
+    assert rendered(run, "delete", field="exclude") == [*sorted(many)[:50], "and 70 more"]
+    assert rendered(delete(run_dag, [], dry_run=True), "delete", field="exclude") == []
 
 
 @pytest.mark.parametrize(

@@ -48,5 +48,5 @@ def test_options_of_an_operator_are_the_ones_that_its_page_lists(page: str, oper
     table = text.partition("## Options\n")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| `(\w+)` .* (yes|no|if text or XCom) \|$", table, re.MULTILINE)
     assert {name for name, _ in listed} == set(parameters_of(operator.__init__))
-    shown_only = {"policy"}
+    shown_only = {"policy", "exclude"}
     assert {name for name, templated in listed if templated != "no"} == set(operator.template_fields) - shown_only
