@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkLedgerError
 from airflow_provider_nexthink.ledger import Ledger, schema
-from airflow_provider_nexthink.ledger.ledger import QuarantineResult
+from airflow_provider_nexthink.ledger.ledger import MAX_LISTED, QuarantineResult
 from airflow_provider_nexthink.origin import RunOrigin
 from tests.support.fake_time import FakeTime
 from tests.support.ledgers import LEDGERS
@@ -80,6 +80,41 @@ def test_quarantine_device_is_due_after_the_grace_and_the_sightings(weekly: Week
     assert third.due == rows(1, 2)
     assert counts(third) == {"due": 2, "waiting": 1}
     assert third.summary["next_due_at"] == "2026-12-14T00:00:00+00:00"
+    assert third.summary["instance"] == weekly.ledger.database.instance
+    assert second.summary["due_by_day"] == [
+        {"day": "2026-12-07", "devices": 2},
+        {"day": "2026-12-14", "devices": 1},
+    ]
+    assert third.summary["due_by_day"] == [{"day": "2026-12-14", "devices": 1}]
+
+
+def test_quarantine_due_by_day_counts_all_waiting_devices_by_the_day_in_utc(on_sqlite: Weekly) -> None:
+    listed = MAX_LISTED + 5
+    on_sqlite.time.seconds = DAY - 1  # a second before midnight
+    on_sqlite.run(1, rows(*range(listed)))
+    on_sqlite.time.seconds = DAY
+    result = on_sqlite.run(2, rows(*range(listed + 3)))
+    assert len(result.waiting) == MAX_LISTED
+    assert result.summary["due_by_day"] == [
+        {"day": "2026-12-07", "devices": listed},
+        {"day": "2026-12-08", "devices": 3},
+    ]
+    assert on_sqlite.run(3, []).summary["due_by_day"] == []
+
+
+def test_quarantine_due_by_day_of_a_device_that_lacks_sightings_is_today(on_sqlite: Weekly) -> None:
+    on_sqlite.run(1, rows(1), min_sightings=9)
+    on_sqlite.time.seconds = 30 * DAY
+    result = on_sqlite.run(2, rows(1), min_sightings=9)
+    assert result.summary["due_by_day"] == [{"day": "2026-12-23", "devices": 1}]
+
+
+def test_quarantine_due_by_day_has_the_first_sixty_days(on_sqlite: Weekly) -> None:
+    for day in range(62):
+        on_sqlite.time.seconds = day * DAY
+        result = on_sqlite.run(day, rows(*range(day + 1)), grace=100)
+    days = [row["day"] for row in result.summary["due_by_day"]]
+    assert (len(days), days[0], days == sorted(days)) == (60, "2027-03-03", True)
 
 
 def test_quarantine_grace_alone_is_not_enough(weekly: Weekly) -> None:

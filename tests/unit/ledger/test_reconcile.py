@@ -18,6 +18,7 @@ from airflow_provider_nexthink.api.nql import NqlRows
 from airflow_provider_nexthink.exceptions import NexthinkExportError, NexthinkInputError
 from airflow_provider_nexthink.ledger import Ledger, reconcile, schema
 from airflow_provider_nexthink.ledger.ledger import ReconcileResult
+from airflow_provider_nexthink.ledger.quota import Quota
 from tests.support.fake_time import FakeTime
 from tests.support.ledgers import LEDGERS
 from tests.support.recorded import add_run, deletions, new_ledger, uid_of
@@ -65,6 +66,18 @@ def on_sqlite(tmp_path: Path) -> Iterator[Tenant]:
     time = FakeTime()
     with new_ledger("sqlite", tmp_path, time.clock()) as ledger:
         yield Tenant(ledger, time)
+
+
+def test_reconcile_summary_has_the_tenant_and_what_is_left_of_the_quota(tenant: Tenant) -> None:
+    tenant.delete(1, 2, 3)
+    assert tenant.look().summary["quota"] is None
+    summary = tenant.look(quota=Quota(devices=10, days=7)).summary
+    assert summary["instance"] == tenant.ledger.database.instance
+    assert summary["quota"] == {"devices": 10, "days": 7, "used": 3, "left": 7}
+    lowered = tenant.look(quota=Quota(devices=2, days=7)).summary
+    assert lowered["quota"] == {"devices": 2, "days": 7, "used": 3, "left": 0}
+    tenant.time.seconds += 8 * DAY.total_seconds()
+    assert tenant.look(quota=Quota(devices=10, days=7)).summary["quota"]["used"] == 0
 
 
 def counts(result: ReconcileResult) -> dict[str, int]:
