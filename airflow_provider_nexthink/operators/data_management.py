@@ -262,7 +262,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     def _describe_request(self, error: BaseException) -> dict[str, Any]:
         # After a timeout or a kill there is no time for another look at the connection.
         hook = self._hook if isinstance(error, Exception) else None
-        return describe_request(hook, self._chosen_options())
+        described = describe_request(hook, self._chosen_options())
+        return {**described, "limits": None} if self._missing_limits() else described
 
     def _read_devices(self, context: Context) -> object:  # noqa: ARG002 - for subclasses
         """Return the devices to delete, in any form that the hook reads."""
@@ -272,12 +273,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         """Check what is known only when the task runs, before anything is sent."""
         from airflow_provider_nexthink.utils.storage import check_results_path
 
-        for limit in self._templated_limits:
-            if getattr(self, limit) in (None, "None", ""):
-                raise NexthinkInputError(
-                    f"{limit} is a template that gave nothing, and so no limit. This try sent nothing. Give it a "
-                    f"value; for no limit write {limit}=None in the Dag."
-                )
+        for limit in self._missing_limits():
+            raise NexthinkInputError(
+                f"{limit} is a template that gave nothing, and so no limit. This try sent nothing. Give it a "
+                f"value; for no limit write {limit}=None in the Dag."
+            )
         if self.protect is not None and unwrapped(self.protect) is None:
             raise NexthinkInputError(
                 "protect is a template or an XCom that gave nothing (None): a list that is missing protects nothing. "
@@ -287,6 +287,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             require_parquet("return_format='dataframe'")
         if (path := options.check_results_path(self.results_path)) is not None:
             check_results_path(path)
+
+    def _missing_limits(self) -> list[str]:
+        """Return the limits that are templates and gave nothing."""
+        return [limit for limit in self._templated_limits if getattr(self, limit) in (None, "None", "")]
 
     def _has_mapped_dependants(self) -> bool:
         has_dag = self.has_dag()  # type: ignore[no-untyped-call]

@@ -41,9 +41,9 @@ def connection_of(sandbox: Sandbox, *, without: str | None = None, **change: Any
     return json.dumps(connection)
 
 
-def summary_of(run_dag: RunDag, devices: Any, **options: Any) -> dict[str, Any]:
+def summary_of(run_dag: RunDag, devices: Any, *, native: bool = False, **options: Any) -> dict[str, Any]:
     """Run a deletion that fails in its only try; return its summary."""
-    with DAG(f"failures_{next(NUMBERS)}") as dag:
+    with DAG(f"failures_{next(NUMBERS)}", render_template_as_native_obj=native) as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, retries=0, **options)
     run = run_dag(dag)
     assert run.state == "failed"
@@ -151,6 +151,14 @@ def test_summary_of_a_run_with_a_wrong_option_says_the_rest(sandbox: Sandbox, ru
     summary = summary_of(run_dag, fleet[:3], max_devices="{{ 'many' }}", dry_run="{{ 'maybe' }}")
     assert summary["error"]["sent_nothing"]
     assert (summary["instance"], summary["dry_run"], summary["limits"]) == ("sandbox", None, None)
+
+
+def test_summary_of_a_run_whose_limit_is_missing_does_not_say_that_there_is_none(
+    sandbox: Sandbox, run_dag: RunDag, fleet: Devices
+) -> None:
+    summary = summary_of(run_dag, fleet[:3], native=True, max_devices="{{ none }}")
+    assert "max_devices is a template that gave nothing" in summary["error"]["message"]
+    assert (summary["instance"], summary["dry_run"], summary["limits"]) == ("sandbox", False, None)
 
 
 def test_summary_of_a_run_without_a_token_says_that_nothing_was_sent(
