@@ -119,7 +119,7 @@ def test_summary_of_a_run_without_a_plan_says_what_is_known(
     else:
         monkeypatch.setenv(VARIABLE, connection_of(sandbox, **changes.get(failure, {})))
     devices: Any = {"no file": "/nowhere/devices.csv", "no list": [1, 2]}.get(failure, fleet[:3])
-    options = {"uid_column": "serial"} if failure == "column not there" else {}
+    options: dict[str, Any] = {"uid_column": "serial"} if failure == "column not there" else {}
     summary = summary_of(run_dag, devices, dry_run=dry_run, reason="CHG-17", exclude=["VIP-*"], **options)
     assert (summary["error"]["type"], summary["error"]["sent_nothing"]) == (error, True)
     assert "planned" not in summary["error"]

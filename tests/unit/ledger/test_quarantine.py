@@ -18,7 +18,8 @@ from sqlalchemy import func, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkLedgerError
 from airflow_provider_nexthink.ledger import Ledger, schema
-from airflow_provider_nexthink.ledger.ledger import MAX_LISTED, QuarantineResult
+from airflow_provider_nexthink.ledger.ledger import QuarantineResult
+from airflow_provider_nexthink.ledger.reconcile import MAX_LISTED
 from airflow_provider_nexthink.origin import RunOrigin
 from tests.support.fake_time import FakeTime
 from tests.support.ledgers import LEDGERS
