@@ -5,6 +5,7 @@ import {
   dryRunOf,
   explainState,
   isShown,
+  limitsOf,
   realRunOf,
   sorted,
   toRun,
@@ -75,6 +76,22 @@ test("a dry run belongs to the real run right after it", () => {
   assert.equal(dryRunOf(runs[1], runs), runs[0]);
   assert.equal(dryRunOf(runs[2], runs), null);
   assert.equal(realRunOf(runs[0], runs), runs[1]);
+});
+
+test("a chunk is not compared with the plan of all chunks", () => {
+  const plan = a_run(1, { PLANNED: 9, dry_run: true });
+  const chunk = { ...a_run(2, { SCHEDULED: 3 }, { map_index: 1 }), run_id: plan.run_id };
+  assert.equal(chunk.map_index, 1);
+  assert.equal(dryRunOf(chunk, [plan, chunk]), null);
+  assert.equal(dryRunOf({ ...chunk, map_index: -1 }, [plan, chunk]), plan);
+});
+
+test("a share is shown in percent", () => {
+  const run = a_run(1, { limits: { max_share: 0.07, max_devices: 5, exclude: [] } });
+  assert.deepEqual(limitsOf(run), [
+    ["At most", 5],
+    ["Share of the fleet", "7 %"],
+  ]);
 });
 
 test("filters and order", () => {

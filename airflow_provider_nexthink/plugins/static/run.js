@@ -178,9 +178,11 @@ export function dryRunOf(run, runs) {
       Date.parse(other.when) < Date.parse(run.when),
   );
   const newest = (candidates) => sorted(candidates, "-when")[0] ?? null;
-  const inDagRun = newest(before.filter((other) => other.is_dry && other.run_id === run.run_id));
+  // A chunk is compared with the plan of the same chunk only: the plan of all has the others' devices, too.
+  const sameIndex = before.filter((other) => other.map_index === run.map_index);
+  const inDagRun = newest(sameIndex.filter((other) => other.is_dry && other.run_id === run.run_id));
   if (inDagRun) return inDagRun;
-  const last = newest(before.filter((other) => other.task_id === run.task_id && other.map_index === run.map_index));
+  const last = newest(sameIndex.filter((other) => other.task_id === run.task_id));
   return last?.is_dry ? last : null;
 }
 
@@ -199,6 +201,8 @@ export function whoOf(run) {
   );
 }
 
+const percent = (share) => (Number.isFinite(share) ? `${Number((100 * share).toPrecision(6))} %` : null);
+
 // The limits of a run as pairs of words and values, only those that are set.
 export function limitsOf(run) {
   const limits = run.summary?.limits ?? {};
@@ -216,7 +220,7 @@ export function limitsOf(run) {
     deletions: "Deletions",
   };
   return Object.entries(named)
-    .map(([name, label]) => [label, limits[name]])
+    .map(([name, label]) => [label, name === "max_share" ? percent(limits[name]) : limits[name]])
     .filter(
       ([, value]) =>
         value !== null && value !== undefined && value !== false && !(Array.isArray(value) && value.length === 0),

@@ -11,7 +11,7 @@ let cachedRows = 0;
 
 // {column: values} of an XCom with rows ("return_value" or "unscheduled"); null if there is none, or none that a browser can read.
 export async function readTable(entry, key, signal) {
-  const id = `${keyOf(entry)} ${key} ${entry.try_number ?? ""}`;
+  const id = `${keyOf(entry)} ${key} ${entry.try_number ?? ""} ${entry.summary?.finished_at ?? ""}`; // a try that ends replaces its table
   const known = cache.get(id);
   if (known) {
     cache.delete(id);

@@ -430,3 +430,14 @@ def test_name_stays_in_sight_when_the_table_is_scrolled(page: Page, api: Airflow
     box = table.get_by_role("cell", name="LAPTOP-000007").bounding_box()
     assert box is not None
     assert box["x"] >= 0
+
+
+def test_table_of_a_running_task_is_read_again_once_it_has_ended(page: Page, api: AirflowApi) -> None:
+    task = set_outcome(api, [row_of(0), row_of(1)])
+    task.state = "running"
+    page.goto(OUTCOME)
+    page.get_by_text("2 rows").wait_for()
+    set_outcome(api, [row_of(at) for at in range(3)], finished_at="2026-11-22T00:05:00+00:00")
+    page.get_by_role("link", name="Nexthink deletions").click()
+    page.locator(".run-table tbody tr").first.get_by_role("link").first.click()
+    page.get_by_text("3 rows").wait_for()
