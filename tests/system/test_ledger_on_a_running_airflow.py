@@ -228,7 +228,7 @@ def test_sensor_and_reconcile_operator_record_their_looks_after_a_deferral(
     *_, by_sensor, by_operator = rows_of(ledger, schema.looks)
     assert by_sensor["gone"] == DEVICES
     # Each look is as old as its export, which the triggerer has started: not as young as the end of the wait.
-    assert rows[0]["requested_at"] <= by_sensor["looked_at"] <= exports[0] <= by_operator["looked_at"] <= exports[1]
+    assert by_sensor["looked_at"] <= exports[0] <= by_operator["looked_at"] <= exports[1]
 
 
 def test_secrets_of_the_ledger_are_written_nowhere(
