@@ -23,7 +23,6 @@ STORAGE_HINT = "Object storage needs its Airflow provider, such as apache-airflo
 
 _DELIMITERS = (",", ";", "\t")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_NUMBERS = ("batch", "attempts")
 
 
 def suffix_of(path: str) -> str | None:
@@ -97,7 +96,10 @@ def read_file(file: BinaryIO, path: str) -> Any:
     """
     suffix, what = suffix_of(path), f"The file {redacted_path(path)}"
     if suffix == ".parquet":
-        return _read_parquet(file, what)
+        from airflow_provider_nexthink.devices.parquet import ParquetRows
+
+        rows = ParquetRows(io.BytesIO(file.read()), what)
+        return rows.table(0, rows.length)
     start = file.read(2)
     rest = io.BytesIO(start + file.read())
     text = io.TextIOWrapper(rest, encoding="utf-16" if start in _UTF_16 else "utf-8-sig", newline="")
@@ -147,7 +149,12 @@ def write_file(file: BinaryIO, path: str, columns: Mapping[str, list[Any]]) -> N
     """
     suffix = suffix_of(path)
     if suffix == ".parquet":
-        _write_parquet(file, columns)
+        from airflow_provider_nexthink.devices.parquet import ROWS_AT_ONCE, ParquetWriter
+
+        cells = list(columns.values())
+        with ParquetWriter(file, list(columns)) as parquet:
+            for start in range(0, len(cells[0]), ROWS_AT_ONCE):
+                parquet.write([column[start : start + ROWS_AT_ONCE] for column in cells])
         return
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     rows = zip(*columns.values(), strict=True)
@@ -198,32 +205,6 @@ def _decoded(text: io.TextIOWrapper, what: str) -> Iterator[str]:
             yield line
     except UnicodeError:
         raise NexthinkInputError(f"{what} is not UTF-8: save it as 'CSV UTF-8'.") from None
-
-
-def _read_parquet(file: BinaryIO, what: str) -> Any:
-    require_parquet("A .parquet file")
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    content = io.BytesIO(file.read())  # an error of the storage, not of the file, is raised here
-    try:
-        return parquet.ParquetFile(content, page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if "crypt" in str(error):
-            raise NexthinkInputError(f"{what} is encrypted: write it again without encryption.") from None
-        raise NexthinkInputError(
-            f"{what} is not a Parquet file, or is damaged: write or copy it again. pyarrow says: {str(error)[:200]}"
-        ) from None
-
-
-def _write_parquet(file: BinaryIO, columns: Mapping[str, list[Any]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    arrays = {
-        name: pa.array(cells, type=pa.int64() if name in _NUMBERS else pa.string()) for name, cells in columns.items()
-    }
-    parquet.write_table(pa.table(arrays), file, write_page_checksum=True)
 
 
 def _lower_first(what: str) -> str:

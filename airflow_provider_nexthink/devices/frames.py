@@ -74,7 +74,7 @@ def table_columns(table: Any) -> tuple[list[Any], Callable[[int], list[Any]]]:
     if library == "polars":
         return list(table.columns), lambda at: list(table.to_series(at).to_list())
     labels = list(table.schema.names)
-    return labels, lambda at: _arrow_cells(table.column(at), f"The column {labels[at]!r} of devices")
+    return labels, lambda at: arrow_cells(table.column(at), f"The column {labels[at]!r} of devices")
 
 
 def filter_table(table: Any, mask: list[bool]) -> Any:
@@ -98,7 +98,7 @@ def array_values(values: Any) -> list[Any] | None:
     if not is_array(values):
         return None
     if hasattr(values, "to_pylist"):
-        return _arrow_cells(values, "The array")
+        return arrow_cells(values, "The array")
     read: Any = values.tolist() if hasattr(values, "tolist") else values.to_list()
     return read if isinstance(read, list) else None  # NumPy scalars have that method too
 
@@ -139,7 +139,13 @@ def _loader(kind: Hashable) -> str | None:
     return next((each for each in _LOADERS if callable(getattr(kind, each, None))), None)
 
 
-def _arrow_cells(array: Any, what: str) -> list[Any]:
+def arrow_cells(array: Any, what: str) -> list[Any]:
+    """Return the values of Arrow data.
+
+    :param array: an array of any kind.
+    :param what: its name, for errors.
+    :raises NexthinkInputError: if Python cannot hold them.
+    """
     import pyarrow as pa
 
     try:

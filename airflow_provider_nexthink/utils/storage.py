@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from airflow.sdk import ObjectStoragePath
 
@@ -23,6 +23,7 @@ from airflow_provider_nexthink.devices.formats import (
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 _LOCAL = ("", "file", "local")
+_PIECE_BYTES = 1024 * 1024
 
 
 def open_file(path: str) -> BinaryIO:
@@ -66,31 +67,80 @@ def check_results_path(path: str) -> None:
         ) from None
 
 
-def write_table(path: str, columns: Mapping[str, list[Any]]) -> None:
+class StoredFile(NamedTuple):
+    """A file that was written, or read: how to recognise it again.
+
+    :param size: in bytes.
+    :param checksum: BLAKE2b of its bytes, 128 bits, in hexadecimal digits.
+    """
+
+    size: int
+    checksum: str
+
+
+def write_table(path: str, columns: Mapping[str, list[Any]]) -> StoredFile:
     """Write an outcome table, all of it or nothing, in the place of one that is there.
 
     :param path: where to; its suffix says in which format.
     :param columns: the table, column by column.
     :raises OSError: if it cannot be written; others as the object storage's library has them.
     """
-    target = _place(path)
+    return store(path, lambda made: write_file(made, path, columns))
+
+
+def store(path: str, write: Callable[[BinaryIO], object]) -> StoredFile:
+    """Write a file, all of it or nothing, in the place of one that is there.
+
+    :param path: where to, local or on object storage.
+    :param write: writes it to an open file.
+    :raises OSError: if it cannot be written; others as the object storage's library has them.
+    """
     with tempfile.TemporaryFile() as made:
-        write_file(made, path, columns)
-        made.seek(0)
-        if target.protocol not in _LOCAL:
-            with target.open("wb") as file:  # type: ignore[no-untyped-call]
-                shutil.copyfileobj(made, file)
-            return
-        place = Path(target.path).absolute()
-        part = place.with_name(f".{uuid.uuid4().hex}.part")  # of its own: two tasks may write to one place
-        try:
-            with part.open("xb") as file:
-                shutil.copyfileobj(made, file)
-            part.replace(place)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
+        write(made)
+        return publish(path, made)
+
+
+def publish(path: str, made: BinaryIO) -> StoredFile:
+    """Copy a file that is complete to where it belongs, in the place of one that is there.
+
+    :param path: where to, local or on object storage.
+    :param made: an open file; all of it is copied.
+    :raises OSError: if it cannot be written; others as the object storage's library has them.
+    """
+    target = _place(path)
+    made.seek(0)
+    if target.protocol not in _LOCAL:
+        with target.open("wb") as file:  # type: ignore[no-untyped-call]
+            return _copied(made, file)
+    place = Path(target.path).absolute()
+    part = place.with_name(f".{uuid.uuid4().hex}.part")  # of its own: two tasks may write to one place
+    try:
+        with part.open("xb") as file:
+            stored = _copied(made, file)
+        part.replace(place)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    return stored
+
+
+def remove(path: str) -> None:
+    """Delete a file if it is there. Errors are ignored.
+
+    :param path: local or on object storage.
+    """
+    with suppress(Exception):
+        _place(path).unlink(missing_ok=True)
+
+
+def _copied(source: BinaryIO, target: BinaryIO) -> StoredFile:
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    while piece := source.read(_PIECE_BYTES):
+        target.write(piece)
+        digest.update(piece)
+        size += len(piece)
+    return StoredFile(size, digest.hexdigest())
 
 
 def _place(path: str) -> ObjectStoragePath:

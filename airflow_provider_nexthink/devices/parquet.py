@@ -1,0 +1,169 @@
+"""Read and write Parquet part by part: tables of any length in bounded memory. Needs pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Self
+
+from airflow_provider_nexthink.devices.formats import require_parquet
+from airflow_provider_nexthink.devices.frames import arrow_cells
+from airflow_provider_nexthink.exceptions import NexthinkInputError
+
+ROWS_AT_ONCE = 50_000
+"""So many rows of a long table are in memory at a time."""
+
+_NUMBERS = ("batch", "attempts")
+
+
+class ParquetWriter:
+    """Writes a table to an open file, one row group for each part. Use it as a context manager.
+
+    :param file: open for writing bytes.
+    :param labels: the names of the columns, in order. All hold text but ``batch`` and ``attempts``, whole numbers.
+    """
+
+    def __init__(self, file: BinaryIO, labels: Sequence[str]) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        self._schema = pa.schema([(label, pa.int64() if label in _NUMBERS else pa.string()) for label in labels])
+        self._writer = parquet.ParquetWriter(file, self._schema, write_page_checksum=True)
+        self.rows = 0
+        """How many have been written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, cells: Sequence[list[Any]]) -> None:
+        """Write a part as one row group; nothing if it has no rows.
+
+        :param cells: of each column, in order.
+        """
+        import pyarrow as pa
+
+        arrays = [pa.array(column, type=field.type) for column, field in zip(cells, self._schema, strict=True)]
+        table = pa.table(arrays, schema=self._schema)
+        if table.num_rows:
+            self._writer.write_table(table, row_group_size=table.num_rows)
+            self.rows += table.num_rows
+
+    def add_metadata(self, key: str, value: str) -> None:
+        """Add to the metadata of the file.
+
+        :param key: of the entry.
+        :param value: of the entry.
+        """
+        self._writer.add_key_value_metadata({key: value})
+
+
+class ParquetRows:
+    """The rows of an open Parquet file.
+
+    :param file: open for reading bytes, at any position.
+    :param what: the name of the file, for errors, as the start of a sentence.
+    :raises NexthinkInputError: if it is no Parquet file, or is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, what: str) -> None:
+        require_parquet("A .parquet file")
+        from pyarrow import parquet
+
+        self._what = what
+        self._source = _Source(file)
+        with self._errors():
+            self._file = parquet.ParquetFile(self._source, page_checksum_verification=True)
+        self.labels: list[str] = list(self._file.schema_arrow.names)
+        self.length: int = self._file.metadata.num_rows
+
+    def metadata(self, key: str) -> str | None:
+        """Return an entry of the metadata of the file; None if there is none.
+
+        :param key: of the entry.
+        """
+        value = (self._file.metadata.metadata or {}).get(key.encode())
+        return None if value is None else value.decode(errors="replace")
+
+    def table(self, start: int, stop: int) -> Any:
+        """Read some rows as an Arrow table; of the file only the row groups that they are in.
+
+        :param start: the first row, from 0.
+        :param stop: the row after the last.
+        :raises NexthinkInputError: if the file is damaged.
+        """
+        groups, before = self._groups(start, stop)
+        with self._errors():
+            return self._file.read_row_groups(groups).slice(start - before, stop - start)
+
+    def batches(self, columns: Sequence[int], start: int = 0, stop: int | None = None) -> Iterator[list[list[Any]]]:
+        """Read rows, a bounded number at a time.
+
+        :param columns: the positions of the columns to read.
+        :param start: the first row, from 0.
+        :param stop: the row after the last; None for all.
+        :return: for each batch of rows the cells of each of these columns.
+        :raises NexthinkInputError: if the file is damaged.
+        """
+        stop = self.length if stop is None else stop
+        groups, at = self._groups(start, stop)
+        labels = [self.labels[position] for position in columns]
+        batches = self._file.iter_batches(ROWS_AT_ONCE, groups, list(dict.fromkeys(labels)), use_threads=False)
+        while True:
+            with self._errors():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            first, at = at, at + len(batch)
+            part = batch.slice(max(start - first, 0), max(0, min(stop, at) - max(start, first)))
+            if len(part):
+                found = [part.column(part.schema.names.index(label)) for label in labels]
+                yield [arrow_cells(cells, f"The column {label!r}") for cells, label in zip(found, labels, strict=True)]
+
+    def _groups(self, start: int, stop: int) -> tuple[list[int], int]:
+        """Return the row groups that rows are in, and how many rows are before them."""
+        groups: list[int] = []
+        first = before = 0
+        for number in range(self._file.num_row_groups):
+            end = first + self._file.metadata.row_group(number).num_rows
+            if end > start and first < stop:
+                before = before if groups else first
+                groups.append(number)
+            first = end
+        return groups, before if groups else start
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        import pyarrow as pa
+
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if self._source.error is not None:  # of the storage, not of the file
+                raise self._source.error from None
+            if "crypt" in str(error):
+                raise NexthinkInputError(f"{self._what} is encrypted: write it again without encryption.") from None
+            raise NexthinkInputError(
+                f"{self._what} is not a Parquet file, or is damaged: write or copy it again. pyarrow says: "
+                f"{str(error)[:200]}"
+            ) from None
+
+
+class _Source:
+    """An open file that remembers the error of a read: pyarrow raises the same for a damaged file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: BaseException | None = None
+
+    def read(self, *size: int) -> bytes:
+        try:
+            return self._file.read(*size)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
