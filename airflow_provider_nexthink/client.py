@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
 
@@ -26,9 +27,11 @@ from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
 from airflow_provider_nexthink.deletion.deletion import Deletion, DeletionObserver
 from airflow_provider_nexthink.deletion.options import DeletionOptions, DeletionOptionsDict
-from airflow_provider_nexthink.deletion.outcome import DeletionResult
+from airflow_provider_nexthink.deletion.file_plan import FilePlan
+from airflow_provider_nexthink.deletion.outcome import DeletionResult, RunCounters
+from airflow_provider_nexthink.deletion.plan import check_guards
 from airflow_provider_nexthink.deletion.policy import DeletionPolicy
-from airflow_provider_nexthink.deletion.protect import read_protect_list
+from airflow_provider_nexthink.deletion.protect import ProtectList, read_protect_list
 from airflow_provider_nexthink.devices.columns import uid_kind
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import (
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
     from sqlalchemy.engine import Engine
 
+    from airflow_provider_nexthink.devices.parquet import ParquetRows
     from airflow_provider_nexthink.ledger.database import Database
     from airflow_provider_nexthink.recording import DeletionRecorder
 
@@ -207,18 +211,9 @@ class NexthinkClient:
             trips; nothing was sent.
         :raises NexthinkError: if Nexthink gives no token; nothing was sent.
         """
-        checked = DeletionOptions.checked(**options)
-        if checked.fleet_query_id is not None:
-            check_query_id(checked.fleet_query_id)
-        self.policy.check_allowed()
-        self._check_memory(checked)
+        checked = self._checked(options)
         watcher = observer or DeletionObserver()
-
-        def check() -> None:
-            if self._is_stopped:
-                raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
-            watcher.check()
-
+        check = self._check_of(watcher)
         recorder = self._recorder(check)
         rows = read_devices(
             devices,
@@ -227,14 +222,10 @@ class NexthinkClient:
             name_column=checked.name_column,
             open_file=self._open_file,
         )
-        protect = None
-        if checked.protect is not None:
-            protect = read_protect_list(checked.protect, columns=checked.columns, open_file=self._open_file)
-            protect.check_kind(rows.uid_column)
         self.deletion = deletion = Deletion(
             rows,
             checked,
-            protect=protect,
+            protect=self._read_protect_list(checked, rows.uid_column),
             tenant=self.tenant,
             instance=self.settings.instance,
             clock=self.clock,
@@ -245,26 +236,7 @@ class NexthinkClient:
             reserve=recorder.reserve if recorder else None,
         )
         if checked.fleet_query_id is not None and deletion.plan.to_send:
-            look = self.look_at_fleet(checked.fleet_query_id)
-            if look.days_unseen is None and checked.max_share is None:
-                raise NexthinkInputError(
-                    f"{checked.fleet_query_id} (fleet_query_id) gives only a number, which does nothing without "
-                    "max_share. Set max_share, or list the devices. This try sent nothing."
-                )
-            deletion.set_fleet_size(look.count)
-            if recorder and look.days_unseen is not None:
-                from airflow_provider_nexthink.ledger.reservation import InventoryLook
-
-                recorder.set_look(
-                    InventoryLook(checked.fleet_query_id, look.looked_at, look.days_unseen, look.uid_kind)
-                )
-                if None not in (kinds := (look.uid_kind, uid_kind(rows.uid_column))) and kinds[0] != kinds[1]:
-                    log.warning(
-                        "%s lists the uid of the %s, and the devices are deleted by that of the %s: the look proves "
-                        "nothing of them.",
-                        checked.fleet_query_id,
-                        *kinds,
-                    )
+            deletion.set_fleet_size(self._count_fleet(checked, recorder, rows.uid_column))
 
         def send(
             devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
@@ -291,6 +263,124 @@ class NexthinkClient:
             if recorder:
                 recorder.record_blocked(deletion, error)
             raise
+
+    def plan_file(
+        self,
+        rows: ParquetRows,
+        table: BinaryIO,
+        unscheduled: BinaryIO,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        observer: DeletionObserver | None = None,
+        origin: RunOrigin | None = None,
+        **options: Unpack[DeletionOptionsDict],
+    ) -> DeletionResult:
+        """Plan the deletion of a list of any length, in bounded memory: a dry run from a Parquet file to another.
+
+        :param rows: the devices.
+        :param table: an open file, for the outcome table, as Parquet. It is of use only if nothing is raised.
+        :param unscheduled: an open file, for its rows that need attention, likewise.
+        :param start: the first row to plan, from 0.
+        :param stop: the row after the last; None for all.
+        :param observer: watches it: its ``check`` is called before the limits are checked.
+        :param origin: who started it, and in which task; None for plain Python.
+        :param options: as ``DeletionOptions`` describes them; it is a dry run whatever they say.
+        :return: the result, without the rows themselves.
+        :raises NexthinkInputError: if the input, an option or a setting is wrong, the policy forbids it, or a guard
+            trips.
+        """
+        checked = self._checked(options)
+        check = self._check_of(observer or DeletionObserver())
+        recorder = self._recorder(check)
+        checked = self.policy.tighten(replace(checked, dry_run=checked.dry_run or True))
+        origin = origin or RunOrigin()
+        started_at, begin = self.clock.now(), self.clock.monotonic()
+        plan = FilePlan(rows, start=start, stop=stop, uid_column=checked.uid_column, name_column=checked.name_column)
+        protect = self._read_protect_list(checked, plan.uid_column)
+        outcomes = plan.write(table, unscheduled, checked.exclude, self.policy.protected, protect)
+        log.info("%d devices for %s: %d to send.", len(outcomes), self.settings.instance, outcomes.planned)
+        check()
+        if checked.fleet_query_id is not None and outcomes.planned:
+            checked = replace(checked, fleet_size=self._count_fleet(checked, recorder, plan.uid_column))
+        try:
+            check_guards(
+                outcomes.planned,
+                max_devices=checked.max_devices,
+                max_devices_set_by=self.policy.who_sets_max_devices(checked),
+                max_share=checked.max_share,
+                fleet_size=checked.fleet_size,
+                fleet_query_id=checked.fleet_query_id,
+            )
+            if recorder:
+                recorder.check_limits(plan, outcomes.planned, checked, self.policy, origin)
+        except NexthinkGuardError as error:
+            if recorder:
+                recorder.record_blocked_plan(plan, outcomes.planned, checked, self.policy, origin, error)
+            raise
+        return DeletionResult(
+            outcomes,
+            error=None,
+            counters=RunCounters(),
+            dry_run=True,
+            uid_column=plan.uid_column,
+            name_column=plan.name_column,
+            instance=self.settings.instance,
+            started_at=started_at,
+            finished_at=self.clock.now(),
+            duration_seconds=self.clock.monotonic() - begin,
+            origin=origin,
+            reason=checked.reason,
+            limits=self.policy.limits_in_force(checked),
+        )
+
+    def _checked(self, options: DeletionOptionsDict) -> DeletionOptions:
+        """Return the options of a deletion, if they and the policy can take effect."""
+        checked = DeletionOptions.checked(**options)
+        if checked.fleet_query_id is not None:
+            check_query_id(checked.fleet_query_id)
+        self.policy.check_allowed()
+        self._check_memory(checked)
+        return checked
+
+    def _check_of(self, watcher: DeletionObserver) -> Callable[[], None]:
+        """Return what raises the error that is to end a deletion."""
+
+        def check() -> None:
+            if self._is_stopped:
+                raise NexthinkStoppedError("The run was stopped from outside: no other batch is sent.")
+            watcher.check()
+
+        return check
+
+    def _read_protect_list(self, options: DeletionOptions, uid_column: str | None) -> ProtectList | None:
+        if options.protect is None:
+            return None
+        protect = read_protect_list(options.protect, columns=options.columns, open_file=self._open_file)
+        protect.check_kind(uid_column)
+        return protect
+
+    def _count_fleet(self, options: DeletionOptions, recorder: DeletionRecorder | None, uid_column: str | None) -> int:
+        """Return how many devices ``fleet_query_id`` finds; the recorder gets the look, if it lists them."""
+        query_id = options.fleet_query_id or ""
+        look = self.look_at_fleet(query_id)
+        if look.days_unseen is None and options.max_share is None:
+            raise NexthinkInputError(
+                f"{query_id} (fleet_query_id) gives only a number, which does nothing without max_share. Set "
+                "max_share, or list the devices. This try sent nothing."
+            )
+        if recorder and look.days_unseen is not None:
+            from airflow_provider_nexthink.ledger.reservation import InventoryLook
+
+            recorder.set_look(InventoryLook(query_id, look.looked_at, look.days_unseen, look.uid_kind))
+            if None not in (kinds := (look.uid_kind, uid_kind(uid_column))) and kinds[0] != kinds[1]:
+                log.warning(
+                    "%s lists the uid of the %s, and the devices are deleted by that of the %s: the look proves "
+                    "nothing of them.",
+                    query_id,
+                    *kinds,
+                )
+        return look.count
 
     def _recorder(self, check: Callable[[], None]) -> DeletionRecorder | None:
         """Return what records a deletion in the ledger, if there is one."""

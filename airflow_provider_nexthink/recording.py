@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.deletion.deletion import Deletion
+from airflow_provider_nexthink.deletion.file_plan import FilePlan
+from airflow_provider_nexthink.deletion.options import PLAN, DeletionOptions
+from airflow_provider_nexthink.deletion.policy import DeletionPolicy
 from airflow_provider_nexthink.devices.columns import uid_kind
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
 from airflow_provider_nexthink.ledger.database import Database
 from airflow_provider_nexthink.ledger.quota import Quota
 from airflow_provider_nexthink.ledger.reservation import InventoryLook, RunRequest
 from airflow_provider_nexthink.ledger.run import LedgerRun
+from airflow_provider_nexthink.origin import RunOrigin
 
 
 class DeletionRecorder:
@@ -60,32 +64,61 @@ class DeletionRecorder:
             raise
 
     def record_blocked(self, deletion: Deletion, error: NexthinkGuardError) -> None:
-        """Record that a guard has stopped a deletion before it sent anything; not of a dry run.
+        """Record that a guard has stopped a deletion, or its plan, before it sent anything; not of another dry run.
 
         :param deletion: the deletion.
         :param error: of the guard.
         """
-        if not deletion.options.dry_run:
+        if deletion.options.dry_run in (False, PLAN):
             LedgerRun(self._database, ahead=0).record_blocked(self._request(deletion), error, check=self._check)
 
+    def check_limits(
+        self, plan: FilePlan, planned: int, options: DeletionOptions, policy: DeletionPolicy, origin: RunOrigin
+    ) -> None:
+        """Check the limits that need memory for a plan in a file; record nothing.
+
+        :param plan: the plan.
+        :param planned: how many devices it would send.
+        :param options: of the deletion, as the policy tightens them.
+        :param policy: of the connection.
+        :param origin: who started it, and in which task.
+        :raises NexthinkGuardError: if a limit is exceeded.
+        :raises NexthinkLedgerError: if the ledger cannot be used.
+        """
+        request = _request_of_plan(plan, planned, options, policy, origin)
+        LedgerRun(self._database, ahead=0).check_limits(request, check=self._check)
+
+    def record_blocked_plan(
+        self,
+        plan: FilePlan,
+        planned: int,
+        options: DeletionOptions,
+        policy: DeletionPolicy,
+        origin: RunOrigin,
+        error: NexthinkGuardError,
+    ) -> None:
+        """Record that a guard has stopped a plan in a file; not of another dry run.
+
+        :param plan: the plan.
+        :param planned: how many devices it would send.
+        :param options: of the deletion, as the policy tightens them.
+        :param policy: of the connection.
+        :param origin: who started it, and in which task.
+        :param error: of the guard.
+        """
+        if options.dry_run == PLAN:
+            request = _request_of_plan(plan, planned, options, policy, origin)
+            LedgerRun(self._database, ahead=0).record_blocked(request, error, check=self._check)
+
     def _request(self, deletion: Deletion) -> RunRequest:
-        options, policy = deletion.options, deletion.policy
-        quota = None
-        if policy.quota_devices is not None and policy.quota_days is not None:
-            quota = Quota(policy.quota_devices, policy.quota_days)
-        return RunRequest(
-            origin=deletion.origin,
-            provider_version=__version__,
-            planned=len(deletion.plan.to_send),
-            reason=options.reason,
-            uid_column=deletion.rows.uid_column,
-            uid_kind=self._uid_kind(deletion),
-            name_column=deletion.rows.name_column,
-            limits=deletion.limits,
-            quota=quota,
-            max_growth=options.max_growth,
-            require_proof=policy.require_proof,
-            dry_run=options.dry_run,
+        return _request(
+            deletion.options,
+            deletion.policy,
+            deletion.origin,
+            len(deletion.plan.to_send),
+            deletion.rows.uid_column,
+            deletion.rows.name_column,
+            self._uid_kind(deletion),
         )
 
     def _uid_kind(self, deletion: Deletion) -> str | None:
@@ -95,3 +128,39 @@ class DeletionRecorder:
             uids = (deletion.outcomes.uid[at] for at in deletion.plan.to_send)
             kind = self._look.uid_kind if any(uid in self._look.days_unseen for uid in uids) else None
         return kind
+
+
+def _request_of_plan(
+    plan: FilePlan, planned: int, options: DeletionOptions, policy: DeletionPolicy, origin: RunOrigin
+) -> RunRequest:
+    kind = uid_kind(plan.uid_column)
+    return _request(options, policy, origin, planned, plan.uid_column, plan.name_column, kind)
+
+
+def _request(
+    options: DeletionOptions,
+    policy: DeletionPolicy,
+    origin: RunOrigin,
+    planned: int,
+    uid_column: str | None,
+    name_column: str | None,
+    kind: str | None,
+) -> RunRequest:
+    quota = None
+    if policy.quota_devices is not None and policy.quota_days is not None:
+        quota = Quota(policy.quota_devices, policy.quota_days)
+    return RunRequest(
+        origin=origin,
+        provider_version=__version__,
+        planned=planned,
+        reason=options.reason,
+        uid_column=uid_column,
+        uid_kind=kind,
+        name_column=name_column,
+        limits=policy.limits_in_force(options),
+        quota=quota,
+        max_growth=options.max_growth,
+        require_proof=policy.require_proof,
+        dry_run=bool(options.dry_run),
+        is_plan=options.dry_run == PLAN,
+    )

@@ -151,7 +151,7 @@ class Deletion:
         )
         self._log_origin()
         check_guards(
-            plan,
+            len(plan.to_send),
             max_devices=self.options.max_devices,
             max_devices_set_by=self.policy.who_sets_max_devices(self.options),
             max_share=self.options.max_share,
@@ -212,7 +212,7 @@ class Deletion:
             self.outcomes,
             error=error,
             counters=self._run.counters if self._run else RunCounters(),
-            dry_run=self.options.dry_run,
+            dry_run=bool(self.options.dry_run),
             uid_column=self.rows.uid_column,
             name_column=self.rows.name_column,
             instance=self._instance,
@@ -255,7 +255,7 @@ class Deletion:
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Restore what earlier tries of the task have settled; return how many other devices they may have sent."""
         # A dry run sends nothing: its rows become PLANNED, whatever earlier tries have done with these devices.
-        is_dry_run = self.options.dry_run
+        is_dry_run = bool(self.options.dry_run)
         outcomes = Outcomes(self.plan) if is_dry_run else self.outcomes
         sent_before = checkpoint.resume(outcomes, self.plan.to_send, self._tenant)
         earlier = checkpoint.earlier

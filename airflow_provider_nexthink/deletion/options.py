@@ -15,7 +15,7 @@ from functools import partial
 from math import inf, nan
 from numbers import Real
 from pathlib import PurePosixPath
-from typing import Any, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Status
@@ -24,6 +24,9 @@ MAX_BATCH_SIZE = 100
 """The most devices that the API accepts in one request (Data Management API 1.0.0)."""
 
 MAX_CONCURRENCY = 32
+
+PLAN: Final = "plan"
+"""A dry run whose planned devices other tasks send."""
 
 _LARGEST = 10**18
 
@@ -75,7 +78,8 @@ class DeletionOptions:
     :param max_growth: how many times the median of the runs before may be sent at most, such as 3; needs a ledger; None
         for no limit.
     :param reason: why, such as a ticket or a sentence, for the summary, the log and the ledger; None for none.
-    :param dry_run: plan only, send nothing.
+    :param dry_run: plan only, send nothing; ``plan`` if other tasks send what is planned, so that the limits that need
+        a ledger hold as for them: the proof, and ``max_growth`` against the runs of the Dag.
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: how many requests are in flight at most.
     :param requests_per_second: how many requests may start per second at most; None for no limit.
@@ -92,7 +96,7 @@ class DeletionOptions:
     fleet_query_id: str | None = None
     max_growth: float | None = None
     reason: str | None = None
-    dry_run: bool = False
+    dry_run: bool | Literal["plan"] = False
     batch_size: int = MAX_BATCH_SIZE
     max_concurrency: int = 4
     requests_per_second: float | None = None
@@ -311,15 +315,17 @@ def check_results_path(value: object) -> str | None:
     )
 
 
-def check_dry_run(value: object) -> bool:
-    """Return whether to plan only. Text is read strictly: anything but yes or no is an error.
+def check_dry_run(value: object) -> bool | Literal["plan"]:
+    """Return whether to plan only, or ``plan``. Text is read strictly: anything else is an error.
 
     :param value: what was given.
-    :raises NexthinkInputError: if it is neither.
+    :raises NexthinkInputError: if it is none of them.
     """
+    if value == PLAN:
+        return PLAN
     is_dry_run = read_boolean(value)
     if is_dry_run is None:
-        raise NexthinkInputError(f"dry_run is {value!r}: it takes True or False.")
+        raise NexthinkInputError(f"dry_run is {value!r}: it takes True, False or {PLAN!r}.")
     return is_dry_run
 
 

@@ -73,6 +73,28 @@ class Outcomes:
         columns = {column: getattr(self, column) for column in COLUMNS}
         return {**columns, "status": list(map(_word_of, self.status))}
 
+    def only(self, statuses: Collection[str]) -> Outcomes:
+        """Return the rows with one of these statuses, as a table of their own.
+
+        :param statuses: the statuses.
+        """
+        positions = self._positions(statuses)
+        part = Outcomes(Plan([], [], [], [], []))
+        for column in COLUMNS:
+            getattr(part, column).extend(read_cells(getattr(self, column), positions))
+        return part
+
+    def rows_with(self, statuses: Collection[str], most: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows with one of these statuses, as ``[{column: value}, ...]``.
+
+        :param statuses: the statuses.
+        :param most: how many rows at most, the first ones; None for all.
+        """
+        return self.rows(self._positions(statuses)[:most])
+
+    def _positions(self, statuses: Collection[str]) -> list[int]:
+        return [position for position, status in enumerate(self.status) if status in statuses]
+
     def rows(self, positions: Collection[int] | None = None) -> list[dict[str, Any]]:
         """Return the table, or these rows of it, as ``[{column: value}, ...]``.
 
@@ -192,7 +214,7 @@ class DeletionResult:
     @cached_property
     def unscheduled(self) -> list[dict[str, Any]]:
         """The rows of the table that need attention: INVALID, REJECTED, FAILED, UNKNOWN, NOT_SENT."""
-        return self.outcomes.rows(self._positions(ACTION_REQUIRED))
+        return self.outcomes.rows_with(ACTION_REQUIRED)
 
     @cached_property
     def earlier_tries(self) -> list[dict[str, Any]]:
@@ -259,21 +281,17 @@ class DeletionResult:
             raise self._failure(counts)
 
     def _failure(self, counts: dict[str, int]) -> NexthinkDevicesError:
-        positions = self._positions(counts)
+        count = sum(counts.values())
         numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
         first = "; ".join(
-            f"{self.outcomes.name[at]} ({self.outcomes.uid[at]}): {self.outcomes.status[at]}"
-            f"{f', {reason}' if (reason := self.outcomes.reason[at]) else ''}"
-            for at in positions[:_PREVIEW_ROWS]
+            f"{row['name']} ({row['uid']}): {row['status']}{f', {reason}' if (reason := row['reason']) else ''}"
+            for row in self.outcomes.rows_with(counts, _PREVIEW_ROWS)
         )
-        more = f"; and {len(positions) - _PREVIEW_ROWS} more" if len(positions) > _PREVIEW_ROWS else ""
+        more = f"; and {count - _PREVIEW_ROWS} more" if count > _PREVIEW_ROWS else ""
         message = f"{numbers} of {len(self.outcomes)} devices. {first}{more}."
         if RETRYABLE.intersection(counts):
             return NexthinkDevicesRetryableError(f"{message} A retry is harmless and may schedule them.", counts=counts)
         return NexthinkDevicesRefusedError(f"{message} A retry changes nothing: correct the list.", counts=counts)
-
-    def _positions(self, statuses: Collection[str]) -> list[int]:
-        return [position for position, status in enumerate(self.outcomes.status) if status in statuses]
 
 
 def earlier_in_summary(earlier: EarlierTries | None, *, is_known: bool) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _reject_two_names(plan: Plan, two_names: set[str], kept: frozenset[int]) -> 
 
 
 def check_guards(
-    plan: Plan,
+    planned: int,
     *,
     max_devices: int | None,
     max_devices_set_by: str | None = "task",
@@ -177,7 +177,7 @@ def check_guards(
 
     A limit holds for a task over all its tries: what earlier tries have sent counts, each device once.
 
-    :param plan: the whole plan.
+    :param planned: how many devices the whole plan would send.
     :param max_devices: how many devices may be sent at most; None for no limit.
     :param max_devices_set_by: who says so, the ``task`` or the ``connection``.
     :param max_share: which share of the fleet may be sent at most, above 0 to 1; None for no limit.
@@ -186,7 +186,6 @@ def check_guards(
     :param sent_before: how many devices that are not to be sent now earlier tries have sent, or may have sent.
     :raises NexthinkGuardError: if a limit is exceeded; nothing was sent by this try.
     """
-    planned = len(plan.to_send)
     total = planned + sent_before
     nothing = "Nothing was sent."
     described = f"{total} devices"

@@ -97,7 +97,7 @@ class DeletionPolicy:
         return replace(
             options,
             max_devices=min(limits, default=None),
-            dry_run=options.dry_run or self.deletions == DRY_RUN_ONLY,
+            dry_run=True if self.deletions == DRY_RUN_ONLY else options.dry_run,
         )
 
     def limits_in_force(self, tightened: DeletionOptions) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, BinaryIO, Self
 
 from airflow_provider_nexthink.devices.formats import require_parquet
@@ -94,9 +95,33 @@ class ParquetRows:
         :param stop: the row after the last.
         :raises NexthinkInputError: if the file is damaged.
         """
-        groups, before = self._groups(start, stop)
+        groups = self.groups_of(start, stop)
         with self._errors():
-            return self._file.read_row_groups(groups).slice(start - before, stop - start)
+            return self._file.read_row_groups(groups).slice(start - self._rows_before(groups), stop - start)
+
+    @property
+    def groups(self) -> int:
+        """How many row groups there are."""
+        return int(self._file.num_row_groups)
+
+    def groups_of(self, start: int, stop: int) -> list[int]:
+        """Return the row groups that rows are in.
+
+        :param start: the first row, from 0.
+        :param stop: the row after the last.
+        """
+        ends = list(accumulate(self._rows_in(number) for number in range(self.groups)))
+        return [n for n, end in enumerate(ends) if end > start and end - self._rows_in(n) < stop]
+
+    def group(self, number: int) -> list[list[Any]]:
+        """Return the cells of each column of a row group.
+
+        :param number: of the row group, from 0.
+        :raises NexthinkInputError: if the file is damaged.
+        """
+        with self._errors():
+            table = self._file.read_row_group(number)
+        return [arrow_cells(table.column(at), f"The column {label!r}") for at, label in enumerate(self.labels)]
 
     def batches(self, columns: Sequence[int], start: int = 0, stop: int | None = None) -> Iterator[list[list[Any]]]:
         """Read rows, a bounded number at a time.
@@ -108,7 +133,8 @@ class ParquetRows:
         :raises NexthinkInputError: if the file is damaged.
         """
         stop = self.length if stop is None else stop
-        groups, at = self._groups(start, stop)
+        groups = self.groups_of(start, stop)
+        at = self._rows_before(groups)
         labels = [self.labels[position] for position in columns]
         batches = self._file.iter_batches(ROWS_AT_ONCE, groups, list(dict.fromkeys(labels)), use_threads=False)
         while True:
@@ -122,17 +148,11 @@ class ParquetRows:
                 found = [part.column(part.schema.names.index(label)) for label in labels]
                 yield [arrow_cells(cells, f"The column {label!r}") for cells, label in zip(found, labels, strict=True)]
 
-    def _groups(self, start: int, stop: int) -> tuple[list[int], int]:
-        """Return the row groups that rows are in, and how many rows are before them."""
-        groups: list[int] = []
-        first = before = 0
-        for number in range(self._file.num_row_groups):
-            end = first + self._file.metadata.row_group(number).num_rows
-            if end > start and first < stop:
-                before = before if groups else first
-                groups.append(number)
-            first = end
-        return groups, before if groups else start
+    def _rows_in(self, group: int) -> int:
+        return int(self._file.metadata.row_group(group).num_rows)
+
+    def _rows_before(self, groups: list[int]) -> int:
+        return sum(self._rows_in(number) for number in range(groups[0])) if groups else 0
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

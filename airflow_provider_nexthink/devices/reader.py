@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, find_uid_and_name, normalize_label
 from airflow_provider_nexthink.devices.frames import is_table, loader_hint, table_columns, type_name
+from airflow_provider_nexthink.devices.references import Reference, check_no_overlap
 from airflow_provider_nexthink.devices.rows import (
     HINT,
     as_column,
@@ -26,7 +27,7 @@ from airflow_provider_nexthink.devices.rows import (
     not_a_list,
 )
 from airflow_provider_nexthink.devices.statuses import find_statuses, reason_columns, status_columns
-from airflow_provider_nexthink.devices.text import Lines, is_path_object, read_text_or_file
+from airflow_provider_nexthink.devices.text import Lines, is_path_object, read_reference, read_text_or_file
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import Presence, Status
 
@@ -86,8 +87,8 @@ def read_devices(
         their fields (named tuples, DB-API Rows); a list of tuples or lists with ``columns``; one such row (one device);
         a mapping of columns to lists, or a frame as ``to_dict`` and ``to_json`` of pandas write it; JSON text of one of
         these, JSON Lines, or CSV text with a header; the path of a .csv, .parquet or .jsonl file, as text, ``Path`` or
-        ``ObjectStoragePath``; or a list of such lists, as mapped tasks return them. Device rows are returned as they
-        are.
+        ``ObjectStoragePath``; a reference to rows of a Parquet file, ``{"path", "start", "stop"}``, or a manifest;
+        or a list of such lists, as mapped tasks return them. Device rows are returned as they are.
     :param columns: the names of the columns, for rows that do not name them themselves.
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
@@ -120,6 +121,8 @@ def tables_of(
     """
     if isinstance(devices, str) or is_path_object(devices):
         devices = read_text_or_file(devices, open_file)
+    if (reference := Reference.of(devices)) is not None:
+        devices = read_reference(reference, open_file)
     if isinstance(devices, Mapping):
         devices = unfold(devices, uid_column, name_column)
     elif fields_of(devices) is not None and not is_table(devices):
@@ -141,6 +144,7 @@ def tables_of(
     if not rows:
         return
     if is_whole_list(first):
+        check_no_overlap(part for each in rows if (part := Reference.of(each)) is not None)
         read = partial(tables_of, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file)
         try:
             for part in rows:
@@ -263,7 +267,7 @@ def is_whole_list(value: Any) -> bool:
     if is_table(value) or isinstance(value, DeviceRows) or is_path_object(value):
         return True
     if isinstance(value, Mapping):
-        return bool(value) and all(map(is_container, value.values()))
+        return Reference.of(value) is not None or (bool(value) and all(map(is_container, value.values())))
     if not isinstance(value, list) or fields_of(value) is not None:
         return False
     return not value or isinstance(value[0], Mapping | list | tuple) or fields_of(value[0]) is not None

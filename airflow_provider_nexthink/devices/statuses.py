@@ -18,6 +18,7 @@ _REQUEST_ID = "requestid"
 _OUTCOME_ONLY_COLUMNS = frozenset({_REQUEST_ID, "traceid", "submittedat"})
 # How a merge or a join names a column that both sides have: `status_x`, `status_right`, `status.1`.
 _SUFFIX = re.compile(r"(?:[\W_]+(?:x|y|l|r|left|right|old|new|\d+))+[\W_]*$", re.IGNORECASE)
+_REMEMBERED = 10_000  # different cells of a column; statuses are few
 _KEPT_REASONS = (
     "excluded by ",
     "protected by the protect list",
@@ -33,6 +34,23 @@ def find_statuses(
 ) -> tuple[list[Status | Presence | None] | None, list[Any] | None]:
     """Return the statuses and the reasons of an outcome table; None and None for any other list.
 
+    :param labels: the names of the columns.
+    :param uid: the position of the column with the uid.
+    :param name: the position of the column with the name.
+    :param cells: returns the cells of the column at a position.
+    :raises NexthinkInputError: if it is an outcome table whose statuses are missing, ambiguous or unknown.
+    """
+    finder = StatusFinder(labels, uid, name)
+    finder.add(cells)
+    status, reason = finder.choose()
+    if status is None:
+        return None, None
+    return finder.words(status, cells(status)), None if reason is None else cells(reason)
+
+
+class StatusFinder:
+    """Finds out whether a list is an outcome table, and where its statuses and reasons are. It may come in parts.
+
     In other lists, ``status`` may mean something else. A list is an outcome table if it has request ids as well, if
     all statuses in the column are those of an outcome, or if one of them keeps a device from being sent. If in doubt,
     it is treated as one: otherwise, devices that were excluded would be sent.
@@ -40,55 +58,93 @@ def find_statuses(
     :param labels: the names of the columns.
     :param uid: the position of the column with the uid.
     :param name: the position of the column with the name.
-    :param cells: returns the cells of the column at a position.
-    :raises NexthinkInputError: if it is an outcome table whose statuses are missing, ambiguous or unknown.
     """
-    found = {_label_stem(label) for label in labels}
-    has_request_id = _REQUEST_ID in found
-    columns = {at: _Statuses(cells(at)) for at in status_columns(labels, uid, name)}
-    named = [at for at in columns if _label_stem(labels[at]) in STATUS_COLUMNS]
-    candidates = [at for at in named if columns[at].known or columns[at].kept is not None]
-    # Others with "status" in their name (`status_plan`, but also `certificate_status`) count only by their cells.
-    candidates += [
-        at
-        for at, column in columns.items()
-        if at not in named
-        and (
-            column.only_statuses or (not candidates and (column.kept is not None or (column.known and has_request_id)))
+
+    def __init__(self, labels: list[Any], uid: int, name: int) -> None:
+        self._labels = labels
+        self._statuses = {at: _Statuses() for at in status_columns(labels, uid, name)}
+        self._reasons = reason_columns(labels, uid, name)
+        self._has_kept_reason = False
+
+    @property
+    def columns(self) -> list[int]:
+        """The positions of the columns whose cells count."""
+        return [*self._statuses, *self._reasons]
+
+    def add(self, cells: Callable[[int], list[Any]]) -> None:
+        """Look at a part of the list.
+
+        :param cells: returns the cells of the column at a position.
+        """
+        for at, column in self._statuses.items():
+            column.read(cells(at))
+        self._has_kept_reason = self._has_kept_reason or any(
+            _as_text(cell).startswith(_KEPT_REASONS) for at in self._reasons for cell in cells(at)
         )
-    ]
-    all_reasons = [cells(at) for at in reason_columns(labels, uid, name)]
-    reasons = all_reasons[0] if all_reasons else None
-    if not candidates and (
-        (not named and found & _OUTCOME_ONLY_COLUMNS)
-        or any(_as_text(cell).startswith(_KEPT_REASONS) for column in all_reasons for cell in column)
-    ):
+
+    def choose(self) -> tuple[int | None, int | None]:
+        """Return the positions of the statuses and the reasons; None and None unless it is an outcome table.
+
+        :raises NexthinkInputError: if it is one whose statuses are missing, ambiguous or unknown.
+        """
+        labels, columns = self._labels, self._statuses
+        found = {_label_stem(label) for label in labels}
+        has_request_id = _REQUEST_ID in found
+        named = [at for at in columns if _label_stem(labels[at]) in STATUS_COLUMNS]
+        candidates = [at for at in named if columns[at].known or columns[at].kept is not None]
+        # Others with "status" in their name (`status_plan`, but also `certificate_status`) count only by their cells.
+        candidates += [
+            at
+            for at, column in columns.items()
+            if at not in named
+            and (
+                column.only_statuses
+                or (not candidates and (column.kept is not None or (column.known and has_request_id)))
+            )
+        ]
+        if not candidates and ((not named and found & _OUTCOME_ONLY_COLUMNS) or self._has_kept_reason):
+            raise NexthinkInputError(
+                "devices looks like an outcome table, but has no column 'status' that says which of its devices must "
+                f"not be sent. Its columns are {', '.join(map(repr, labels[:20]))}. Put the status back; or, to plan "
+                "all its rows afresh, pass only their uid and name."
+            )
+        is_outcome = has_request_id or any(
+            columns[at].only_statuses or columns[at].kept is not None for at in candidates
+        )
+        if not is_outcome:
+            return None, None
+        if len(candidates) > 1:
+            raise NexthinkInputError(
+                f"devices has {' and '.join(repr(labels[at]) for at in candidates)}, which both hold statuses of an "
+                "outcome table: which one counts is ambiguous. Drop the other one."
+            )
+        chosen = candidates[0] if candidates else next((at for at in named if columns[at].unknown is not None), None)
+        if chosen is None:  # only blank cells
+            return None, None
+        self._check_known(chosen)
+        return chosen, self._reasons[0] if self._reasons else None
+
+    def _check_known(self, position: int) -> None:
+        """Check that each cell of a column is a status, or blank."""
+        label, column = self._labels[position], self._statuses[position]
+        if column.unknown is None:
+            return
+        (row, cell), kept = column.unknown, ""
+        if column.kept not in (None, column.unknown):
+            kept = f" Row {column.kept[0]} has {_shorten(column.kept[1])}, and must not be sent."
         raise NexthinkInputError(
-            "devices looks like an outcome table, but has no column 'status' that says which of its devices must not "
-            f"be sent. Its columns are {', '.join(map(repr, labels[:20]))}. Put the status back; or, to plan all its "
-            "rows afresh, pass only their uid and name."
+            f"Row {row} of devices has {_shorten(cell)} in its column {label!r}: that is not a status of an outcome "
+            f"table, which has {', '.join((*Status, *Presence))}.{kept} Fix row {row}; or, if the column means "
+            "something else, drop it."
         )
-    is_outcome = has_request_id or any(columns[at].only_statuses or columns[at].kept is not None for at in candidates)
-    if not is_outcome:
-        return None, None
-    if len(candidates) > 1:
-        raise NexthinkInputError(
-            f"devices has {' and '.join(repr(labels[at]) for at in candidates)}, which both hold statuses of an "
-            "outcome table: which one counts is ambiguous. Drop the other one."
-        )
-    chosen = candidates[0] if candidates else next((at for at in named if columns[at].unknown is not None), None)
-    if chosen is None:  # only blank cells
-        return None, None
-    statuses = columns[chosen]
-    if (row := statuses.unknown) is not None:
-        kept = statuses.kept
-        why = "" if kept in (None, row) else f" Row {kept} has {_shorten(statuses.cells[kept])}, and must not be sent."
-        raise NexthinkInputError(
-            f"Row {row} of devices has {_shorten(statuses.cells[row])} in its column {labels[chosen]!r}: that "
-            f"is not a status of an outcome table, which has {', '.join((*Status, *Presence))}.{why} Fix row {row}; "
-            "or, if the column means something else, drop it."
-        )
-    return statuses.words, reasons
+
+    def words(self, position: int, cells: list[Any]) -> list[Status | Presence | None]:
+        """Return the statuses in cells that this has looked at; None where there is none.
+
+        :param position: of the column.
+        :param cells: of the column.
+        """
+        return self._statuses[position].words(cells)
 
 
 def status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
@@ -113,26 +169,44 @@ def reason_columns(labels: list[Any], uid: int, name: int) -> list[int]:
 
 
 class _Statuses:
-    """The cells of a column that may hold the status.
+    """The cells of a column that may hold the status, which may come in parts."""
 
-    :param cells: the cells.
-    """
-
-    def __init__(self, cells: list[Any]) -> None:
-        self.cells = cells
-        self.words: list[Status | Presence | None] = []
+    def __init__(self) -> None:
         self.known = False  # whether any cell is a status
-        self.unknown: int | None = None  # the first row whose cell is not a status
-        self.kept: int | None = None  # the first row whose cell keeps a device from being sent
-        read: dict[Any, Status | Presence | None] = {}
-        for row, cell in enumerate(cells):
+        self.unknown: tuple[int, Any] | None = None  # the first row whose cell is not a status, and the cell
+        self.kept: tuple[int, Any] | None = None  # the first row whose cell keeps a device from being sent, likewise
+        self._rows = 0
+        self._words: dict[Any, Status | Presence | None] = {}
+
+    def read(self, cells: list[Any]) -> None:
+        """Look at a part of the column.
+
+        :param cells: the next ones.
+        """
+        for row, cell in enumerate(cells, self._rows):
             try:
-                word = read[cell]
-            except KeyError:
-                word = read[cell] = self._read(row, cell)
+                if cell in self._words:
+                    continue
+                if len(self._words) < _REMEMBERED:
+                    self._words[cell] = self._read(row, cell)
+                    continue
             except (TypeError, ValueError):  # not hashable
-                word = self._read(row, cell)
-            self.words.append(word)
+                pass
+            self._read(row, cell)
+        self._rows += len(cells)
+
+    def words(self, cells: list[Any]) -> list[Status | Presence | None]:
+        """Return the status in each cell; None where there is none.
+
+        :param cells: of which each has been read.
+        """
+        found: list[Status | Presence | None] = []
+        for cell in cells:
+            try:
+                found.append(self._words[cell])
+            except (KeyError, TypeError, ValueError):
+                found.append(_STATUSES.get(normalize_label(cell)))
+        return found
 
     def _read(self, row: int, cell: Any) -> Status | Presence | None:
         """Return the status in a cell, which first occurs in this row; None if there is none."""
@@ -140,9 +214,9 @@ class _Statuses:
         if word is not None:
             self.known = True
         elif self.unknown is None and not _is_blank(cell):
-            self.unknown = row
+            self.unknown = row, cell
         if self.kept is None and (word in KEPT or (word is None and _names_kept_status(_as_text(cell)))):
-            self.kept = row
+            self.kept = row, cell
         return word
 
     @property

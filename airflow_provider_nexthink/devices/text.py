@@ -15,12 +15,12 @@ from airflow_provider_nexthink.devices.formats import (
     SUFFIXES,
     is_path,
     read_csv,
-    read_file,
     read_json_lines,
     redacted_path,
     repeated_key,
     suffix_of,
 )
+from airflow_provider_nexthink.devices.references import Reference
 from airflow_provider_nexthink.devices.rows import HINT
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
@@ -52,14 +52,13 @@ def read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str]
     :return: the lines of a CSV, an Arrow table, or what the JSON holds.
     :raises NexthinkInputError: if it is none of these, or the file cannot be read.
     """
-    open_file = open_file or _open_with_fsspec
     if not isinstance(devices, str):
         opened = getattr(devices, "open", None)  # a path that opens itself
-        return _read_file(str(devices), (lambda _: opened("rb")) if opened else open_file)
+        return read_reference(Reference(str(devices)), (lambda _: opened("rb")) if opened else open_file)
     devices = devices.removeprefix("\ufeff")
     text = devices.strip()
     if is_path(text):
-        return _read_file(text, open_file)
+        return read_reference(Reference(text), open_file)
     lines = list(io.StringIO(text, newline=""))  # splitlines() would also split at characters that a name may have
     if len(lines) > 1 and text.startswith("{") and not _is_json(text):
         return read_json_lines(lines, "The text in devices")
@@ -69,8 +68,16 @@ def read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str]
     return _parse_json(text)
 
 
-def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
-    shown = redacted_path(path)
+def read_reference(reference: Reference, open_file: Callable[[str], BinaryIO] | None) -> object:
+    """Read the devices of a file, or some of its rows.
+
+    :param reference: the file.
+    :param open_file: opens a path for reading bytes; None for fsspec.
+    :return: the lines of a CSV, an Arrow table, or a list of mappings.
+    :raises NexthinkInputError: if it cannot be read, or is not the file that was meant.
+    """
+    open_file = open_file or _open_with_fsspec
+    path, shown = reference.path, redacted_path(reference.path)
     if not suffix_of(path):
         raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
     try:
@@ -79,7 +86,7 @@ def _read_file(path: str, open_file: Callable[[str], BinaryIO]) -> object:
         except (ImportError, ValueError) as error:  # an unknown protocol, or its library is not installed
             raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
         with opened as file:
-            table = read_file(file, path)
+            table = reference.read(file)
     except (FileNotFoundError, NotADirectoryError):
         raise NexthinkInputError(f"The file {shown} does not exist.") from None
     except (PermissionError, IsADirectoryError) as error:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from airflow_provider_nexthink.devices.identity import as_storable
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
-from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth
+from airflow_provider_nexthink.ledger.growth import BLOCKED, check_growth, check_growth_of_plan
 from airflow_provider_nexthink.ledger.proof import check_proof
 from airflow_provider_nexthink.ledger.quota import Quota, check_quota
 from airflow_provider_nexthink.ledger.schema import deletions, looks, runs
@@ -86,6 +86,7 @@ class RunRequest:
     :param require_proof: whether more than a few devices need a proof that deletions remove devices.
     :param planned: how many devices the plan would send, with those that earlier tries have settled.
     :param dry_run: check the limits, and reserve nothing.
+    :param is_plan: whether this is the dry run of what other tasks of the Dag send.
     """
 
     origin: RunOrigin
@@ -100,6 +101,7 @@ class RunRequest:
     max_growth: float | None = None
     require_proof: bool = False
     dry_run: bool = False
+    is_plan: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,28 +144,46 @@ def reserve(
     close_earlier_tries(connection, now, request.origin.task_key, earlier)
     uids = [columns.uid[at] or "" for at in positions]
     _supersede(connection, request.origin.task_key, uids)
-    warnings: list[str | None] = []
-    if request.quota:
-        check_quota(connection, request.quota, now, len(uids))
-    if request.max_growth is not None:
-        warnings.append(check_growth(connection, request.origin, request.planned, request.max_growth))
-    if request.require_proof:
-        warnings.append(_check_proof(connection, request, len(uids)))
+    warnings = check_limits(connection, now, request, len(uids))
     run_id = None
     if uids and not request.dry_run:
         if look is not None:
             _record_look(connection, look)
         run_id = _insert_run(connection, now, request, len(uids), released)
         _insert_devices(connection, run_id, now, uids, [columns.name[at] or "" for at in positions], look)
-    return Reservation(run_id, [warning for warning in warnings if warning])
+    return Reservation(run_id, warnings)
+
+
+def check_limits(connection: Connection, now: datetime, request: RunRequest, devices: int) -> list[str]:
+    """Check the limits that need memory.
+
+    :param connection: to the ledger, whose lock it holds.
+    :param now: the time of the ledger.
+    :param request: what the run is about to do.
+    :param devices: how many devices it is about to send, without those that earlier tries have settled.
+    :return: what to log.
+    :raises NexthinkGuardError: if one is exceeded.
+    """
+    warnings: list[str | None] = []
+    if request.quota:
+        check_quota(connection, request.quota, now, devices)
+    if request.max_growth is not None:
+        check = check_growth_of_plan if request.is_plan else check_growth
+        warnings.append(check(connection, request.origin, request.planned, request.max_growth))
+    if request.require_proof:
+        warnings.append(_check_proof(connection, request, devices))
+    return [warning for warning in warnings if warning]
 
 
 def _check_proof(connection: Connection, request: RunRequest, devices: int) -> str | None:
-    """Abort if there is no proof and too many devices; of a dry run, which is how to see them, only say so."""
+    """Abort if there is no proof and too many devices; of a dry run, which is how to see them, only say so.
+
+    The plan of what other tasks send is no such dry run.
+    """
     try:
         return check_proof(connection, request.uid_kind, _asked_in_dag_run(connection, request.origin) + devices)
     except NexthinkGuardError as error:
-        if request.dry_run:
+        if request.dry_run and not request.is_plan:
             return f"This is a dry run. For real: {error}"
         raise
 

@@ -135,6 +135,22 @@ class LedgerRun:
             self.abandon()
             raise
 
+    def check_limits(self, request: RunRequest, *, check: Callable[[], None]) -> None:
+        """Check the limits that need memory, for a dry run that is too long to be held in memory.
+
+        :param request: what the run would do.
+        :param check: called often; raises what is to end the wait.
+        :raises NexthinkGuardError: if a limit is exceeded.
+        :raises NexthinkLedgerError: if the ledger cannot be used.
+        :raises NexthinkLedgerMismatchError: if it is no ledger of this tenant.
+        """
+        try:
+            for warning in self._wait_for(lambda: self._check_limits(request), check, BUSY_SECONDS):
+                log.warning("%s", warning)
+        finally:
+            self._is_abandoned = True
+            self._jobs.put(None)
+
     def record_blocked(self, request: RunRequest, error: NexthinkGuardError, *, check: Callable[[], None]) -> None:
         """Record that a guard has stopped the run before it sent anything; a failure is logged.
 
@@ -281,6 +297,15 @@ class LedgerRun:
         self.released = self._wanted = min(self._ahead, len(self._positions))
         self._beat_at = self._clock.monotonic()
         return reserved
+
+    def _check_limits(self, request: RunRequest) -> list[str]:
+        while True:
+            try:
+                with self._database.locked() as (connection, now):
+                    return reservation.check_limits(connection, now, request, request.planned)
+            except NexthinkLedgerBusyError:
+                if self._is_abandoned:
+                    raise
 
     def _record_blocked(self, request: RunRequest, error: str) -> None:
         with self._database.locked() as (connection, now):

@@ -224,7 +224,7 @@ def describe_request(hook: NexthinkHook | None, chosen: Mapping[str, Any]) -> di
     known: dict[str, Any] = {"instance": None, "dry_run": None, "reason": None, "limits": None}
     # Whatever is wrong here, the error of the task says it.
     with suppress(Exception):
-        known["dry_run"] = options.check_dry_run(chosen["dry_run"])
+        known["dry_run"] = bool(options.check_dry_run(chosen["dry_run"]))
     with suppress(Exception):
         known["reason"] = options.check_reason(chosen["reason"])
     if hook is None:
@@ -235,5 +235,5 @@ def describe_request(hook: NexthinkHook | None, chosen: Mapping[str, Any]) -> di
         with suppress(Exception):
             policy = hook.read_policy()
             tightened = policy.tighten(options.DeletionOptions.checked(**chosen))
-            known |= {"dry_run": tightened.dry_run, "limits": policy.limits_in_force(tightened)}
+            known |= {"dry_run": bool(tightened.dry_run), "limits": policy.limits_in_force(tightened)}
     return known

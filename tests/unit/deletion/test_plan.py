@@ -212,29 +212,29 @@ def test_make_plan_second_row_of_an_excluded_device_is_not_sent() -> None:
 
 def test_check_guards_max_devices_counts_devices_to_send() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"), (A, "PC-1"), ("x", "PC-3"))
-    check_guards(plan, max_devices=2)
-    check_guards(plan, max_devices=None)
+    check_guards(len(plan.to_send), max_devices=2)
+    check_guards(len(plan.to_send), max_devices=None)
     with pytest.raises(NexthinkGuardError, match=r"2 devices.*max_devices=1.*Nothing was sent") as error:
-        check_guards(plan, max_devices=1)
+        check_guards(len(plan.to_send), max_devices=1)
     assert (error.value.planned, error.value.limit) == (2, 1)
 
 
 def test_check_guards_max_share_counts_the_share_of_the_fleet() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"))
-    check_guards(plan, max_devices=None, max_share=0.5, fleet_size=4)
+    check_guards(len(plan.to_send), max_devices=None, max_share=0.5, fleet_size=4)
     for planned in range(1, 101):  # 29 of 100 is 0.29, although 0.29 * 100 is 28.999...
         rows = plan_of(*((f"{number:032x}", "PC") for number in range(planned)))
-        check_guards(rows, max_devices=None, max_share=planned / 100, fleet_size=100)
+        check_guards(len(rows.to_send), max_devices=None, max_share=planned / 100, fleet_size=100)
         with pytest.raises(NexthinkGuardError):
-            check_guards(rows, max_devices=None, max_share=planned / 100, fleet_size=99)
+            check_guards(len(rows.to_send), max_devices=None, max_share=planned / 100, fleet_size=99)
     with pytest.raises(NexthinkGuardError, match=r"2 of 5 devices \(40.0%\).*max_share=0.3 .*raise max_share") as error:
-        check_guards(plan, max_devices=None, max_share=0.3, fleet_size=5)
+        check_guards(len(plan.to_send), max_devices=None, max_share=0.3, fleet_size=5)
     assert (error.value.planned, error.value.limit) == (2, 1)
     assert "fleet_size=5 is the task's" in str(error.value)
     with pytest.raises(
         NexthinkGuardError, match=r"The 5 devices are what #all \(fleet_query_id\) has counted just now"
     ):
-        check_guards(plan, max_devices=None, max_share=0.3, fleet_size=5, fleet_query_id="#all")
+        check_guards(len(plan.to_send), max_devices=None, max_share=0.3, fleet_size=5, fleet_query_id="#all")
 
 
 @pytest.mark.parametrize("guard", ["max_devices", "max_share"])
@@ -243,9 +243,9 @@ def test_check_guards_earlier_tries_of_the_task_count(guard: str) -> None:
 
     def check(sent_before: int) -> None:
         if guard == "max_devices":
-            check_guards(plan, max_devices=5, sent_before=sent_before)
+            check_guards(len(plan.to_send), max_devices=5, sent_before=sent_before)
         else:
-            check_guards(plan, max_devices=None, max_share=0.05, fleet_size=100, sent_before=sent_before)
+            check_guards(len(plan.to_send), max_devices=None, max_share=0.05, fleet_size=100, sent_before=sent_before)
 
     check(3)
     with pytest.raises(NexthinkGuardError, match=r"2 now, 4 others sent or maybe sent by earlier tries") as error:
