@@ -26,8 +26,8 @@ from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
 from airflow_provider_nexthink.deletion.deletion import Deletion, DeletionObserver
-from airflow_provider_nexthink.deletion.options import DeletionOptions, DeletionOptionsDict
 from airflow_provider_nexthink.deletion.file_plan import FilePlan
+from airflow_provider_nexthink.deletion.options import DeletionOptions, DeletionOptionsDict
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, RunCounters
 from airflow_provider_nexthink.deletion.plan import check_guards
 from airflow_provider_nexthink.deletion.policy import DeletionPolicy
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from airflow_provider_nexthink.devices.parquet import ParquetRows
+    from airflow_provider_nexthink.devices.references import Reference
     from airflow_provider_nexthink.ledger.database import Database
     from airflow_provider_nexthink.recording import DeletionRecorder
 
@@ -270,8 +271,7 @@ class NexthinkClient:
         table: BinaryIO,
         unscheduled: BinaryIO,
         *,
-        start: int = 0,
-        stop: int | None = None,
+        reference: Reference | None = None,
         observer: DeletionObserver | None = None,
         origin: RunOrigin | None = None,
         **options: Unpack[DeletionOptionsDict],
@@ -281,8 +281,7 @@ class NexthinkClient:
         :param rows: the devices.
         :param table: an open file, for the outcome table, as Parquet. It is of use only if nothing is raised.
         :param unscheduled: an open file, for its rows that need attention, likewise.
-        :param start: the first row to plan, from 0.
-        :param stop: the row after the last; None for all.
+        :param reference: which of the rows to plan; None for all.
         :param observer: watches it: its ``check`` is called before the limits are checked.
         :param origin: who started it, and in which task; None for plain Python.
         :param options: as ``DeletionOptions`` describes them; it is a dry run whatever they say.
@@ -296,7 +295,8 @@ class NexthinkClient:
         checked = self.policy.tighten(replace(checked, dry_run=checked.dry_run or True))
         origin = origin or RunOrigin()
         started_at, begin = self.clock.now(), self.clock.monotonic()
-        plan = FilePlan(rows, start=start, stop=stop, uid_column=checked.uid_column, name_column=checked.name_column)
+        start, stop = reference.rows_in(rows) if reference else (0, rows.length)
+        plan = FilePlan(rows, start, stop, uid_column=checked.uid_column, name_column=checked.name_column)
         protect = self._read_protect_list(checked, plan.uid_column)
         outcomes = plan.write(table, unscheduled, checked.exclude, self.policy.protected, protect)
         log.info("%d devices for %s: %d to send.", len(outcomes), self.settings.instance, outcomes.planned)

@@ -46,6 +46,9 @@ RETRYABLE = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
 ACTION_REQUIRED = RETRYABLE | {Status.INVALID, Status.REJECTED}
 """These rows need attention: they are in the XCom ``unscheduled``."""
 
+MAX_UNSCHEDULED = 1000
+"""So many of them are in that XCom if the table itself is in a file."""
+
 RESUMABLE = frozenset({Status.SCHEDULED, Status.INVALID})
 """A retry of the task restores these rows instead of sending them again."""
 

@@ -19,7 +19,13 @@ from airflow_provider_nexthink.deletion.scheduler import Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkStoppedError, NexthinkTryOverError
 from airflow_provider_nexthink.origin import RunOrigin
-from airflow_provider_nexthink.status import Status
+from airflow_provider_nexthink.status import RETRYABLE, Status
+
+NOT_ENDED = (
+    "the run had not ended when this table was written: see the log of its task, and whether Nexthink still has the "
+    "device"
+)
+"""The reason of a row without a final status in a table that was written while the run went on."""
 
 log = logging.getLogger(__name__)
 
@@ -227,6 +233,19 @@ class Deletion:
             may_have_sent_before=checkpoint.may_have_sent_before if checkpoint else False,
             clear_checkpoint=checkpoint.clear if checkpoint else None,
         )
+
+    def snapshot(self) -> Outcomes | None:
+        """Return the table as it is while the run goes on: rows without a final status are UNKNOWN.
+
+        :return: the table; None as long as nothing is sent.
+        """
+        if self._run is None:
+            return None
+        table = self._run.copy_of(self.outcomes)
+        for position in self._to_send:
+            if table.status[position] in RETRYABLE:
+                table.status[position], table.reason[position] = Status.UNKNOWN, NOT_ENDED
+        return table
 
     def _finish_ledger(self, error: BaseException | None) -> BaseException | None:
         """Record in the ledger what became of each device; return what kept it from being recorded."""

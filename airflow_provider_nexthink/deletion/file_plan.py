@@ -22,10 +22,7 @@ from airflow_provider_nexthink.devices.parquet import ParquetRows, ParquetWriter
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.devices.rows import check_cells
 from airflow_provider_nexthink.devices.statuses import StatusFinder
-from airflow_provider_nexthink.status import ACTION_REQUIRED, COLUMNS, Presence, Status
-
-MAX_UNSCHEDULED = 1000
-"""So many rows that need attention are kept beside the file."""
+from airflow_provider_nexthink.status import ACTION_REQUIRED, COLUMNS, MAX_UNSCHEDULED, Presence, Status
 
 _CODES: tuple[Status | None, ...] = (None, *Status)  # None: to send
 _UID_BYTES = 16
@@ -38,7 +35,7 @@ class FilePlan:
 
     :param rows: the devices.
     :param start: the first row of the list, from 0.
-    :param stop: the row after the last; None for all.
+    :param stop: the row after the last.
     :param uid_column: which column holds the uid; None to find it by its name.
     :param name_column: which column holds the name; None to find it by its name.
     :raises NexthinkInputError: if the columns are missing or ambiguous.
@@ -47,14 +44,14 @@ class FilePlan:
     def __init__(
         self,
         rows: ParquetRows,
+        start: int,
+        stop: int,
         *,
-        start: int = 0,
-        stop: int | None = None,
         uid_column: str | None = None,
         name_column: str | None = None,
     ) -> None:
         self._rows = rows
-        self._start, self._stop = start, rows.length if stop is None else stop
+        self._start, self._stop = start, stop
         self._uid, self._name = find_uid_and_name(rows.labels, uid_column, name_column)
         self._statuses = StatusFinder(rows.labels, self._uid, self._name)
         self._status_at: int | None = None

@@ -73,6 +73,13 @@ class Outcomes:
         columns = {column: getattr(self, column) for column in COLUMNS}
         return {**columns, "status": list(map(_word_of, self.status))}
 
+    def copy(self) -> Outcomes:
+        """Return a copy of the table."""
+        made = Outcomes(Plan([], [], [], [], []))
+        for column in COLUMNS:
+            getattr(made, column).extend(getattr(self, column))
+        return made
+
     def only(self, statuses: Collection[str]) -> Outcomes:
         """Return the rows with one of these statuses, as a table of their own.
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.scheduler import Batch, Response, Scheduler
 from airflow_provider_nexthink.exceptions import (
     NexthinkApiError,
@@ -145,6 +146,14 @@ class DeletionRun:
             with suppress(Exception):
                 self._save()
         return self.error
+
+    def copy_of(self, outcomes: Outcomes) -> Outcomes:
+        """Return a copy of the table, taken while no worker writes to it.
+
+        :param outcomes: the table.
+        """
+        with self._lock:
+            return outcomes.copy()
 
     # In the main thread
 

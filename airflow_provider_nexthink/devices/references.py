@@ -20,7 +20,9 @@ from airflow_provider_nexthink.devices.formats import read_file, redacted_path, 
 from airflow_provider_nexthink.devices.parquet import ParquetRows, ParquetWriter
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
-_KEYS = frozenset({"path", "start", "stop", "rows", "columns", "counts", "size", "checksum", "unscheduled"})
+_KEYS = frozenset(
+    {"path", "start", "stop", "rows", "columns", "counts", "size", "checksum", "uid_column", "unscheduled"}
+)
 _DIGESTS = "nexthink_chunks"
 _NAME = re.compile(r"~([0-9a-f]{8})\.parquet$")
 
@@ -83,10 +85,20 @@ class Reference:
                 "of airflow_provider_nexthink.chunks does), or pass the whole file."
             )
         rows = ParquetRows(file, f"The file {redacted_path(self.path)}")
+        return rows.table(*self.rows_in(rows))
+
+    def rows_in(self, rows: ParquetRows) -> tuple[int, int]:
+        """Return the first row, from 0, and the row after the last.
+
+        :param rows: the file.
+        :raises NexthinkInputError: if it has no such rows, or they are not those that ``write_chunks`` has written.
+        """
+        if self.start is None or self.stop is None:
+            return 0, rows.length
         if self.stop > rows.length:
             raise NexthinkInputError(f"{self} cannot be read: the file has {rows.length} rows.")
-        self._check_digests(rows)
-        return rows.table(self.start, self.stop)
+        self._check_digests(rows, self.start, self.stop)
+        return self.start, self.stop
 
     def check_unchanged(self, size: int, checksum: str) -> None:
         """Check that a file is the one that was referred to.
@@ -98,7 +110,7 @@ class Reference:
         if self.size not in (None, size) or self.checksum not in (None, checksum):
             raise self._changed()
 
-    def _check_digests(self, rows: ParquetRows) -> None:
+    def _check_digests(self, rows: ParquetRows, start: int, stop: int) -> None:
         """Check rows that ``write_chunks`` has written, without reading the others."""
         named = _NAME.search(self.path)
         written = rows.metadata(_DIGESTS)
@@ -107,8 +119,7 @@ class Reference:
         digests = json.loads(written) if written and _digest_of(written)[:8] == named[1] else None
         if digests is None or len(digests) != rows.groups:
             raise self._changed()
-        assert self.start is not None and self.stop is not None  # noqa: S101, PT018 - of a whole file there are none
-        for number in rows.groups_of(self.start, self.stop):
+        for number in rows.groups_of(start, stop):
             if _digest_of_cells(rows.group(number)) != digests[number]:
                 raise self._changed()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeGuard
 
@@ -76,17 +77,29 @@ def read_reference(reference: Reference, open_file: Callable[[str], BinaryIO] | 
     :return: the lines of a CSV, an Arrow table, or a list of mappings.
     :raises NexthinkInputError: if it cannot be read, or is not the file that was meant.
     """
-    open_file = open_file or _open_with_fsspec
-    path, shown = reference.path, redacted_path(reference.path)
+    with opened(reference.path, open_file or _open_with_fsspec) as file:
+        table = reference.read(file)
+    return Lines(*table) if isinstance(table, tuple) else table
+
+
+@contextmanager
+def opened(path: str, open_file: Callable[[str], BinaryIO]) -> Iterator[BinaryIO]:
+    """Open a file with devices.
+
+    :param path: of the file.
+    :param open_file: opens a path for reading bytes.
+    :raises NexthinkInputError: if it cannot be opened or read, and will not be.
+    """
+    shown = redacted_path(path)
     if not suffix_of(path):
         raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
     try:
         try:
-            opened = open_file(path)
+            file = open_file(path)
         except (ImportError, ValueError) as error:  # an unknown protocol, or its library is not installed
             raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
-        with opened as file:
-            table = reference.read(file)
+        with file:
+            yield file
     except (FileNotFoundError, NotADirectoryError):
         raise NexthinkInputError(f"The file {shown} does not exist.") from None
     except (PermissionError, IsADirectoryError) as error:
@@ -95,7 +108,6 @@ def read_reference(reference: Reference, open_file: Callable[[str], BinaryIO] | 
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise  # of a storage that may be back later
         raise NexthinkInputError(f"The file {shown:.200} cannot be opened: {error.strerror}.") from None
-    return Lines(*table) if isinstance(table, tuple) else table
 
 
 def _open_with_fsspec(path: str) -> BinaryIO:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from airflow.sdk import BaseHook
@@ -16,12 +17,16 @@ from airflow_provider_nexthink.api.settings import NexthinkSettings, read_instan
 from airflow_provider_nexthink.client import NexthinkClient
 from airflow_provider_nexthink.deletion import policy
 from airflow_provider_nexthink.deletion.deletion import DeletionObserver
+from airflow_provider_nexthink.devices.formats import redacted_path
+from airflow_provider_nexthink.devices.parquet import ParquetRows
+from airflow_provider_nexthink.devices.references import Reference
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.utils.origin import current_origin
 from airflow_provider_nexthink.utils.policy_watch import PolicyWatch
+from airflow_provider_nexthink.utils.results import publish_results
 from airflow_provider_nexthink.utils.sql import ledger_engine
-from airflow_provider_nexthink.utils.storage import open_file
+from airflow_provider_nexthink.utils.storage import file_of, open_file
 from airflow_provider_nexthink.utils.supervisor import supervisor_check
 from airflow_provider_nexthink.utils.telemetry import RunStats, report_change, report_read, request_tracer
 from airflow_provider_nexthink.version_compat import amask_secret, connection_extra, form_widgets
@@ -192,6 +197,7 @@ class NexthinkHook(BaseHook):
         *,
         state_store: StateStore | Checkpoint | None = None,
         on_plan: Callable[[Plan], object] = lambda _: None,
+        on_progress: Callable[[], object] = lambda: None,
         origin: RunOrigin | None = None,
         **options: Unpack[DeletionOptionsDict],
     ) -> DeletionResult:
@@ -204,6 +210,7 @@ class NexthinkHook(BaseHook):
             device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
             limits.
         :param on_plan: called with the plan before the first request; if it raises, nothing is sent.
+        :param on_progress: called a few times a second while the run goes on.
         :param origin: who started it, and in which task; None for the task that this is called in, if it is one.
         :param options: as ``DeletionOptions`` describes them.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
@@ -218,12 +225,47 @@ class NexthinkHook(BaseHook):
             return client.delete_devices(
                 devices,
                 state_store=state_store,
-                observer=_TaskObserver(self, client, on_plan),
+                observer=_TaskObserver(self, client, on_plan, on_progress),
                 origin=origin or current_origin(),
                 **options,
             )
         finally:
             self.mask_secrets()
+
+    def plan_file(
+        self,
+        reference: Reference,
+        results_path: str,
+        *,
+        origin: RunOrigin | None = None,
+        **options: Unpack[DeletionOptionsDict],
+    ) -> tuple[DeletionResult, dict[str, Any]]:
+        """Plan the deletion of a list of any length, in bounded memory: a dry run from a Parquet file to another.
+
+        :param reference: the file with the devices, or some of its rows.
+        :param results_path: where to write the outcome table, a .parquet file.
+        :param origin: who started it, and in which task; None for the task that this is called in, if it is one.
+        :param options: as ``DeletionOptions`` describes them; it is a dry run whatever they say.
+        :return: the result, without the rows themselves; and the manifest of the table.
+        :raises NexthinkInputError: if the input, an option or the connection is wrong, its policy forbids it, or a
+            guard trips.
+        :raises OSError: if the table cannot be written; others as the object storage's library has them.
+        """
+        client = self.get_conn()
+        observer = _TaskObserver(self, client)
+        with file_of(reference) as file, TemporaryFile() as table, TemporaryFile() as unscheduled:
+            result = client.plan_file(
+                ParquetRows(file, f"The file {redacted_path(reference.path)}"),
+                table,
+                unscheduled,
+                reference=reference,
+                observer=observer,
+                origin=origin or current_origin(),
+                **options,
+            )
+            manifest = publish_results(results_path, result.outcomes, table, unscheduled, result.uid_column)
+        observer.on_result(result)
+        return result, manifest
 
     def read_policy(self) -> policy.DeletionPolicy:
         """Return the policy of the connection as it is now.
@@ -403,12 +445,20 @@ class _TaskObserver(DeletionObserver):
     :param hook: whose deletion it is.
     :param client: what sends it.
     :param on_plan: of the caller of the hook.
+    :param on_progress: likewise.
     """
 
-    def __init__(self, hook: NexthinkHook, client: NexthinkClient, on_plan: Callable[[Plan], object]) -> None:
+    def __init__(
+        self,
+        hook: NexthinkHook,
+        client: NexthinkClient,
+        on_plan: Callable[[Plan], object] = lambda _: None,
+        on_progress: Callable[[], object] = lambda: None,
+    ) -> None:
         self._hook = hook
         self._instance = client.settings.instance
         self._on_plan = on_plan
+        self._on_progress = on_progress
         self._stats = RunStats(self._instance)
         self._is_supervised = supervisor_check()
         self._clock = client.clock
@@ -436,6 +486,7 @@ class _TaskObserver(DeletionObserver):
         self._hook.mask_secrets()
         self._stats.emit_requests()
         self._policy_watch.look()
+        self._on_progress()
         now = self._clock.monotonic()
         if now - self._logged_at < PROGRESS_SECONDS or not settled:
             return

@@ -149,6 +149,9 @@ class DeviceInput(ResolveMixin):
         if isinstance(self.value, str):
             text = self.value.strip()
             return f"the file {redacted_path(text)}" if is_path(text) else f"text of {len(text)} characters"
+        if isinstance(self.value, Mapping) and isinstance(self.value.get("path"), str):
+            rows = f"rows {self.value['start']} to {self.value['stop']} of " if "start" in self.value else ""
+            return f"{rows}the file {redacted_path(self.value['path'])}"
         if isinstance(self.value, Mapping) or not isinstance(self.value, Sized):
             return f"devices ({kind})"
         return f"{len(self.value)} rows ({kind})"

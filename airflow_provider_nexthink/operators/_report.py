@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_nexthink.exceptions import NexthinkStoppedError, NexthinkTryOverError
+from airflow_provider_nexthink.status import ACTION_REQUIRED
 from airflow_provider_nexthink.utils.task_state import timeout_deferred
 
 if TYPE_CHECKING:
@@ -40,15 +41,23 @@ class DeletionReport:
     :param enabled: whether XComs are to be pushed at all.
     :param to_format: turns a result into the value for ``return_value``.
     :param origin: who started the deletion, and in which task.
+    :param max_unscheduled: how many rows ``unscheduled`` has at most; None for all.
     """
 
     def __init__(
-        self, context: Context, *, enabled: bool, to_format: Callable[[DeletionResult], Any], origin: RunOrigin
+        self,
+        context: Context,
+        *,
+        enabled: bool,
+        to_format: Callable[[DeletionResult], Any],
+        origin: RunOrigin,
+        max_unscheduled: int | None = None,
     ) -> None:
         self.origin = origin
         self._context = context
         self._enabled = enabled
         self._to_format = to_format
+        self._max_unscheduled = max_unscheduled
         self._checkpoint: Checkpoint | None = None
         self._earlier: EarlierTries | None = None
         self._is_earlier_known = False  # until ``begin``
@@ -172,7 +181,7 @@ class DeletionReport:
         values: dict[str, Callable[[], Any]] = {
             "summary": lambda: result.summary,
             "return_value": lambda: self._to_format(result),
-            "unscheduled": lambda: result.unscheduled,
+            "unscheduled": lambda: result.outcomes.rows_with(ACTION_REQUIRED, self._max_unscheduled),
         }
         if result.earlier_tries:
             values["earlier_tries"] = lambda: result.earlier_tries

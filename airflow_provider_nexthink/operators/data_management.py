@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion import options
-from airflow_provider_nexthink.devices.formats import redacted_path, require_parquet
+from airflow_provider_nexthink.devices.formats import is_path, redacted_path, require_parquet, suffix_of
+from airflow_provider_nexthink.devices.references import Reference
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
 from airflow_provider_nexthink.links.nexthink import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
@@ -25,7 +27,7 @@ from airflow_provider_nexthink.operators._base import (
 )
 from airflow_provider_nexthink.operators._policy import ConnectionPolicy
 from airflow_provider_nexthink.operators._report import DeletionReport, describe_request
-from airflow_provider_nexthink.status import DEFAULT_FAIL_ON
+from airflow_provider_nexthink.status import DEFAULT_FAIL_ON, MAX_UNSCHEDULED
 from airflow_provider_nexthink.utils.origin import run_origin
 from airflow_provider_nexthink.utils.task_state import TaskState, cancel_timeout
 from airflow_provider_nexthink.version_compat import (
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
-    from airflow_provider_nexthink.deletion.plan import Plan
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 
@@ -51,7 +52,7 @@ _TRY_OVER = (
 _LIMITS = ("max_devices", "max_share", "fleet_size", "fleet_query_id", "max_growth", "requests_per_second")
 
 # Measured, see docs/speed.md: what a row of the table takes in XCom, and how much is too much for a database.
-_XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90}
+_XCOM_BYTES_A_ROW = {"records": 290, "columns": 190, "dataframe": 90, "manifest": 0}
 _LARGE_XCOM_BYTES = 10_000_000
 
 
@@ -86,7 +87,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         summary, the log and the ledger. None, or blank, for none. (templated)
     :param max_growth: maximum size of this run of the Dag, as a multiple of the median of the runs before it, such as
         3; guards like ``max_devices``. It needs a ledger, and at least three runs in it. (templated)
-    :param dry_run: plan only, send nothing; the rows become PLANNED. (templated)
+    :param dry_run: plan only, send nothing; the rows become PLANNED. ``plan`` if other tasks of the Dag send what is
+        planned: limits that need a ledger then hold as for them. (templated)
     :param batch_size: devices in one request, 1 to 100.
     :param max_concurrency: maximum number of requests in flight, 1 to 32.
     :param requests_per_second: maximum number of requests started per second, such as 2 or 0.5; None for no limit.
@@ -94,7 +96,9 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
     :param fail_on: the statuses that fail the task, once every device has its outcome.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
-        lists) or ``dataframe`` (needs pyarrow).
+        lists), ``dataframe`` (needs pyarrow) or ``manifest`` (``{path, rows, counts, size, checksum, unscheduled}`` of
+        the file in ``results_path``; ``unscheduled`` then has the first 1000 rows, and a file of its own). With
+        ``manifest``, a dry run from one Parquet file to another needs bounded memory, whatever the length of the list.
     :param results_path: also write the whole table to this file, local or on object storage: .csv, .parquet (needs
         pyarrow) or .jsonl. (templated)
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
@@ -144,7 +148,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         requests_per_second: float | str | None = None,
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         fail_on: Sequence[str] = DEFAULT_FAIL_ON,
-        return_format: Literal["records", "columns", "dataframe"] = "records",
+        return_format: Literal["records", "columns", "dataframe", "manifest"] = "records",
         results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -172,6 +176,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.results_path = results_path
         self.policy: object = ConnectionPolicy()
         self._hook: NexthinkHook | None = None
+        self._stored: tuple[DeletionResult, dict[str, Any]] | None = None
+        self._unwritten: NexthinkResultsError | None = None
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():
             self._check_options()
@@ -198,9 +204,13 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
-        self._hook = None
+        self._hook = self._stored = self._unwritten = None
         report = DeletionReport(
-            context, enabled=self.do_xcom_push, to_format=self._formatted, origin=run_origin(context)
+            context,
+            enabled=self.do_xcom_push,
+            to_format=self._formatted,
+            origin=run_origin(context),
+            max_unscheduled=MAX_UNSCHEDULED if self.return_format == "manifest" else None,
         )
         with fail_without_retry():
             try:
@@ -215,13 +225,22 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         with NexthinkHook(self.nexthink_conn_id) as self._hook:
             checkpoint = self._begin(context, report, self._hook)
             self._check_rendered()
-            result = self._hook.delete_devices(
-                self._read_devices(context),
-                state_store=checkpoint,
-                on_plan=partial(self._check_table, context),
-                origin=report.origin,
-                **self._chosen_options(),
-            )
+            devices = self._read_devices(context)
+            if (reference := self._file_to_plan(devices, self._hook)) is not None:
+                self._check_table(context, 0)
+                result, manifest = self._hook.plan_file(
+                    reference, str(self.results_path), origin=report.origin, **self._chosen_options()
+                )
+                self._stored = result, manifest
+            else:
+                result = self._hook.delete_devices(
+                    devices,
+                    state_store=checkpoint,
+                    on_plan=lambda plan: self._check_table(context, len(plan.uids)),
+                    on_progress=self._results_keeper(self._hook),
+                    origin=report.origin,
+                    **self._chosen_options(),
+                )
             if not result.outcomes and self.on_empty == "fail":
                 raise NexthinkInputError("devices has no rows (on_empty='fail').")
             return self._finalize(report, result)
@@ -269,6 +288,27 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         """Return the devices to delete, in any form that the hook reads."""
         return self._given_devices()
 
+    def _file_to_plan(self, devices: object, hook: NexthinkHook) -> Reference | None:
+        """Return the Parquet file of a dry run from such a file to another, which needs bounded memory; else None."""
+        if self.return_format != "manifest" or suffix_of(str(self.results_path)) != ".parquet":
+            return None
+        if isinstance(devices, PurePath) or (isinstance(devices, str) and is_path(devices.strip())):
+            devices = {"path": str(devices).strip()}
+        reference = Reference.of(devices)
+        if reference is None or suffix_of(reference.path) != ".parquet" or self.columns is not None:
+            return None
+        chosen = options.DeletionOptions.checked(**self._chosen_options())
+        return reference if hook.read_policy().tighten(chosen).dry_run else None
+
+    def _results_keeper(self, hook: NexthinkHook) -> Callable[[], object]:
+        """Return what writes the table while the run goes on."""
+        if self.return_format != "manifest" or self.results_path is None:
+            return lambda: None
+        from airflow_provider_nexthink.utils.results import ResultsKeeper
+
+        keeper = ResultsKeeper(self.results_path)
+        return lambda: keeper.keep(lambda: hook.deletion.snapshot() if hook.deletion else None)
+
     def _check_rendered(self) -> None:
         """Check what is known only when the task runs, before anything is sent."""
         from airflow_provider_nexthink.utils.storage import check_results_path
@@ -287,6 +327,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             require_parquet("return_format='dataframe'")
         if (path := options.check_results_path(self.results_path)) is not None:
             check_results_path(path)
+        elif self.return_format == "manifest":
+            raise NexthinkInputError(
+                "return_format='manifest' writes the table to results_path, which is a template that gave nothing. "
+                "This try sent nothing."
+            )
 
     def _missing_limits(self) -> list[str]:
         """Return the limits that are templates and gave nothing."""
@@ -296,7 +341,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         has_dag = self.has_dag()  # type: ignore[no-untyped-call]
         return has_dag and any(True for _ in self.iter_mapped_dependants())
 
-    def _check_table(self, context: Context, plan: Plan) -> None:
+    def _check_table(self, context: Context, rows: int) -> None:
         """Refuse a table that Airflow would reject after the deletion; warn of one that is too large."""
         if not getattr(context.get("ti"), "is_mapped", False) and self._has_mapped_dependants():
             problem, remedy = "", ""
@@ -304,8 +349,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                 problem, remedy = "do_xcom_push=False leaves it nothing to map over", "Leave do_xcom_push out"
             elif self.return_format == "dataframe":
                 problem, remedy = "Airflow maps over no DataFrame", "Set return_format='records'"
-            elif self.return_format == "records" and len(plan.uids) > (most := max_map_length()):
-                problem = f"Airflow maps over {most} entries at most ([core] max_map_length), not {len(plan.uids)} rows"
+            elif self.return_format == "manifest":
+                problem, remedy = "a manifest has no rows to map over", "Map over what split_plan makes of it"
+            elif self.return_format == "records" and rows > (most := max_map_length()):
+                problem = f"Airflow maps over {most} entries at most ([core] max_map_length), not {rows} rows"
                 remedy = (
                     "Split the list (airflow_provider_nexthink.chunks), or raise max_map_length on the API server and "
                     "on all workers"
@@ -315,13 +362,13 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                     f"A task is mapped over the outcome table of {self.task_id}, and {problem}: this task would fail "
                     f"after the deletion. This try sent nothing. {remedy}; or map over a task that picks the rows."
                 )
-        size = len(plan.uids) * _XCOM_BYTES_A_ROW[self.return_format]
+        size = rows * _XCOM_BYTES_A_ROW[self.return_format]
         if size > _LARGE_XCOM_BYTES and self.do_xcom_push and not has_xcom_backend():
             self.log.warning(
                 "The outcome table of %d rows will take about %d MB in XCom (return_format=%r), and so in Airflow's "
-                "database. For lists of this size set an XCom backend on object storage; or set results_path, and "
-                "do_xcom_push=False to keep the table in that file alone.",
-                len(plan.uids),
+                "database. For lists of this size set results_path and return_format='manifest', or an XCom backend "
+                "on object storage.",
+                rows,
                 size // 1_000_000,
                 self.return_format,
             )
@@ -349,25 +396,53 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _write_results(self, result: DeletionResult) -> BaseException | None:
         """Write the table to its file; return what kept it from being written."""
-        is_refused = not result.outcomes and self.on_empty != "succeed"  # the file of an earlier run is kept
-        if self.results_path is None or is_refused:
+        if self.results_path is None or self._is_refused(result):
             return None
+        if self.return_format == "manifest":
+            self._formatted(result)
+            return self._unwritten
         from airflow_provider_nexthink.utils.storage import write_table
 
         try:
             write_table(self.results_path, result.outcomes.columns())
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own
-            unwritten = NexthinkResultsError(
-                f"The outcome table could not be written to {redacted_path(self.results_path)}: {error}. The devices "
-                "were handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3, or with a "
-                "ledger, it sends nothing again."
-            )
-            self.log.warning("%s", unwritten)
-            return unwritten
+            return self._not_written(error)
         except BaseException as error:  # noqa: BLE001 - killed, or out of time
             return error
         self.log.info("The outcome table is in %s.", redacted_path(self.results_path))
         return None
+
+    def _not_written(self, error: Exception) -> NexthinkResultsError:
+        unwritten = NexthinkResultsError(
+            f"The outcome table could not be written to {redacted_path(str(self.results_path))}: {error}. The devices "
+            "were handled, and the table is in XCom (return_value). A retry writes it; on Airflow 3.3, or with a "
+            "ledger, it sends nothing again."
+        )
+        self.log.warning("%s", unwritten)
+        return unwritten
+
+    def _is_refused(self, result: DeletionResult) -> bool:
+        """Return whether this is an empty list where that is no success: the file of an earlier run is kept."""
+        return not result.outcomes and self.on_empty != "succeed"
+
+    def _manifest(self, result: DeletionResult) -> dict[str, Any]:
+        """Write the table to its file, and return the manifest; the table itself if it cannot be written."""
+        from airflow_provider_nexthink.utils.results import store_results
+
+        if self._stored is not None and self._stored[0].outcomes is result.outcomes:
+            return self._stored[1]
+        path = str(self.results_path)
+        if self._is_refused(result):
+            return result.outcomes.columns()
+        try:
+            manifest = store_results(path, result.outcomes, result.uid_column)
+        except Exception as error:  # noqa: BLE001 - object storage has errors of its own
+            self._unwritten = self._not_written(error)
+            return result.outcomes.columns()
+        self._unwritten = None
+        self._stored = result, manifest
+        self.log.info("The outcome table is in %s.", redacted_path(path))
+        return manifest
 
     def on_kill(self) -> None:
         """Send no other batch. Responses to requests in flight are still taken for a moment."""
@@ -389,7 +464,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         options.check_choice("on_empty", self.on_empty, ("succeed", "skip", "fail"))
         if not is_template(self.nexthink_conn_id):
             options.check_text("nexthink_conn_id", self.nexthink_conn_id)
-        options.check_choice("return_format", self.return_format, RETURN_FORMATS)
+        options.check_choice("return_format", self.return_format, (*RETURN_FORMATS, "manifest"))
+        if self.return_format == "manifest" and self.results_path is None:
+            raise NexthinkInputError(
+                "return_format='manifest' needs results_path: the table goes to that file, and XCom has the manifest."
+            )
 
     def _log_missing_state(self, state: TaskState) -> None:
         """Log what it means for a retry that neither this Airflow nor a ledger keeps its state."""
@@ -408,4 +487,6 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     def _formatted(self, result: DeletionResult) -> Any:
         if self.return_format == "columns":
             return result.outcomes.columns()
+        if self.return_format == "manifest":
+            return self._manifest(result)
         return result.to_pandas() if self.return_format == "dataframe" else result.table

@@ -6,8 +6,8 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +20,8 @@ from airflow_provider_nexthink.devices.formats import (
     suffix_of,
     write_file,
 )
+from airflow_provider_nexthink.devices.references import Reference
+from airflow_provider_nexthink.devices.text import opened
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 _LOCAL = ("", "file", "local")
@@ -33,6 +35,25 @@ def open_file(path: str) -> BinaryIO:
     """
     file: BinaryIO = _place(path).open("rb")  # type: ignore[no-untyped-call]
     return file
+
+
+@contextmanager
+def file_of(reference: Reference) -> Iterator[BinaryIO]:
+    """Give the file of a reference, open for reading bytes, to be read several times.
+
+    :param reference: the file, which is copied to this machine first if it is on object storage; or some of its rows,
+        for which it is not.
+    :raises NexthinkInputError: if it cannot be read, or has changed.
+    """
+    if reference.start is not None:
+        with opened(reference.path, open_file) as file:
+            pass
+        with open_file(reference.path) as file:
+            yield file
+        return
+    with _local_copy(reference.path) as (file, stored):
+        reference.check_unchanged(stored.size, stored.checksum)
+        yield file
 
 
 def check_results_path(path: str) -> None:
@@ -125,6 +146,14 @@ def publish(path: str, made: BinaryIO) -> StoredFile:
     return stored
 
 
+def exists(path: str) -> bool:
+    """Return whether a file is there.
+
+    :param path: local or on object storage.
+    """
+    return bool(_place(path).exists())
+
+
 def remove(path: str) -> None:
     """Delete a file if it is there. Errors are ignored.
 
@@ -134,10 +163,26 @@ def remove(path: str) -> None:
         _place(path).unlink(missing_ok=True)
 
 
-def _copied(source: BinaryIO, target: BinaryIO) -> StoredFile:
+@contextmanager
+def _local_copy(path: str) -> Iterator[tuple[BinaryIO, StoredFile]]:
+    """Give a file, open for reading bytes; one on object storage is copied to this machine first."""
+    with tempfile.TemporaryFile() as made:
+        with opened(path, open_file) as file:
+            is_local = _place(path).protocol in _LOCAL
+            stored = _copied(file, None if is_local else made)
+        if not is_local:
+            made.seek(0)
+            yield made, stored
+            return
+    with open_file(path) as file:
+        yield file, stored
+
+
+def _copied(source: BinaryIO, target: BinaryIO | None) -> StoredFile:
     digest, size = hashlib.blake2b(digest_size=16), 0
     while piece := source.read(_PIECE_BYTES):
-        target.write(piece)
+        if target is not None:
+            target.write(piece)
         digest.update(piece)
         size += len(piece)
     return StoredFile(size, digest.hexdigest())

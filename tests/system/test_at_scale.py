@@ -15,6 +15,7 @@ from airflow.sdk import DAG
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import Run
+from tests.support.tables import read_table
 
 RunDag = Callable[..., Run]
 
@@ -41,7 +42,17 @@ def devices(sandbox: Sandbox, tmp_path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def options(devices: list[dict[str, str]], tmp_path: Path) -> dict[str, Any]:
-    return {"devices": str(tmp_path / "devices.parquet"), "dry_run": False, "max_devices": 90, "chunk_size": 30}
+    return {
+        "devices": str(tmp_path / "devices.parquet"),
+        "folder": str(tmp_path / "runs"),
+        "dry_run": False,
+        "max_devices": 90,
+        "chunk_size": 30,
+    }
+
+
+def joined(run: Run) -> dict[str, list[Any]]:
+    return read_table(run.xcom("join"))
 
 
 def test_at_scale_deletes_in_chunks_and_returns_one_table(
@@ -49,8 +60,8 @@ def test_at_scale_deletes_in_chunks_and_returns_one_table(
 ) -> None:
     run = run_dag(dag, **options)
     assert run.state == "success"
-    assert [len(chunk["uid"]) for chunk in run.xcom("split")] == [30, 30, 30]
-    table = run.xcom("join")
+    assert [(chunk["start"], chunk["stop"]) for chunk in run.xcom("split")] == [(0, 30), (30, 60), (60, 90)]
+    table = joined(run)
     assert list(zip(table["uid"], table["name"], strict=True)) == [(row["uid"], row["name"]) for row in devices]
     assert table["status"] == ["EXCLUDED"] * 10 + ["SCHEDULED"] * 90 + ["DUPLICATE"] * 20
     assert Counter(sandbox.tenant.queued) == Counter(row["uid"] for row in devices[10:100])
@@ -61,7 +72,7 @@ def test_at_scale_plans_only_by_default(sandbox: Sandbox, dag: DAG, run_dag: Run
     del options["dry_run"]
     run = run_dag(dag, **options)
     assert run.state == "success"
-    assert Counter(run.xcom("join")["status"]) == {"PLANNED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
+    assert Counter(joined(run)["status"]) == {"PLANNED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
     assert sandbox.requests == []
 
 
@@ -81,11 +92,11 @@ def test_at_scale_with_one_chunk_or_none_returns_one_table(
     sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any]
 ) -> None:
     run = run_dag(dag, **options | {"chunk_size": 1000})
-    assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
+    assert Counter(joined(run)["status"]) == {"SCHEDULED": 90, "EXCLUDED": 10, "DUPLICATE": 20}
     run = run_dag(dag, **options | {"devices": '[{"uid": "' + sandbox.tenant.devices()[0].uid + '", "name": "VIP-1"}]'})
     assert run.state == "success"
     assert run.states["delete_devices"] == "skipped"
-    assert run.xcom("join")["status"] == ["EXCLUDED"]
+    assert joined(run)["status"] == ["EXCLUDED"]
 
 
 def test_at_scale_failed_chunk_is_in_the_table_and_fails_the_run(
@@ -96,7 +107,7 @@ def test_at_scale_failed_chunk_is_in_the_table_and_fails_the_run(
     )
     run = run_dag(dag, **options)
     assert run.state == "failed"
-    assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "NOT_SENT": 30, "EXCLUDED": 10, "DUPLICATE": 20}
+    assert Counter(joined(run)["status"]) == {"SCHEDULED": 60, "NOT_SENT": 30, "EXCLUDED": 10, "DUPLICATE": 20}
 
 
 def test_at_scale_chunk_without_a_table_is_unknown(
@@ -105,8 +116,8 @@ def test_at_scale_chunk_without_a_table_is_unknown(
     sandbox.faults.add(Fault(path="token", kind="status", status=401, skip=2, times=-1))
     run = run_dag(dag, **options)
     assert run.state == "failed"
-    assert Counter(run.xcom("join")["status"]) == {"SCHEDULED": 60, "UNKNOWN": 30, "EXCLUDED": 10, "DUPLICATE": 20}
-    assert "left no outcome table, so what was sent is unknown" in str(run.xcom("join")["reason"])
+    assert Counter(joined(run)["status"]) == {"SCHEDULED": 60, "UNKNOWN": 30, "EXCLUDED": 10, "DUPLICATE": 20}
+    assert "left no outcome table, so what was sent is unknown" in str(joined(run)["reason"])
 
 
 def test_at_scale_without_the_one_table_fails_the_run(

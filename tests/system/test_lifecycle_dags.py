@@ -22,6 +22,7 @@ from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.queries import SavedQuery
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import DAGS, DagBag, Run, meant_to_go
+from tests.support.tables import read_table
 
 RunDag = Callable[..., Run]
 ExampleDag = Callable[[str], DAG]
@@ -407,9 +408,10 @@ def test_at_scale_with_a_proof_sends_the_list(
 ) -> None:
     path = tmp_path / "devices.jsonl"
     path.write_text("\n".join(map(json.dumps, stale_rows)))
-    run = run_dag(example_dag("nexthink_delete_at_scale"), devices=str(path), dry_run=False, chunk_size=10)
+    options = {"devices": str(path), "folder": str(tmp_path), "dry_run": False, "chunk_size": 10}
+    run = run_dag(example_dag("nexthink_delete_at_scale"), **options)
     assert_sent_as_device_uid(run, sandbox, len(stale_rows))
-    assert set(run.xcom("join")["status"]) == {"SCHEDULED"}
+    assert set(read_table(run.xcom("join"))["status"]) == {"SCHEDULED"}
 
 
 @pytest.mark.usefixtures("proven")
