@@ -2,164 +2,278 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from airflow_provider_nexthink.chunks import NO_TABLE, join_tables, split_by_plan, split_plan
+from airflow_provider_nexthink.chunks import NO_TABLE, join_tables, split_plan
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.devices import parquet as our_parquet
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import COLUMNS, Status
+from airflow_provider_nexthink.utils.results import store_results, unfinished_path
+from airflow_provider_nexthink.utils.storage import file_of, write_table
+from tests.support.tables import read_table
 
 Table = dict[str, list[Any]]
+Manifest = dict[str, Any]
 
 # Few uids and names, so that lists have duplicates, and uids with two names.
 UIDS = st.integers(0, 40).map(lambda number: f"0fbd5a5c-0000-4000-8000-{number:012}") | st.sampled_from(["", "x", None])
 NAMES = st.sampled_from(["PC-1", "PC-2", "SRV-1", "", "ü", None])
 LISTS = st.lists(st.fixed_dictionaries({"uid": UIDS, "name": NAMES}), max_size=120)
+ROWS = [{"uid": f"0fbd5a5c-0000-4000-8000-{number:012}", "name": "PC"} for number in range(5)]
 
 
-def outcome(devices: object, decided: Status, exclude: tuple[str, ...] = ()) -> Table:
-    """Return the outcome table of a run in which every device that is sent gets the same status."""
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+def outcomes_of(devices: object, decided: Status, exclude: tuple[str, ...] = ()) -> Outcomes:
+    """Return the outcomes of a run in which every device that is sent gets the same status."""
     plan = make_plan(read_devices(devices), exclude)
     outcomes = Outcomes(plan)
     for at in plan.to_send:
         outcomes.status[at] = decided
-    return outcomes.columns()
+        outcomes.batch[at] = 1
+    return outcomes
+
+
+def stored(folder: str, name: str, outcomes: Outcomes) -> Manifest:
+    return store_results(f"{folder}/{name}.parquet", outcomes, "device.uid")
+
+
+def plan_of(folder: str, devices: object, exclude: tuple[str, ...] = ()) -> Manifest:
+    return stored(folder, "plan", outcomes_of(devices, Status.PLANNED, exclude))
+
+
+def split(folder: str, plan: Manifest, size: Any, **options: Any) -> list[dict[str, Any]]:
+    return split_plan(plan, size, f"{folder}/chunks.parquet", **options)
+
+
+def join(folder: str, plan: Manifest, chunks: list[dict[str, Any]], tables: Any) -> Table:
+    return read_table(join_tables(plan, chunks, tables, f"{folder}/joined.parquet"))
+
+
+def sizes(chunks: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [chunk["stop"] - chunk["start"] for chunk in chunks]
 
 
 def column(table: Table, name: str, status: Status) -> list[Any]:
     return [value for value, its in zip(table[name], table["status"], strict=True) if its == status]
 
 
-@given(rows=LISTS, chunk_size=st.integers(1, 50), max_chunks=st.integers(1, 10))
+@settings(deadline=None)
+@given(rows=LISTS, chunk_size=st.integers(1, 50), max_chunks=st.integers(1, 10), rows_at_once=st.integers(1, 40))
 def test_split_plan_each_planned_device_is_in_one_chunk_of_even_size(
-    rows: list[dict[str, Any]], chunk_size: int, max_chunks: int
+    rows: list[dict[str, Any]], chunk_size: int, max_chunks: int, rows_at_once: int
 ) -> None:
-    plan = outcome(rows, Status.PLANNED, ("SRV-*",))
-    chunks = split_plan(plan, chunk_size, max_chunks=max_chunks)
-    assert [uid for chunk in chunks for uid in chunk["uid"]] == column(plan, "uid", Status.PLANNED)
-    assert [name for chunk in chunks for name in chunk["name"]] == column(plan, "name", Status.PLANNED)
-    sizes = [len(chunk["uid"]) for chunk in chunks]
-    assert len(chunks) <= max_chunks
-    assert not sizes or max(sizes) - min(sizes) <= 1
-    assert not sizes or max(sizes) <= chunk_size or len(chunks) == max_chunks
-    for chunk in chunks:  # decided rows stay out: the task that sends a chunk sends all of it
-        assert set(outcome(chunk, Status.SCHEDULED)["status"]) == {"SCHEDULED"}
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(our_parquet, "ROWS_AT_ONCE", rows_at_once)
+        plan = plan_of(folder, rows, ("SRV-*",))
+        chunks = split(folder, plan, chunk_size, max_chunks=max_chunks)
+        table = read_table(plan)
+        lists = [read_devices(chunk) for chunk in chunks]
+        assert [uid for each in lists for uid in each.uids] == column(table, "uid", Status.PLANNED)
+        assert [name for each in lists for name in each.names] == column(table, "name", Status.PLANNED)
+        assert {each.uid_column for each in lists} <= {"device.uid"}
+        found = sizes(chunks)
+        assert len(chunks) <= max_chunks
+        assert not found or max(found) - min(found) <= 1
+        assert not found or max(found) <= chunk_size or len(chunks) == max_chunks
+        if chunks:  # one row group each, so that a task reads no other chunk
+            metadata = parquet.ParquetFile(chunks[0]["path"]).metadata
+            assert [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)] == found
 
 
-@given(rows=LISTS, chunk_size=st.integers(1, 50), seed=st.randoms(use_true_random=False))
+@settings(deadline=None)
+@given(
+    rows=LISTS,
+    chunk_size=st.integers(1, 50),
+    seed=st.randoms(use_true_random=False),
+    rows_at_once=st.integers(1, 40),
+)
 def test_join_tables_every_row_keeps_its_position(
-    rows: list[dict[str, Any]], chunk_size: int, seed: random.Random
+    rows: list[dict[str, Any]], chunk_size: int, seed: random.Random, rows_at_once: int
 ) -> None:
-    plan = outcome(rows, Status.PLANNED, ("SRV-*",))
-    tables = [
-        outcome(chunk, seed.choice([Status.SCHEDULED, Status.FAILED]))
-        for chunk in split_plan(plan, chunk_size, max_chunks=1000)
-    ]
-    lost = [tables.pop(seed.randrange(len(tables)))] if tables and seed.random() < 0.5 else []
-    became = {uid: its for table in tables for uid, its in zip(table["uid"], table["status"], strict=True)}
-    seed.shuffle(tables)
-    joined = join_tables(plan, iter(tables))
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(our_parquet, "ROWS_AT_ONCE", rows_at_once)
+        plan = plan_of(folder, rows, ("SRV-*",))
+        chunks = split(folder, plan, chunk_size, max_chunks=1000)
+        became: dict[str, str] = {}
+
+        def tables() -> Iterator[Any]:
+            """Give the table of each chunk, in any of its forms; one in four is missing."""
+            for number, chunk in enumerate(chunks):
+                outcomes = outcomes_of(chunk, seed.choice([Status.SCHEDULED, Status.FAILED]))
+                manifest = stored(folder, str(number), outcomes)
+                form = seed.choice(["manifest", "columns", "path", "missing"])
+                if form != "missing":
+                    became.update(zip(outcomes.uid, outcomes.status, strict=True))  # type: ignore[arg-type]
+                yield {
+                    "manifest": manifest,
+                    "columns": outcomes.columns(),
+                    "path": manifest["path"],
+                    "missing": seed.choice([None, f"{folder}/lost.parquet"]),
+                }[form]
+
+        joined, planned = join(folder, plan, chunks, tables()), read_table(plan)
     assert list(joined) == list(COLUMNS)
-    assert joined["uid"] == plan["uid"]
-    assert joined["name"] == plan["name"]
-    for at, (uid, status) in enumerate(zip(plan["uid"], plan["status"], strict=True)):
+    assert joined["uid"] == planned["uid"]
+    assert joined["name"] == planned["name"]
+    for at, (uid, status) in enumerate(zip(planned["uid"], planned["status"], strict=True)):
         if status != Status.PLANNED:
-            assert [joined[name][at] for name in COLUMNS] == [plan[name][at] for name in COLUMNS]
+            assert [joined[name][at] for name in COLUMNS] == [planned[name][at] for name in COLUMNS]
         else:
             assert joined["status"][at] == became.get(uid, "UNKNOWN")
-    assert column(joined, "uid", Status.UNKNOWN) == [uid for table in lost for uid in table["uid"]]
+            assert joined["batch"][at] == 1
     assert set(column(joined, "reason", Status.UNKNOWN)) <= {NO_TABLE}
 
 
-ROWS = [{"uid": f"0fbd5a5c-0000-4000-8000-{number:012}", "name": "PC"} for number in range(5)]
+def test_thousand_references_are_small(folder: str) -> None:
+    devices = [{"uid": f"0fbd5a5c-0000-4000-8000-{number:012}", "name": "PC"} for number in range(10_000)]
+    chunks = split(folder, plan_of(folder, devices), 10)
+    assert len(chunks) == 1000
+    # A path that leaves the folder to the user, with what this package adds to it.
+    path = "s3://aws_default@bucket/0123abcd.chunks~0123abcd.parquet"
+    assert len(json.dumps([{**chunk, "path": path} for chunk in chunks])) <= 105_000
+    assert len(Path(chunks[0]["path"]).name) == len("chunks~0123abcd.parquet")
 
 
-def test_join_tables_plan_is_not_modified() -> None:
-    plan = outcome(ROWS, Status.PLANNED)
-    join_tables(plan, [outcome(ROWS, Status.SCHEDULED)])
-    assert plan == outcome(ROWS, Status.PLANNED)
+def test_split_plan_of_another_list_leaves_the_file_that_tasks_are_reading(folder: str) -> None:
+    first = split(folder, plan_of(folder, ROWS[:3]), 2)
+    second = split(folder, plan_of(folder, ROWS[1:]), 2)
+    assert first[0]["path"] != second[0]["path"]
+    assert read_devices(first).uids == [row["uid"] for row in ROWS[:3]]
+    assert split(folder, plan_of(folder, ROWS[:3]), 2) == first
 
 
-def test_split_plan_max_map_length_limits_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = outcome(ROWS, Status.PLANNED)
-    assert len(split_plan(plan, 1)) == 5
+def test_split_plan_max_map_length_limits_the_chunks(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(folder, ROWS)
+    assert len(split(folder, plan, 1)) == 5
     monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
-    assert [len(chunk["uid"]) for chunk in split_plan(plan, 1)] == [2, 3]
+    assert sizes(split(folder, plan, 1)) == [2, 3]
 
 
-def test_join_tables_tables_of_other_runs_are_an_error() -> None:
-    plan = outcome(ROWS, Status.PLANNED)
-    table = outcome(ROWS, Status.SCHEDULED)
-    with pytest.raises(NexthinkInputError, match="000000000000 more than once"):
-        join_tables(plan, [table, table])
-    with pytest.raises(NexthinkInputError, match="of the same run"):
-        join_tables(outcome(ROWS[:4], Status.PLANNED), [table])
+@pytest.mark.parametrize(
+    "call", [lambda folder, plan: split(folder, plan, 2), lambda folder, plan: join(folder, plan, [], [])]
+)
+def test_plan_whose_file_has_changed_is_an_error(folder: str, call: Any) -> None:
+    plan = plan_of(folder, ROWS)
+    table = parquet.read_table(plan["path"])
+    parquet.write_table(table.set_column(1, "name", pa.array(["PC-X"] * len(ROWS))), plan["path"])
+    with pytest.raises(NexthinkInputError, match="has changed since it was planned"):
+        call(folder, plan)
 
 
-@pytest.mark.parametrize("table", [None, [], [{"uid": "x"}], {"uid": [], "name": []}])
-def test_chunks_table_in_another_form_is_an_error_with_a_hint(table: Any) -> None:
-    with pytest.raises(NexthinkInputError, match=r"The plan is a .*return_format='columns'"):
-        split_plan(table, 10)
-    with pytest.raises(NexthinkInputError, match=r"The table of a chunk is a .*return_format='columns'"):
-        join_tables(outcome(ROWS, Status.PLANNED), [table])
+def test_join_tables_chunks_of_another_plan_are_an_error(folder: str) -> None:
+    plan = plan_of(folder, ROWS)
+    chunks = split(folder, plan, 2)
+    for wrong in (chunks[:-1], [*chunks, chunks[0]]):
+        with pytest.raises(NexthinkInputError, match="are they of the same run"):
+            join(folder, plan, wrong, [None] * 9)
+
+
+def test_join_tables_table_of_another_list_gives_the_planned_devices_and_is_logged(
+    folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_of(folder, ROWS)
+    chunks = split(folder, plan, 5)
+    other = outcomes_of([*ROWS[3:], {"uid": "0fbd5a5c-0000-4000-8000-999999999999", "name": "PC"}], Status.SCHEDULED)
+    joined = join(folder, plan, chunks, [stored(folder, "0", other)])
+    assert joined["status"] == ["UNKNOWN"] * 3 + ["SCHEDULED"] * 2
+    assert "Chunk 0 has a table of other devices, too, 1 rows: {'SCHEDULED': 1}" in caplog.text
+
+
+def test_join_tables_takes_what_a_lost_task_has_left(folder: str) -> None:
+    plan = plan_of(folder, ROWS)
+    chunks = split(folder, plan, 5)
+    left = outcomes_of(ROWS, Status.SCHEDULED)
+    left.status[4] = Status.UNKNOWN
+    write_table(unfinished_path(f"{folder}/0.parquet"), left.columns())
+    joined = join(folder, plan, chunks, [f"{folder}/0.parquet"])
+    assert joined["status"] == ["SCHEDULED"] * 4 + ["UNKNOWN"]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content + b"x", lambda _: b""])
+def test_join_tables_damaged_table_leaves_its_devices_unknown(
+    folder: str, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_of(folder, ROWS)
+    chunks = split(folder, plan, 3)
+    tables = [stored(folder, str(at), outcomes_of(chunk, Status.SCHEDULED)) for at, chunk in enumerate(chunks)]
+    place = Path(tables[0]["path"])
+    place.write_bytes(damage(place.read_bytes()))
+    joined = join(folder, plan, chunks, tables)
+    assert joined["status"] == ["UNKNOWN"] * 2 + ["SCHEDULED"] * 3
+    assert "The table of chunk 0 cannot be read, so its devices are UNKNOWN" in caplog.text
+
+
+def test_join_tables_storage_that_fails_is_an_error_that_a_retry_may_solve(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(folder, ROWS)
+    chunks = split(folder, plan, 5)
+    table = stored(folder, "0", outcomes_of(ROWS, Status.SCHEDULED))
+
+    def failing(reference: Any) -> Any:
+        if reference.path == table["path"]:
+            raise ConnectionResetError("the storage has gone")
+        return file_of(reference)
+
+    monkeypatch.setattr("airflow_provider_nexthink.chunks.file_of", failing)
+    with pytest.raises(ConnectionResetError):
+        join(folder, plan, chunks, [table])
+    assert not Path(f"{folder}/joined.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "plan", [None, [], {"uid": [], "name": []}, {"path": "a.parquet"}, {"path": "a.csv", "counts": {}}]
+)
+def test_plan_that_is_no_manifest_is_an_error_with_a_hint(folder: str, plan: Any) -> None:
+    for call in (lambda: split(folder, plan, 10), lambda: join(folder, plan, [], [])):
+        with pytest.raises(NexthinkInputError, match=r"return_format='manifest' and such a results_path"):
+            call()
+
+
+def test_join_tables_table_in_another_form_is_an_error_with_a_hint(folder: str) -> None:
+    plan = plan_of(folder, ROWS)
+    with pytest.raises(NexthinkInputError, match=r"table of chunk 0 is a list.*return_format='manifest'"):
+        join(folder, plan, split(folder, plan, 5), [outcomes_of(ROWS, Status.SCHEDULED).rows()])
+
+
+def test_path_that_is_no_parquet_is_an_error(folder: str) -> None:
+    plan = plan_of(folder, ROWS)
+    with pytest.raises(NexthinkInputError, match="it takes the path of a .parquet file"):
+        split_plan(plan, 10, f"{folder}/chunks.csv")
+    with pytest.raises(NexthinkInputError, match="it takes the path of a .parquet file"):
+        join_tables(plan, [], [], f"{folder}/joined.jsonl")
 
 
 @pytest.mark.parametrize(
     ("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5), (1.5, 1), ("many", 1), (1, True), (None, 1)]
 )
-def test_split_plan_size_below_one_is_an_error(chunk_size: Any, max_chunks: Any) -> None:
+def test_split_plan_size_below_one_is_an_error(folder: str, chunk_size: Any, max_chunks: Any) -> None:
     with pytest.raises(NexthinkInputError, match="each takes a whole number, 1 or more"):
-        split_plan(outcome(ROWS, Status.PLANNED), chunk_size, max_chunks=max_chunks)
+        split(folder, plan_of(folder, ROWS), chunk_size, max_chunks=max_chunks)
 
 
 @pytest.mark.parametrize("size", [2.0, Decimal(2), "2", "2.0", np.int64(2), np.float32(2)])
-def test_split_plan_size_of_every_kind_of_number_is_read(size: Any) -> None:
-    plan = outcome(ROWS, Status.PLANNED)
-    assert [len(chunk["uid"]) for chunk in split_plan(plan, size)] == [1, 2, 2]
-    assert [len(chunk["uid"]) for chunk in split_plan(plan, 1, max_chunks=size)] == [2, 3]
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [
-        lambda cells: dict(enumerate(cells)),
-        iter,
-        set,
-        lambda cells: cells[1:],
-        lambda cells: "".join(map(str, cells)),
-    ],
-)
-@pytest.mark.parametrize("column", ["uid", "status"])
-def test_chunks_columns_that_are_not_lists_of_one_length_are_an_error(columns: Any, column: str) -> None:
-    plan = outcome(ROWS, Status.PLANNED)
-    broken = {**plan, column: columns(plan[column])}
-    for call in (
-        lambda: split_plan(broken, 10),
-        lambda: join_tables(broken, []),
-        lambda: join_tables(plan, [broken]),
-        lambda: split_by_plan(plan, broken),
-    ):
-        with pytest.raises(NexthinkInputError, match=r"return_format='columns'"):
-            call()
-
-
-def test_split_by_plan_separates_planned_devices_from_others() -> None:
-    plan: dict[str, list[Any]] = {column: [None, None, None] for column in COLUMNS}
-    plan |= {"uid": ["a", "b", "c"], "status": ["PLANNED", "EXCLUDED", "PLANNED"]}
-    table: dict[str, list[Any]] = {column: [None, None, None] for column in COLUMNS}
-    table |= {"uid": ["c", "x", "b"], "status": ["SCHEDULED", "SCHEDULED", "UNKNOWN"]}
-    planned, others = split_by_plan(plan, table)
-    assert (planned["uid"], planned["status"]) == (["c"], ["SCHEDULED"])
-    assert (others["uid"], others["status"]) == (["x", "b"], ["SCHEDULED", "UNKNOWN"])
-    assert {len(cells) for cells in planned.values()} == {1}
-    with pytest.raises(NexthinkInputError, match="outcome table by columns"):
-        split_by_plan(plan, {"uid": []})
+def test_split_plan_size_of_every_kind_of_number_is_read(folder: str, size: Any) -> None:
+    plan = plan_of(folder, ROWS)
+    assert sizes(split(folder, plan, size)) == [1, 2, 2]
+    assert sizes(split(folder, plan, 1, max_chunks=size)) == [2, 3]

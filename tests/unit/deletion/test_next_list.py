@@ -199,9 +199,9 @@ def row(uid: str | None, name: str | None, status: Any, reason: str | None = Non
 
 def test_check_guards_count_only_rows_planned_afresh() -> None:
     plan = make_plan(read_devices([row(A, "PC-1", "PLANNED"), row(B, "VIP-1", "EXCLUDED"), row(C, "PC-3", "FAILED")]))
-    check_guards(plan, max_devices=2)
+    check_guards(len(plan.to_send), max_devices=2)
     with pytest.raises(NexthinkGuardError, match="2 devices"):
-        check_guards(plan, max_devices=1)
+        check_guards(len(plan.to_send), max_devices=1)
 
 
 def test_make_plan_rows_planned_afresh_meet_the_current_exclusions() -> None:
