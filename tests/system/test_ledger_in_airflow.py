@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from sqlalchemy import select
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -19,6 +18,7 @@ from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from tests.support.dags import Run
+from tests.support.ledger_rows import rows_of
 from tests.support.ledgers import LEDGERS
 from tests.support.tries import execute
 
@@ -42,12 +42,6 @@ def delete(run_dag: RunDag, devices: Devices, dag_id: str = "cleanup", **options
     with DAG(dag_id, default_args=ONE_RETRY) as dag:
         NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, **options)
     return run_dag(dag)
-
-
-def rows_of(table: Any) -> list[dict[str, Any]]:
-    with NexthinkHook() as hook, hook.get_ledger().database.transaction() as connection:
-        rows = connection.execute(select(table).order_by(*table.primary_key.columns))
-        return [dict(row._mapping) for row in rows]
 
 
 def column_of(table: Any, *columns: str) -> list[Any]:

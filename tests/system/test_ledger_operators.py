@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
@@ -20,6 +20,7 @@ from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperato
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from tests.support.dags import Run
+from tests.support.ledger_rows import rows_of
 from tests.support.ledgers import LEDGERS
 
 RunDag = Callable[..., Run]
@@ -41,11 +42,6 @@ def on_sqlite(with_ledger: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
 
 def devices_of(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
     return [{"uid": device.uid, "name": device.name} for device in sandbox.tenant.devices()[:count]]
-
-
-def rows_of(table: Any) -> list[dict[str, Any]]:
-    with NexthinkHook() as hook, hook.get_ledger().database.transaction() as connection:
-        return [dict(row._mapping) for row in connection.execute(select(table))]
 
 
 def reconcile(run_dag: RunDag, **options: Any) -> Run:

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkLedgerError, NexthinkTryOverError
-from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.run import LedgerRun
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
+from tests.support.ledger_rows import rows_of
 from tests.support.ledgers import LEDGERS
 from tests.support.secrets import reset_secrets_maskers
 from tests.support.tries import TaskInstance, execute
@@ -59,12 +58,6 @@ def stop_after(sandbox: Sandbox, requests: int) -> None:
     """Let the try that comes now end after some requests, such that there is a retry."""
     wait = {"Retry-After": "1800"}
     sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers=wait, skip=requests))
-
-
-def rows_of(table: Any) -> list[dict[str, Any]]:
-    with NexthinkHook() as hook, hook.get_ledger().database.transaction() as connection:
-        rows = connection.execute(select(table).order_by(*table.primary_key.columns))
-        return [dict(row._mapping) for row in rows]
 
 
 def uids_of(devices: Devices) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseHook
-from sqlalchemy import select
 
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
@@ -22,6 +21,7 @@ from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.queries import SavedQuery
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import DAGS, DagBag, Run, meant_to_go
+from tests.support.ledger_rows import rows_of
 from tests.support.tables import read_table
 
 RunDag = Callable[..., Run]
@@ -73,11 +73,6 @@ def load_dag(dag_id: str, folder: Path = DAGS) -> DAG:
     for each in dag.tasks:
         each.retry_delay = timedelta(0)
     return dag
-
-
-def rows_of(table: Any) -> list[dict[str, Any]]:
-    with NexthinkHook() as hook, hook.get_ledger().database.transaction() as connection:
-        return [dict(row._mapping) for row in connection.execute(select(table))]
 
 
 # The lifecycle

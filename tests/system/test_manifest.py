@@ -1,0 +1,276 @@
+"""``return_format="manifest"``: the table is in a file, XCom has what stands for it, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import DAG
+from pyarrow import parquet
+
+from airflow_provider_nexthink.ledger import schema
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.sandbox.faults import Fault
+from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.status import MAX_UNSCHEDULED
+from airflow_provider_nexthink.utils import results
+from airflow_provider_nexthink.utils.results import unfinished_path
+from tests.support.dags import Run
+from tests.support.ledger_rows import rows_of
+from tests.support.tables import read_table
+
+RunDag = Callable[..., Run]
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "outcome.parquet")
+
+
+@pytest.fixture
+def rows(sandbox: Sandbox, tmp_path: Path) -> list[dict[str, str]]:
+    """The list, also in ``devices.parquet``: 250 devices, one of them twice, one excluded, two that are none."""
+    uids = [device.uid for device in sandbox.tenant.devices()[:250]]
+    rows = [{"device.uid": uid, "device.name": f"PC-{at}"} for at, uid in enumerate(uids)]
+    rows[3]["device.name"] = "VIP-3"
+    nameless = {"device.uid": rows[9]["device.uid"], "device.name": ""}
+    rows += [rows[0], {"device.uid": "x", "device.name": "PC"}, nameless]
+    pd.DataFrame(rows).to_parquet(tmp_path / "devices.parquet", row_group_size=100)
+    return rows
+
+
+def delete(run_dag: RunDag, devices: Any, path: str, **given: Any) -> Run:
+    with DAG("manifest") as dag:
+        options: dict[str, Any] = {"exclude": ["VIP-*"], "return_format": "manifest", "results_path": path} | given
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=devices, **options)
+    return run_dag(dag)
+
+
+def of_list(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(row["device.uid"], row["device.name"]) for row in rows]
+
+
+@pytest.mark.parametrize("dry_run", [False, True, "plan"])
+@pytest.mark.parametrize("form", ["records", "parquet", "reference", "manifest"])
+def test_manifest_stands_for_the_table(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, tmp_path: Path, form: str, dry_run: Any
+) -> None:
+    place = str(tmp_path / "devices.parquet")
+    devices: dict[str, Any] = {
+        "records": rows,
+        "parquet": place,
+        "reference": {"path": place, "start": 0, "stop": len(rows)},
+        "manifest": {"path": place, "size": Path(place).stat().st_size},
+    }
+    run = delete(run_dag, devices[form], path, dry_run=dry_run)
+    assert run.state == "success"
+    manifest, summary = run.xcom("delete"), run.xcom("delete", "summary")
+    table = read_table(manifest)
+    assert list(zip(table["uid"], table["name"], strict=True)) == of_list(rows)
+    done = "PLANNED" if dry_run else "SCHEDULED"
+    counts = {done: 249, "EXCLUDED": 1, "DUPLICATE": 1, "INVALID": 1, "REJECTED": 1}
+    assert Counter(table["status"]) == counts
+    assert {status: summary[status] for status in counts} == counts
+    assert (summary["requested"], summary["dry_run"]) == (len(rows), bool(dry_run))
+    assert (summary["uid_column"], manifest["uid_column"]) == ("device.uid", "device.uid")
+    assert manifest["path"] == path
+    assert manifest["size"] == Path(path).stat().st_size
+    unscheduled = run.xcom("delete", "unscheduled")
+    assert [row["status"] for row in unscheduled] == ["INVALID", "REJECTED"]
+    assert manifest["unscheduled"] == {"path": str(tmp_path / "outcome.unscheduled.parquet"), "rows": 2}
+    assert parquet.read_table(manifest["unscheduled"]["path"]).to_pylist() == unscheduled
+    assert len(sandbox.tenant.queued) == (0 if dry_run else 249)
+    assert len(json.dumps([manifest, summary])) < 2500  # whatever the length of the list
+
+
+def test_manifest_of_a_plan_is_a_safe_next_list(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, tmp_path: Path
+) -> None:
+    plan = delete(run_dag, str(tmp_path / "devices.parquet"), path, dry_run=True).xcom("delete")
+    with DAG("next") as dag:
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=plan)
+    run = run_dag(dag)
+    assert Counter(row["status"] for row in run.xcom("delete")) == {
+        "SCHEDULED": 249, "EXCLUDED": 1, "DUPLICATE": 1, "INVALID": 1, "REJECTED": 1,
+    }  # fmt: skip
+    assert rows[3]["device.uid"] not in sandbox.tenant.queued
+
+
+def test_manifest_of_a_file_that_has_changed_sends_nothing(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, tmp_path: Path
+) -> None:
+    plan = delete(run_dag, str(tmp_path / "devices.parquet"), path, dry_run=True).xcom("delete")
+    table = parquet.read_table(path)
+    parquet.write_table(table.slice(1), path)
+    run = delete(run_dag, plan, str(tmp_path / "next.parquet"))
+    assert run.state == "failed"
+    assert "has changed since it was planned" in run.error
+    assert run.xcom("delete", "summary")["error"]["sent_nothing"] is True
+    assert sandbox.requests == []
+
+
+def test_manifest_unscheduled_is_capped_and_has_its_own_file(
+    sandbox: Sandbox, run_dag: RunDag, path: str, tmp_path: Path
+) -> None:
+    size = MAX_UNSCHEDULED + 7
+    run = delete(run_dag, [{"uid": "x", "name": f"PC-{at}"} for at in range(size)], path)
+    assert [row["name"] for row in run.xcom("delete", "unscheduled")] == [f"PC-{at}" for at in range(MAX_UNSCHEDULED)]
+    manifest = run.xcom("delete")
+    assert manifest["unscheduled"]["rows"] == size
+    assert parquet.read_table(manifest["unscheduled"]["path"]).num_rows == size
+    again = delete(run_dag, [], path).xcom("delete")
+    assert (again["rows"], again["unscheduled"]) == (0, None)
+    assert not (tmp_path / "outcome.unscheduled.parquet").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_manifest_of_a_text_file_is_the_next_list(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], tmp_path: Path, suffix: str
+) -> None:
+    path = str(tmp_path / f"outcome{suffix}")
+    plan = delete(run_dag, str(tmp_path / "devices.parquet"), path, dry_run=True).xcom("delete")
+    assert plan["path"] == path
+    assert delete(run_dag, plan, str(tmp_path / "next.parquet")).xcom("delete")["counts"]["SCHEDULED"] == 249
+
+
+def test_manifest_that_cannot_be_written_leaves_the_table_in_xcom(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "publish", full)
+    run = delete(run_dag, rows, path)
+    assert run.state == "failed"
+    assert "could not be written" in run.error
+    table = run.xcom("delete")
+    assert list(zip(table["uid"], table["name"], strict=True)) == of_list(rows)
+    assert Counter(table["status"])["SCHEDULED"] == 249
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_manifest_guard_that_trips_writes_no_table(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, tmp_path: Path, dry_run: bool
+) -> None:
+    run = delete(run_dag, str(tmp_path / "devices.parquet"), path, dry_run=dry_run, max_devices=248)
+    assert run.state == "failed"
+    assert "249 devices, more than max_devices=248 of the task" in run.error
+    error = run.xcom("delete", "summary")["error"]
+    assert (error["planned"], error["limit"], error["sent_nothing"]) == (249, 248, True)
+    assert not Path(path).exists()
+    assert sandbox.requests == []
+
+
+def test_manifest_max_share_of_a_plan_counts_the_fleet(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"dry_run": "plan", "fleet_query_id": "#all_devices", "max_share": 0.3}
+    run = delete(run_dag, str(tmp_path / "devices.parquet"), path, **options)
+    assert "249 of 600 devices (41.5%), more than max_share=0.3" in run.error
+    run = delete(run_dag, str(tmp_path / "devices.parquet"), path, **options | {"max_share": 0.5})
+    assert run.xcom("delete", "summary")["limits"]["fleet_size"] == 600
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("form", ["parquet", "records"])
+def test_plan_holds_the_limits_of_the_ledger_for_the_whole_list(
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    rows: list[dict[str, str]],
+    path: str,
+    tmp_path: Path,
+    set_extras: Callable[..., None],
+    database: str,
+    form: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    devices = str(tmp_path / "devices.parquet") if form == "parquet" else rows
+
+    def errors(**options: Any) -> str:
+        run = delete(run_dag, devices, path, **options)
+        return str(run.error) if run.errors else ""
+
+    set_extras(ledger_conn_id="warehouse", quota_devices=248, quota_days=7)
+    for dry_run in (True, "plan"):
+        assert "249 devices, and 248 are left of the quota" in errors(dry_run=dry_run)
+    set_extras(ledger_conn_id="warehouse", require_proof=True)
+    assert errors(dry_run=True) == ""
+    assert "This is a dry run. For real: The list would delete 249 devices" in caplog.text
+    assert "no device that was deleted by the uid of device.uid has been seen to go" in errors(dry_run="plan")
+    set_extras(ledger_conn_id="warehouse")
+    with DAG("manifest") as dag:
+        NexthinkDeleteDevicesOperator.partial(task_id="chunks").expand(devices=[[row] for row in rows[10:14]])
+    for _ in range(3):
+        assert run_dag(dag).state == "success"
+    assert "249 devices, more than max_growth=2 allows: the median of the last 3 runs of this Dag is 4" in errors(
+        dry_run="plan", max_growth=2
+    )
+    assert errors(dry_run=True, max_growth=2) == ""  # no run of this task itself has sent anything
+    assert Counter(row["state"] for row in rows_of(schema.runs)) == {"BLOCKED": 3, "FINISHED": 12}
+    assert len(sandbox.tenant.queued) == 12
+
+
+def test_table_is_kept_while_the_run_goes_on(
+    sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a worker that is lost leaves what it had; what is not settled is UNKNOWN there, as it may be sent."""
+    monkeypatch.setattr(results, "KEEP_SECONDS", 0.0)
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.7, skip=1, times=-1))
+    kept: list[dict[str, list[Any]]] = []
+    has_ended = threading.Event()
+
+    def watch() -> None:
+        while not has_ended.wait(0.05):
+            with suppress(OSError):
+                kept.append(parquet.read_table(unfinished_path(path)).to_pydict())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run = delete(run_dag, rows, path, max_concurrency=1)
+    has_ended.set()
+    watcher.join()
+    assert run.xcom("delete")["counts"]["SCHEDULED"] == 249
+    tables = [Counter(table["status"]) for table in kept]
+    decided = {"EXCLUDED": 1, "DUPLICATE": 1, "INVALID": 1, "REJECTED": 1}
+    assert decided | {"SCHEDULED": 100, "UNKNOWN": 149} in tables
+    for table in kept:
+        assert set(table["reason"]) >= {"excluded by 'VIP-*'"}
+        unknown = [row for row in zip(table["status"], table["reason"], strict=True) if row[0] == "UNKNOWN"]
+        assert all("the run had not ended" in reason for _, reason in unknown)
+        assert [at for at, status in enumerate(table["status"]) if status == "SCHEDULED"] == [
+            at for at, request in enumerate(table["request_id"]) if request is not None
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"results_path": None}, "needs results_path"),
+        ({"results_path": "a.txt"}, "results_path"),
+        ({"dry_run": "plans"}, "dry_run is 'plans': it takes True, False or 'plan'"),
+    ],
+)
+def test_manifest_option_that_cannot_take_effect_fails_the_parsing(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(Exception, match=says):
+        NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=[], **{"return_format": "manifest", "results_path": "a.parquet", **options}
+        )
+
+
+def test_manifest_is_not_mapped_over(sandbox: Sandbox, run_dag: RunDag, rows: list[dict[str, str]], path: str) -> None:
+    with DAG("mapped") as dag:
+        table = NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=rows, return_format="manifest", results_path=path, retries=0
+        )
+        NexthinkDeleteDevicesOperator.partial(task_id="next", dry_run=True).expand(devices=table.output)
+    run = run_dag(dag)
+    assert "a manifest has no rows to map over" in run.error
+    assert sandbox.requests == []
