@@ -19,12 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_nexthink.deletion.file_plan import FileOutcomes
 from airflow_provider_nexthink.deletion.options import read_whole_number
-from airflow_provider_nexthink.deletion.outcome import Outcomes
-from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.devices.formats import redacted_path, suffix_of
 from airflow_provider_nexthink.devices.parquet import ParquetRows, ParquetWriter
 from airflow_provider_nexthink.devices.references import Reference, write_chunks
@@ -33,6 +30,9 @@ from airflow_provider_nexthink.status import COLUMNS, Status
 from airflow_provider_nexthink.utils.results import publish_results, unfinished_path
 from airflow_provider_nexthink.utils.storage import exists, file_of, publish
 from airflow_provider_nexthink.version_compat import max_map_length
+
+if TYPE_CHECKING:
+    from airflow_provider_nexthink.deletion.outcome import Outcomes
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,8 @@ def join_tables(
     :raises NexthinkInputError: if the plan is no manifest of such a dry run, its file has changed, or the chunks are
         not of this plan.
     """
+    from airflow_provider_nexthink.deletion.file_plan import FileOutcomes
+
     _check_parquet("path", path)
     found = _TablesOfChunks(chunks, tables)
     outcomes = FileOutcomes()
@@ -240,6 +242,9 @@ def _cut(parts: Iterable[tuple[list[str], list[str]]], cuts: Sequence[int]) -> I
 
 
 def _as_outcomes(cells: list[list[Any]]) -> Outcomes:
+    from airflow_provider_nexthink.deletion.outcome import Outcomes
+    from airflow_provider_nexthink.deletion.plan import Plan
+
     part = Outcomes(Plan([], [], [], [], []))
     for column, values in zip(COLUMNS, cells, strict=True):
         getattr(part, column).extend(map(Status, values) if column == "status" else values)
