@@ -73,8 +73,8 @@ class _Style(NamedTuple):
 
 
 # Entities where a backslash is not enough: not every Markdown takes "\<" for "<".
-_MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]"}
-_MARKDOWN |= {"&": "&amp;", "<": "&lt;", ">": "&gt;", "~": "&#126;"}
+_MARKDOWN = {ord(character): f"\\{character}" for character in "\\`*_[]"}
+_MARKDOWN |= {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("~"): "&#126;"}
 _escape_slack = partial(html.escape, quote=False)
 
 _STYLES = {
@@ -160,7 +160,7 @@ def outcome_path(*, dag_id: str, run_id: str, task_id: str, map_index: int) -> s
     :param map_index: which of the mapped tasks; -1 for a task that is not mapped.
     """
     query = {"dag_id": dag_id, "run_id": run_id, "task_id": task_id, "map_index": map_index}
-    return f"plugin/nexthink-deletions?{urlencode(query)}"
+    return f"plugin/nexthink-deletions?{urlencode(query, errors='replace')}"
 
 
 def _report(summary: Mapping[str, Any] | None, rows: list[Mapping[str, Any]], max_names: int) -> _Report:
@@ -298,7 +298,7 @@ def _devices(rows: list[Mapping[str, Any]], maximum: int) -> list[str]:
     if not maximum:
         return []
     lines = [
-        f"{_status(row)}: {_text(row.get('name'))} ({_text(row.get('uid'))})"
+        f"{_status(row)}: {_text(row.get('name') or 'no name')} ({_text(row.get('uid') or 'no uid')})"
         + (f", {_text(row['reason'])}" if row.get("reason") else "")
         for row in rows[:maximum]
     ]
@@ -333,7 +333,8 @@ def _quarantine(summary: Mapping[str, Any]) -> _Report:
     )
     lines = _lines(
         (due, f"{due:,} due"),
-        (waiting, f"{waiting:,} waiting, {marked:,} of them new{next_due}"),
+        (waiting, f"{waiting:,} waiting{next_due}"),
+        (marked, f"{marked:,} new: of those waiting, on the list for the first time"),
         (released, f"{released:,} released: not on the list any more"),
         (gone, f"{gone:,} left the list since they were scheduled for deletion"),
         (unmarked, f"{unmarked:,} not in quarantine any more: this is an earlier run, cleared"),
