@@ -27,7 +27,7 @@ _URL_CHARACTERS = ":/?#@!$&*+,;=%[]"  # none that ends an address in one of the 
 
 _STATUSES = {
     Status.SCHEDULED: "Nexthink removes them later, in the background",
-    Status.PLANNED: "a real run would send them",
+    Status.PLANNED: "a dry run sends nothing",
     Status.INVALID: "the uid is malformed; correct the list",
     Status.REJECTED: "cannot be sent, or Nexthink refuses them; correct the list",
     Status.FAILED: "Nexthink could not schedule them; run the list again",
@@ -185,6 +185,8 @@ def _deletion(summary: Mapping[str, Any], rows: list[Mapping[str, Any]], max_nam
     sent_nothing = error.get("sent_nothing") is True
     # Of a run that sent nothing, these rows need no attention of their own: what stopped the run does.
     attention = [status for status in Status if status in ACTION_REQUIRED and not _is_stopped(status, sent_nothing)]
+    total = max(len(rows), sum(_number(summary.get(status)) for status in ACTION_REQUIRED))
+    of_first = f" of the first {_plural(len(rows), 'device')}" if len(rows) < total else ""
     return _Report(
         f"{_prefix(summary)}{_deletion_headline(summary, error, attention)}",
         _origin(summary),
@@ -193,8 +195,8 @@ def _deletion(summary: Mapping[str, Any], rows: list[Mapping[str, Any]], max_nam
             _Section("Planned, in a dry run", _counts(summary, [Status.PLANNED])),
             _Section("Stopped", _stopped(summary, error)),
             _Section("Need attention", _counts(summary, attention)),
-            _Section("Most frequent reasons", _reasons(rows)),
-            _Section("Devices", _devices(rows, max(max_names, 0))),
+            _Section(f"Most frequent reasons{of_first}", _reasons(rows)),
+            _Section("Devices", _devices(rows, max(max_names, 0), total)),
             _Section("Kept back", _counts(summary, _KEPT_BACK)),
             _Section("Devices of earlier tries that are not in the list any more", _earlier_tries(summary)),
         ],
@@ -208,7 +210,7 @@ def _is_stopped(status: Status, sent_nothing: bool) -> bool:
 
 def _deletion_headline(summary: Mapping[str, Any], error: Mapping[str, Any], attention: Collection[Status]) -> str:
     requested, scheduled = _number(summary.get("requested")), _number(summary.get(Status.SCHEDULED))
-    is_dry, sent_nothing = summary.get("dry_run") is True, error.get("sent_nothing") is True
+    is_dry, sent_nothing = bool(summary.get("dry_run")), error.get("sent_nothing") is True
     scheduled_text = f"{scheduled:,} of {_plural(requested, 'device')} scheduled for deletion"
     if error:
         if not sent_nothing:
@@ -294,15 +296,15 @@ def _reason(row: Mapping[str, Any]) -> str:
     return reason if row.get("status") in RETRYABLE else reason.partition(": ")[0]
 
 
-def _devices(rows: list[Mapping[str, Any]], maximum: int) -> list[str]:
-    if not maximum:
+def _devices(rows: list[Mapping[str, Any]], maximum: int, total: int) -> list[str]:
+    if not rows or not maximum:
         return []
     lines = [
         f"{_status(row)}: {_text(row.get('name') or 'no name')} ({_text(row.get('uid') or 'no uid')})"
         + (f", {_text(row['reason'])}" if row.get("reason") else "")
         for row in rows[:maximum]
     ]
-    return [*lines, *_more(len(rows) - len(lines), "device")]
+    return [*lines, *_more(total - len(lines), "device")]
 
 
 def _status(row: Mapping[str, Any]) -> str:

@@ -289,6 +289,12 @@ def test_render_names_are_limited_and_the_rest_is_counted() -> None:
     ]
 
 
+def test_render_rows_that_are_only_the_first_are_not_taken_for_all() -> None:
+    lines = lines_of(summary_of(UNKNOWN=19, REJECTED=1), unscheduled=ROWS, max_names=7)
+    assert "Most frequent reasons of the first 8 devices" in lines
+    assert lines[-1] == "And 13 more devices"
+
+
 def test_render_many_reasons_are_limited() -> None:
     rows = [{"status": "FAILED", "reason": f"reason {number}"} for number in range(9)]
     lines = lines_of(summary_of(FAILED=9), unscheduled=rows)
