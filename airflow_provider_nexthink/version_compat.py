@@ -42,6 +42,7 @@ __all__ = [
     "AirflowSkipException",
     "ResolveMixin",
     "amask_secret",
+    "conf",
     "connection_extra",
     "default_deferrable",
     "determine_kwargs",

@@ -17,6 +17,9 @@ Before the first run
       before in its window), ``protected``, and ``require_proof``, for which ``nexthink_delete_canary_first`` is run
       once.
 
+Each weekly run ends with a report in the log of its last task. If ``mail_to`` is set, it is also sent by e-mail,
+through Airflow's connection ``smtp_default``.
+
 A run deletes nothing until ``dry_run`` is turned off: in the trigger form for a manual run, or below for the weekly
 ones. Devices are marked in a dry run, too. A backfill marks and deletes nothing. There is no undo.
 """
@@ -34,7 +37,8 @@ from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, no
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperator, NexthinkReconcileOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
-from airflow_provider_nexthink.version_compat import AirflowSkipException
+from airflow_provider_nexthink.reports import headline, render
+from airflow_provider_nexthink.version_compat import AirflowSkipException, conf
 
 KEEP_PREFIXES = ("SRV-", "VIP-")
 
@@ -60,6 +64,7 @@ log = logging.getLogger(__name__)
         ),
         "max_growth": Param(3, type="number", minimum=1, description="Maximum, times the median of the runs before."),
         "reason": Param("Weekly clean-up", type="string", description="Is in the log, the summary and the ledger."),
+        "mail_to": Param("", type=["string", "null"], description="Who gets the report by e-mail; empty: nobody."),
     },
 )
 def nexthink_lifecycle() -> None:
@@ -90,7 +95,7 @@ def nexthink_lifecycle() -> None:
         list_name="{{ dag.dag_id }}, {{ params.min_days_unseen }} days unseen",
     )
 
-    NexthinkDeleteDevicesOperator(
+    delete = NexthinkDeleteDevicesOperator(
         task_id="delete_devices",
         devices=quarantine.output,
         exclude=[f"{prefix}*" for prefix in KEEP_PREFIXES],  # never sent, whatever was selected
@@ -101,6 +106,31 @@ def nexthink_lifecycle() -> None:
         reason="{{ params.reason }}",
         dry_run="{{ params.dry_run }}",
     )
+
+    @task
+    def report(params: Any = None, dag_run: Any = None, ti: Any = None, **context: Any) -> None:
+        """Log what became of the run, and send it by e-mail if ``mail_to`` says to whom."""
+        if dag_run.run_type == "backfill":
+            raise AirflowSkipException("A backfill deletes nothing.")
+        held = ti.xcom_pull(task_ids="quarantine", key="summary")
+        sent = ti.xcom_pull(task_ids="delete_devices", key="summary")
+        unscheduled = ti.xcom_pull(task_ids="delete_devices", key="unscheduled")
+
+        def text(style: Any) -> str:
+            # With max_names=20, the report has the names of the first 20 devices that need attention.
+            url = conf.get("api", "base_url", fallback=None)
+            deletion = render(sent, unscheduled=unscheduled, airflow_url=url, style=style)
+            return f"{deletion}\n\n{render(held, style=style)}" if held else deletion
+
+        log.info("%s", text("markdown"))
+        if params["mail_to"]:
+            from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+            mail = SmtpNotifier(to=params["mail_to"], subject=headline(sent), html_content=text("html"))
+            mail.notify(context)  # not mail(context), which would take the text for a template
+
+    # A teardown runs even if an upstream task failed, and does not affect whether the run fails.
+    delete >> report().as_teardown()
 
 
 @dag(

@@ -5,10 +5,11 @@ A link is computed in the worker when the task ends, however it ends, and kept a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseOperatorLink
+
+from airflow_provider_nexthink.reports import outcome_path
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -42,13 +43,7 @@ class NexthinkOutcomeLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
         """Return an address relative to Airflow's base URL, which a worker does not know."""
         index = -1 if ti_key.map_index is None else ti_key.map_index
-        query: dict[str, Any] = {
-            "dag_id": ti_key.dag_id,
-            "run_id": ti_key.run_id,
-            "task_id": ti_key.task_id,
-            "map_index": index,
-        }
-        return f"plugin/nexthink-deletions?{urlencode(query)}"
+        return outcome_path(dag_id=ti_key.dag_id, run_id=ti_key.run_id, task_id=ti_key.task_id, map_index=index)
 
 
 class NexthinkDeletionDocsLink(BaseOperatorLink):

@@ -211,7 +211,7 @@ def test_reading_the_provider_info_imports_nothing_else() -> None:
 
 def modules_for_dag_files() -> list[str]:
     """Return every module that a Dag file may import operators from, or helpers."""
-    names = ["airflow_provider_nexthink.chunks"]
+    names = ["airflow_provider_nexthink.chunks", "airflow_provider_nexthink.reports"]
     for kind in ("operators", "transfers", "decorators", "sensors"):
         package = import_module(f"airflow_provider_nexthink.{kind}")
         names += [f"{package.__name__}.{module.name}" for module in iter_modules(package.__path__)]
