@@ -243,9 +243,8 @@ def _cut(parts: Iterable[tuple[list[str], list[str]]], cuts: Sequence[int]) -> I
 
 def _as_outcomes(cells: list[list[Any]]) -> Outcomes:
     from airflow_provider_nexthink.deletion.outcome import Outcomes
-    from airflow_provider_nexthink.deletion.plan import Plan
 
-    part = Outcomes(Plan([], [], [], [], []))
+    part = Outcomes.empty()
     for column, values in zip(COLUMNS, cells, strict=True):
         getattr(part, column).extend(map(Status, values) if column == "status" else values)
     return part

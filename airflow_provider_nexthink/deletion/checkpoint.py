@@ -32,7 +32,6 @@ from airflow_provider_nexthink.deletion.journal import (
     spans_of,
 )
 from airflow_provider_nexthink.deletion.outcome import Outcomes
-from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import (
     NexthinkInputError,
     NexthinkLedgerError,
@@ -97,7 +96,7 @@ class Checkpoint:
         self._is_loaded = False
         self._is_marked_unsent = False  # the journal alone is no proof: a try may have sent what it could not record
         self._is_writable = True
-        self._outcomes = Outcomes(Plan([], [], [], [], []))
+        self._outcomes = Outcomes.empty()
         self._index_of = array("q")  # a row's position in the table -> its device's index in the journal
         self._is_open = bytearray()  # for each row of the table: sent by this run, and not recorded since
         self._earlier_row_of: dict[int, int] = {}

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_nexthink.deletion.outcome import Outcomes
-from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.status import RESUMABLE, Status
 
 LOST = (
@@ -53,7 +52,7 @@ class EarlierTries:
     :param others: the rows of devices that are not in the list of this try; all, until that list is known.
     """
 
-    outcomes: Outcomes = field(default_factory=lambda: Outcomes(Plan([], [], [], [], [])))
+    outcomes: Outcomes = field(default_factory=Outcomes.empty)
     tenants: list[str] = field(default_factory=list)
     instance: str = ""
     uid_column: str | None = None

@@ -60,6 +60,11 @@ class Outcomes:
         self.attempts = [0] * size
         self.submitted_at: list[str | None] = [None] * size
 
+    @classmethod
+    def empty(cls) -> Outcomes:
+        """Return a table without rows."""
+        return Outcomes(Plan([], [], [], [], []))
+
     def __len__(self) -> int:
         return len(self.uid)
 
@@ -75,7 +80,7 @@ class Outcomes:
 
     def copy(self) -> Outcomes:
         """Return a copy of the table."""
-        made = Outcomes(Plan([], [], [], [], []))
+        made = Outcomes.empty()
         for column in COLUMNS:
             getattr(made, column).extend(getattr(self, column))
         return made
@@ -86,7 +91,7 @@ class Outcomes:
         :param statuses: the statuses.
         """
         positions = self._positions(statuses)
-        part = Outcomes(Plan([], [], [], [], []))
+        part = Outcomes.empty()
         for column in COLUMNS:
             getattr(part, column).extend(read_cells(getattr(self, column), positions))
         return part

@@ -154,11 +154,10 @@ class DeletionReport:
     def _no_result(self, error: BaseException) -> DeletionResult:
         """Return the result of a list that was not read."""
         from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
-        from airflow_provider_nexthink.deletion.plan import Plan
 
         now = datetime.now(UTC)
         return DeletionResult(
-            Outcomes(Plan([], [], [], [], [])),
+            Outcomes.empty(),
             error=error,
             counters=RunCounters(),
             dry_run=False,

@@ -42,12 +42,14 @@ class RunningAirflow:
     :param http: a client with a token of its API.
     :param processes: the process of each component, by its name.
     :param start_component: starts one of them.
+    :param environment: its settings and connections, as each process has them.
     """
 
     home: Path
     http: httpx.Client
     processes: Mapping[str, subprocess.Popen[bytes]]
     start_component: Callable[..., None]
+    environment: Mapping[str, str]
 
     @contextmanager
     def signed_in(self, user: str) -> Iterator[RunningAirflow]:
@@ -283,7 +285,7 @@ def running_airflow(
                 start_component(name)
             until(lambda: httpx.get(f"{url}/api/v2/monitor/health").is_success, "the API server")
             with _client(url, *users[:1]) as http:
-                yield RunningAirflow(home, http, processes, start_component)
+                yield RunningAirflow(home, http, processes, start_component, env)
         finally:
             for process in processes.values():  # asked to end by themselves, they take 10 seconds
                 kill_session(process.pid)

@@ -19,7 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import create_engine, text
 
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import DAGS, meant_to_go
@@ -33,6 +35,7 @@ from tests.support.running_airflow import (
     until,
 )
 from tests.support.services import REDIS, postgres_database, redis_keys
+from tests.support.tables import read_table
 
 pytestmark = pytest.mark.service
 
@@ -57,8 +60,11 @@ def tenant() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterator[RunningAirflow]:
+@pytest.fixture(scope="module", params=["object storage"])
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox, request: pytest.FixtureRequest
+) -> Iterator[RunningAirflow]:
+    """The setup, with XComs in object storage, or in the metadata database."""
     root = tmp_path_factory.mktemp("celery")
     dags = root / "dags"
     dags.mkdir()
@@ -81,6 +87,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, tenant: Sandbox) -> Iterat
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         }
+        if request.param == "database":
+            del environment["AIRFLOW__CORE__XCOM_BACKEND"]
         with running_airflow(root / "home", dags, environment, workers=WORKERS) as airflow:
             airflow.post("pools", {"name": "nexthink", "slots": SLOTS})
             yield airflow
@@ -113,6 +121,17 @@ def rows(tenant: Sandbox) -> Rows:
     return rows
 
 
+def options(path: str) -> dict[str, Any]:
+    """Return the options of a run, whose files are beside the list."""
+    folder = str(Path(path).parent)
+    return {"devices": path, "folder": folder, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
+
+
+def chunks_of(airflow: RunningAirflow, run_id: str) -> list[list[str]]:
+    """Return the uids of each chunk."""
+    return [read_devices(reference).uids for reference in airflow.xcom(DAG_ID, run_id, "split") or ()]
+
+
 def kept(name: str) -> bool:
     return name.upper().startswith(("SRV-", "VIP-"))
 
@@ -127,7 +146,7 @@ def path(tmp_path: Path, rows: Rows) -> str:
 def test_celery_guard_counts_the_whole_list_before_it_is_split(
     airflow: RunningAirflow, tenant: Sandbox, path: str
 ) -> None:
-    conf = {"devices": path, "dry_run": False, "max_devices": PLANNED - 1, "chunk_size": CHUNK_SIZE}
+    conf = options(path) | {"max_devices": PLANNED - 1}
     run_id = airflow.start(DAG_ID, conf)
     assert airflow.wait(DAG_ID, run_id) == "failed"
     states = airflow.states(DAG_ID, run_id)
@@ -158,10 +177,9 @@ def test_celery_runs_a_dag_for_one_machine_unchanged(airflow: RunningAirflow, te
 def test_celery_worker_lost_retry_resumes(airflow: RunningAirflow, tenant: Sandbox, path: str, rows: Rows) -> None:
     tenant.tenant.queued.clear()
     tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
-    conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
-    run_id = airflow.start(DAG_ID, conf)
-    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), "the chunks")
-    assert [len(chunk["device.uid"]) for chunk in chunks] == [CHUNK_SIZE] * CHUNKS
+    run_id = airflow.start(DAG_ID, options(path))
+    chunks = until(lambda: chunks_of(airflow, run_id), "the chunks")
+    assert list(map(len, chunks)) == [CHUNK_SIZE] * CHUNKS
 
     worker = until(
         lambda: busy_worker(airflow, run_id, tenant, chunks, CHUNK_SIZE // 2), "a worker in the middle of its work"
@@ -172,7 +190,7 @@ def test_celery_worker_lost_retry_resumes(airflow: RunningAirflow, tenant: Sandb
     requests_before = {request.headers.get("x-request-id") for request in tenant.requests}
     assert airflow.wait(DAG_ID, run_id) == "success"
 
-    table = stored(airflow, DAG_ID, run_id, "join")
+    table = read_table(airflow.xcom(DAG_ID, run_id, "join"))
     queued = Counter(tenant.tenant.queued)
     scheduled = {uid for uid, status in zip(table["uid"], table["status"], strict=True) if status == "SCHEDULED"}
     # Every row of the list, once, in its order.
@@ -186,19 +204,20 @@ def test_celery_worker_lost_retry_resumes(airflow: RunningAirflow, tenant: Sandb
     # Sent twice are only devices in flight, or not saved yet, when the worker was lost.
     again = {uid for uid, times in queued.items() if times > 1}
     assert max(queued.values()) <= 2
-    assert again <= {uid for index in lost for uid in chunks[index]["device.uid"]}
+    assert again <= {uid for index in lost for uid in chunks[index]}
     assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
     # The retry resumes: devices accepted and saved are not sent again, and have their first request in the table.
     request_of = dict(zip(table["uid"], table["request_id"], strict=True))
     settled = [settled_before(airflow.log(DAG_ID, run_id, "delete_devices", 2, index)) for index in lost]
     assert max(settled) >= BATCH
     for index, count in zip(lost, settled, strict=True):
-        once = [uid for uid in chunks[index]["device.uid"] if uid in accepted_before and queued[uid] == 1]
+        once = [uid for uid in chunks[index] if uid in accepted_before and queued[uid] == 1]
         assert len([uid for uid in once if request_of[uid] in requests_before]) >= count
     # No more chunks at once than the pool has slots, and so many that both workers had to take part.
     assert most_at_once(airflow, run_id) == SLOTS
 
 
+@pytest.mark.parametrize("airflow", ["database"], indirect=True)
 def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes(
     airflow: RunningAirflow, tenant: Sandbox, tmp_path: Path
 ) -> None:
@@ -213,10 +232,8 @@ def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes
     tenant.requests.clear()
     tenant.faults.clear()
     tenant.faults.add(Fault(path="deletions", kind="slow", seconds=2.0, times=-1))
-    path = str(tmp_path / "devices.csv")
-    conf = {"devices": path, "dry_run": False, "max_devices": PLANNED, "chunk_size": CHUNK_SIZE}
-    run_id = airflow.start(DAG_ID, conf)
-    chunks = until(lambda: stored(airflow, DAG_ID, run_id, "split"), "the chunks")
+    run_id = airflow.start(DAG_ID, options(str(tmp_path / "devices.csv")))
+    chunks = until(lambda: chunks_of(airflow, run_id), "the chunks")
 
     worker = until(lambda: busy_worker(airflow, run_id, tenant, chunks, BATCH), "a worker that has begun")
     lost = running_on(airflow, run_id)[worker]
@@ -225,7 +242,7 @@ def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes
     supervisors = [parent_of(pid) for pid in tasks]
     airflow.processes[worker].kill()
     until(lambda: not any(map(is_running, supervisors)), "the end of the supervisors")
-    tokens = tokens_of(tenant, {uid for index in lost for uid in chunks[index]["device.uid"]})
+    tokens = tokens_of(tenant, {uid for index in lost for uid in chunks[index]})
     sent = requests_with(tenant, tokens)
     until(lambda: not any(map(is_running, tasks)), "the end of the task processes")
     assert requests_with(tenant, tokens) - sent <= len(lost) * CONCURRENCY  # these were leaving at that moment
@@ -235,11 +252,24 @@ def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes
     queued = Counter(tenant.tenant.queued)
     again = {uid for uid, times in queued.items() if times > 1}
     assert max(queued.values()) <= 2
-    assert again <= {uid for index in lost for uid in chunks[index]["device.uid"]}
+    assert again <= {uid for index in lost for uid in chunks[index]}
     assert len(again) <= len(lost) * (3 * CONCURRENCY + 4) * BATCH
-    table = stored(airflow, DAG_ID, run_id, "join")
+    table = read_table(airflow.xcom(DAG_ID, run_id, "join"))
     assert list(zip(table["uid"], table["name"], strict=True)) == devices
     assert set(table["status"]) == {"SCHEDULED"}
+    # Nothing large is in XCom: it needs no backend of its own.
+    sizes = xcom_sizes(airflow, run_id)
+    assert {"plan", "split", "delete_devices", "join"} <= {task_id for task_id, _ in sizes}
+    assert max(size for _, size in sizes) < 2000
+
+
+def xcom_sizes(airflow: RunningAirflow, run_id: str) -> list[tuple[str, int]]:
+    """Return the task and the size in bytes of each XCom of a run, as it is in the metadata database."""
+    engine = create_engine(airflow.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    query = "SELECT task_id, octet_length(value::text) FROM xcom WHERE dag_id = :dag_id AND run_id = :run_id"
+    with engine.connect() as connection:
+        found = connection.execute(text(query), {"dag_id": DAG_ID, "run_id": run_id})
+        return [(row[0], row[1]) for row in found]
 
 
 def task_pids(airflow: RunningAirflow, run_id: str) -> set[int]:
@@ -280,7 +310,7 @@ def running_on(airflow: RunningAirflow, run_id: str) -> dict[str, list[int]]:
 
 
 def busy_worker(
-    airflow: RunningAirflow, run_id: str, tenant: Sandbox, chunks: list[dict[str, list[str]]], accepted: int
+    airflow: RunningAirflow, run_id: str, tenant: Sandbox, chunks: list[list[str]], accepted: int
 ) -> str | None:
     """Return a worker that has so many devices of a chunk accepted, and not all, while the other one works too.
 
@@ -291,7 +321,7 @@ def busy_worker(
         return None
     queued = set(tenant.tenant.queued)
     for worker, indexes in at.items():
-        if any(accepted <= len(queued.intersection(chunks[index]["device.uid"])) < CHUNK_SIZE for index in indexes):
+        if any(accepted <= len(queued.intersection(chunks[index])) < CHUNK_SIZE for index in indexes):
             return worker
     return None
 

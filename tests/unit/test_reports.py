@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from markdown import markdown
 
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes, RunCounters
-from airflow_provider_nexthink.deletion.plan import Plan
 from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkInputError, NexthinkPolicyError
 from airflow_provider_nexthink.origin import RunOrigin
 from airflow_provider_nexthink.plugins.deletions import URL_ROUTE
@@ -32,7 +31,7 @@ def summary_of(error: BaseException | None = None, *, is_dry: bool = False, sent
     """Return the summary of a deletion, made as the operator makes it."""
     statuses = [Status(status) for status, count in counts.items() for _ in range(count)]
     size = len(statuses)
-    outcomes = Outcomes(Plan([], [], [], [], []))
+    outcomes = Outcomes.empty()
     outcomes.status = statuses
     outcomes.uid = [None] * size
     at = datetime(2026, 11, 22, 15, tzinfo=UTC)
