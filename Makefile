@@ -8,7 +8,7 @@ SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # JavaScript and CSS
 PAGE = airflow_provider_nexthink/plugins/static tests/js
 
-.PHONY: help demo test test-unit bench test-services test-browser matrix matrix-ci lint format types docs build clean
+.PHONY: help demo test test-unit bench growth test-services test-browser matrix matrix-ci lint format types docs build clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -35,6 +35,9 @@ test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
 
 bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 20 minutes).
 	$(BIN)/python -m tests.benchmarks
+
+growth: $(READY) ## Measure the Dag for lists of any length up to ten million devices, and write docs/scaling-out.md.
+	$(BIN)/python -m tests.benchmarks.growth
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB, Redis and squid.
 	$(BIN)/python -m pytest $(SPREAD) -m service
