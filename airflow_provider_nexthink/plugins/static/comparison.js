@@ -58,7 +58,8 @@ const hasManifest = (run, signal) =>
 
 // Instead of the devices: the counts of the two runs.
 function countsOf(dry, real, [isDryInFile, isRealInFile]) {
-  const whose = isDryInFile && isRealInFile ? "both tables are" : `the table of the ${isDryInFile ? "dry" : "real"} run is`;
+  const whose =
+    isDryInFile && isRealInFile ? "both tables are" : `the table of the ${isDryInFile ? "dry" : "real"} run is`;
   const rows = countRows(dry.summary, real.summary);
   const head = (label) => element("th", { scope: "col" }, label);
   return [

@@ -1,7 +1,7 @@
 // Reads tables of many runs, several at once.
 
 import { ApiError } from "./airflow.js";
-import { readOutcome, readTable } from "./table.js";
+import { readManifest, readOutcome, readTable } from "./table.js";
 
 const CONCURRENCY = 6;
 
@@ -33,7 +33,10 @@ export const tableOrNull = (run, key, signal) => orNull(readTable(run, key, sign
 export const outcomeOrNull = async (run, signal) =>
   (await orNull(readOutcome(run, signal), signal)) ?? { table: null, manifest: null };
 
-export async function orNull(reading, signal) {
+// The manifest of a run; null likewise. No table is read.
+export const manifestOrNull = (run, signal) => orNull(readManifest(run, signal), signal);
+
+async function orNull(reading, signal) {
   try {
     return await reading;
   } catch (error) {

@@ -45,6 +45,7 @@ export function fileCard({ path, rows, size, checksum, counts }) {
           ),
         ),
       ),
-    checksum && element("p", { class: "hint checksum" }, "Checksum (BLAKE2b, 128 bits): ", element("code", {}, checksum)),
+    checksum &&
+      element("p", { class: "hint checksum" }, "Checksum (BLAKE2b, 128 bits): ", element("code", {}, checksum)),
   );
 }
