@@ -6,7 +6,7 @@ import { AttentionList, attentionIn, attentionRows, byWhom, matcher, openRuns, r
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
-import { loadRuns } from "./load.js";
+import { chunksLeft, loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
 import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { remedyOf } from "./remedies.js";
@@ -37,7 +37,7 @@ export async function showAttention(body, query, signal) {
 // The runs of all Dags: the newer state of a device may come from another one.
 async function loadAll({ days, dag_id }, signal, again) {
   const all = await loadRuns({ days, dag_id: "" }, { signal, again });
-  if (!dag_id || !all.notices.more) return all;
+  if (!dag_id || !(all.notices.more || all.notices.chunks)) return all;
   const own = await loadRuns({ days, dag_id }, { signal, again }); // which the newest of all may not include
   const known = new Set(all.runs.map(({ key }) => key));
   return { ...all, runs: [...all.runs, ...own.runs.filter(({ key }) => !known.has(key))] };
@@ -128,6 +128,7 @@ const nothing = (isSettled) =>
 
 function noticesOf({ notices, count, running, unread, capped, unchecked, inFiles }) {
   const found = [];
+  if (notices.chunks) found.push([`${chunksLeft(notices.chunks)} They are not looked at.`]);
   if (notices.more)
     found.push([`Only the newest ${plural(count, "run")} of this period are looked at: choose a shorter period.`]);
   if (notices.unreadable)

@@ -6,7 +6,7 @@ import { answerTo, byWhom, canonicalUid, matcher, newestLooks, shellWord } from 
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
-import { PERIODS, loadRuns } from "./load.js";
+import { PERIODS, chunksLeft, loadRuns } from "./load.js";
 import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { href } from "./route.js";
 import { outcomeAddress } from "./runs.js";
@@ -199,6 +199,7 @@ function noticesOf({ notices, hits, unread, skipped, searched }, isCut) {
     found.push([
       `Only the newest ${number(MAX_HITS)} rows are shown, of ${plural(searched, "run")}: type more of the name.`,
     ]);
+  if (notices.chunks) found.push([`${chunksLeft(notices.chunks)} They are not searched.`]);
   if (notices.more) found.push(["Only the newest runs of this period are searched: choose a shorter period."]);
   if (notices.unreadable)
     found.push([

@@ -1,4 +1,4 @@
-"""Runs whose tables are in files (``return_format="manifest"``): XCom says where they are, and the page cannot read them."""
+"""Runs whose tables are in files (``return_format="manifest"``): the page shows where they are, and cannot read them."""
 
 from __future__ import annotations
 
@@ -231,6 +231,50 @@ def test_find_asks_before_it_reads_a_large_table_that_is_no_manifest(page: Page,
     page.get_by_role("button", name="Search it, too").click()
     expect(page.locator(".progress")).to_have_text("Searched 1 of 2 runs: 1 row")
     expect(page.get_by_role("button", name="Search it, too")).to_have_count(0)
+
+
+def at_scale(chunks: int, failed: tuple[int, ...]) -> list[Task]:
+    """Return the mapped tasks of a run at scale.
+
+    :param failed: the indexes of those that failed, with one device each.
+    """
+    tasks = []
+    for at in range(chunks):
+        task = a_run(24, 10_000, failed=int(at in failed), map_index=at, path=f"s3://bucket/{at}.parquet")
+        task.start_date = f"2026-11-24T{at // 60:02}:{at % 60:02}:00+00:00"
+        task.xcoms["summary"]["started_at"] = task.start_date
+        if at in failed:
+            task.state = "failed"
+            task.xcoms["unscheduled"] = [row_of(at, status="FAILED", reason=NO_SLOT)]
+        tasks.append(task)
+    return tasks
+
+
+def test_run_at_scale_is_listed_in_few_requests_and_hides_no_other_run(page: Page, api: AirflowApi) -> None:
+    others = [a_run(day, 5, dag_id="other") for day in range(1, 21)]
+    api.tasks = [*at_scale(1000, failed=(3, 500)), *others]
+    page.goto("")
+    page.get_by_text("Page 1 of 4, 200 runs").wait_for()
+    notice = "Of tasks that are mapped more than 100 times, 820 that succeeded were not read: at most 200 runs are."
+    expect(page.locator(".notice")).to_have_text(f"{notice} They are in neither the list nor the totals.")
+    assert len(api.asked) < 300
+    assert asked_for(api, "return_value") == []
+    page.goto("?state=attention")
+    rows = page.get_by_role("table", name="Runs").locator("tbody tr")
+    expect(rows.locator(".when")).to_have_text(["2026-11-24 08:20:00", "2026-11-24 00:03:00"])
+    page.goto("")
+    page.get_by_label("Dag").select_option("other")
+    expect(rows).to_have_count(20)
+
+
+def test_attention_has_the_failed_tasks_of_a_run_at_scale(page: Page, api: AirflowApi) -> None:
+    api.tasks = at_scale(1000, failed=(3, 500))
+    page.goto("?view=attention")
+    page.locator("main:not([aria-busy])").wait_for()
+    expect(page.locator(".ending .hint")).to_have_text("2 devices")
+    names = page.get_by_role("table", name="Devices that need attention").locator(".rows .name")
+    expect(names).to_have_text(["LAPTOP-000500", "LAPTOP-000003"])
+    expect(page.locator(".notice").first).to_contain_text("800 that succeeded were not read")
 
 
 def test_file_on_a_phone_is_readable(page: Page, api: AirflowApi) -> None:
