@@ -1,4 +1,4 @@
-"""Runs whose tables are in files (``return_format="manifest"``): the page shows where they are, and cannot read them."""
+"""Runs whose tables are in files (``return_format="manifest"``): the page says where, and cannot read them."""
 
 from __future__ import annotations
 
