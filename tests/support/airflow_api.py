@@ -89,6 +89,7 @@ def manifest_of(path: str, rows: int, *, unscheduled: int = 0, **counts: int) ->
         "counts": dict.fromkeys(Status, 0) | counts,
         "size": 123_456,
         "checksum": "9f86d081884c7d659a2feaa0c55ad015",
+        "uid_column": "device.uid",
         "unscheduled": others if unscheduled else None,
     }
 
