@@ -34,7 +34,15 @@ test("manifestOf: what a task with return_format=manifest returns", () => {
 });
 
 test("manifestOf: null for tables and anything else", () => {
-  const others = [null, undefined, "s3://bucket/xcom", 7, [], [{ status: "FAILED" }], { uid: [], name: [], status: [] }];
+  const others = [
+    null,
+    undefined,
+    "s3://bucket/xcom",
+    7,
+    [],
+    [{ status: "FAILED" }],
+    { uid: [], name: [], status: [] },
+  ];
   for (const value of [...others, { path: "", rows: 1 }, { path: 1, rows: 1 }, { path: "a", rows: "1" }])
     assert.equal(manifestOf(value), null);
 });
@@ -52,16 +60,21 @@ test("countRows: in the order of the page, without statuses that nobody has", ()
 });
 
 test("fileSize: in units of 1,000", () => {
-  assert.deepEqual(
-    [0, 1, 999, 1000, 123_456, 999_960, 12_345_678_901].map(fileSize),
-    ["0 bytes", "1 byte", "999 bytes", "1 kB", "123.5 kB", "1 MB", "12.3 GB"],
-  );
+  assert.deepEqual([0, 1, 999, 1000, 123_456, 999_960, 12_345_678_901].map(fileSize), [
+    "0 bytes",
+    "1 byte",
+    "999 bytes",
+    "1 kB",
+    "123.5 kB",
+    "1 MB",
+    "12.3 GB",
+  ]);
 });
 
 test("describePart: whether the rows are all or the first", () => {
-  assert.equal(describePart(1000, 12_345), "the first 1,000 of 12,345 rows that need attention");
-  assert.equal(describePart(10, 10), "the rows that need attention");
-  assert.equal(describePart(1), "the row that needs attention");
+  assert.equal(describePart(1000, 12_345), "the first 1,000 of 12,345 rows");
+  assert.equal(describePart(10, 10), "all 10 rows");
+  assert.equal(describePart(1, 1), "the row");
 });
 
 test("attentionRows: of the table alone, also those of a run that sent nothing", () => {

@@ -81,7 +81,7 @@ def test_outcome_of_a_chunk_that_failed_has_the_rows_that_need_attention(page: P
     expect(card.get_by_role("listitem")).to_have_text(["NOT_SENT 30"])
     page.get_by_text("30 rows", exact=True).wait_for()
     notice = page.get_by_role("region", name="File with the rows that need attention")
-    expect(notice).to_contain_text("The table below has the rows that need attention. All are in a file:")
+    expect(notice).to_contain_text("the table below has all 30 rows. All are in a file:")
     assert len(pd.read_parquet(notice.locator("code.path").inner_text())) == 30
 
 
@@ -90,4 +90,4 @@ def test_attention_and_find_work_with_tables_in_files(page: Page) -> None:
     expect(page.locator(".ending .hint")).to_have_text("30 devices")
     page.goto("?view=find&q=pc-89")
     expect(page.locator(".answer p").first).to_contain_text("Last: NOT_SENT")
-    page.get_by_text("4 runs keep their tables in files, not searched here").wait_for()
+    page.get_by_text("4 runs keep their tables in files: not searched").wait_for()

@@ -7,6 +7,7 @@ import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
 import { chunksLeft, loadRuns } from "./load.js";
+import { describePart } from "./manifest.js";
 import { inAirflow } from "./parent.js";
 import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { remedyOf } from "./remedies.js";
@@ -73,7 +74,7 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
       ];
       for (const table of tables) if (table) list.add(run, table);
       if (tables[0] && sizeOf(tables[0]) < attentionRows(run))
-        capped.push({ run, file: (await manifestOrNull(run, signal))?.unscheduled ?? null });
+        capped.push({ run, rows: sizeOf(tables[0]), file: (await manifestOrNull(run, signal))?.unscheduled ?? null });
       if (tables.includes(null)) unread.push(run);
       done += 1;
       report("Reading the rows that need attention", done, bad.length);
@@ -137,9 +138,9 @@ function noticesOf({ notices, count, running, unread, capped, unchecked, inFiles
     ]);
   if (running) found.push([`${plural(running, "run")} in progress or waiting for a retry: not in this list yet.`]);
   if (unread.length) found.push(["Rows that could not be read here, of ", ...links(unread), "."]);
-  for (const { run, file } of capped.slice(0, FIRST))
+  for (const { run, rows, file } of capped.slice(0, FIRST))
     found.push([
-      `Only the first of ${plural(attentionRows(run), "row")} that need attention, of `,
+      `Only ${describePart(rows, attentionRows(run))} that need attention are listed, of `,
       ...links([run]),
       ...(file
         ? [": all are in ", element("code", { class: "path" }, file.path)]

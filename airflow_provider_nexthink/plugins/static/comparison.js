@@ -59,11 +59,13 @@ const hasManifest = (run, signal) =>
 // Instead of the devices: the counts of the two runs.
 function countsOf(dry, real, [isDryInFile, isRealInFile]) {
   const whose =
-    isDryInFile && isRealInFile ? "both tables are" : `the table of the ${isDryInFile ? "dry" : "real"} run is`;
+    isDryInFile && isRealInFile
+      ? "both tables are in files"
+      : `the table of the ${isDryInFile ? "dry" : "real"} run is in a file`;
   const rows = countRows(dry.summary, real.summary);
   const head = (label) => element("th", { scope: "col" }, label);
   return [
-    element("p", { class: "hint" }, `Only the counts are compared, not the devices: ${whose} in a file.`),
+    element("p", { class: "hint" }, `Only the counts are compared, not the devices: ${whose}.`),
     element(
       "table",
       { class: "count-table", "aria-label": "Counts of the dry run and the real run" },

@@ -156,10 +156,11 @@ function foundView(state) {
   let onLarge = () => {};
 
   const draw = (isDone) => {
-    const { hits, searched, of, large } = state;
+    const { hits, searched, of, large, files } = state;
+    const parts = files.filter(({ isPart }) => isPart).length;
     const isCut = hits.length >= MAX_HITS;
     progress.textContent = isDone
-      ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}`
+      ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${parts > 0 ? `, ${number(parts)} in part` : ""}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}`
       : `Searched ${number(searched)} of ${plural(of, "run")}`;
     const next = element("div", {}, answerNodes(state, isDone));
     if (!next.isEqualNode(answer.firstChild)) answer.replaceChildren(next); // a screen reader reads it once
@@ -243,7 +244,7 @@ function filesNotice(files) {
     element(
       "p",
       {},
-      `${what}, not searched here${isPart ? ", but for the rows that need attention (at most 1,000 of a run)" : ""}:`,
+      `${what}: not searched${isPart ? ", except for the rows that need attention (at most 1,000 of a run)" : ""}.`,
     ),
     element("ul", {}, items.slice(0, FIRST_FILES)),
     rest.length > 0 &&

@@ -46,8 +46,8 @@ export function fileSize(bytes) {
 
 const format = new Intl.NumberFormat("en");
 
-// What the rows of the XCom "unscheduled" are: "the first 1,000 of 12,345 rows that need attention". all: how many there are.
-export function describePart(shown, all = shown) {
-  const rows = all === 1 ? "row that needs attention" : "rows that need attention";
-  return shown < all ? `the first ${format.format(shown)} of ${format.format(all)} ${rows}` : `the ${rows}`;
+// What of the rows that need attention is shown: "the first 1,000 of 12,345 rows". all: how many there are.
+export function describePart(shown, all) {
+  if (shown < all) return `the first ${format.format(shown)} of ${format.format(all)} rows`;
+  return all === 1 ? "the row" : `all ${format.format(all)} rows`;
 }

@@ -173,7 +173,7 @@ async function showRows(content, run, situation, signal) {
   );
   content.replaceChildren(
     notice,
-    ...(unscheduled ? showTable(run, unscheduled, { part: describePart(sizeOf(unscheduled)) }) : []),
+    ...(unscheduled ? showTable(run, unscheduled, { attention: sizeOf(unscheduled) }) : []),
   );
 }
 
@@ -184,9 +184,8 @@ async function attentionOf(run, { rows, unscheduled: file }, signal) {
     return [element("p", { class: "nothing" }, text)];
   }
   const table = await readTable(run, "unscheduled", signal);
-  const part = table && describePart(sizeOf(table), file.rows);
   const text = table
-    ? `The table below has ${part}. All are in a file:`
+    ? `Rows that need attention: the table below has ${describePart(sizeOf(table), file.rows)}. All are in a file:`
     : `Rows that need attention: ${number(file.rows)}. They cannot be read here. All are in a file:`;
   const notice = element(
     "section",
@@ -194,7 +193,7 @@ async function attentionOf(run, { rows, unscheduled: file }, signal) {
     element("p", {}, text),
     pathLine(file.path, "Copy this path"),
   );
-  return [notice, ...(table ? showTable(run, table, { part }) : [])];
+  return [notice, ...(table ? showTable(run, table, { attention: file.rows }) : [])];
 }
 
 function confirmed(content, rows) {

@@ -3,6 +3,7 @@
 import { csv, fileName, likeFormulas } from "./csv.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
+import { describePart } from "./manifest.js";
 import { clickInAirflow } from "./parent.js";
 import { explainer, topReasons } from "./remedies.js";
 import { change, parameters } from "./route.js";
@@ -14,8 +15,8 @@ const SHOWN_REASONS = 4;
 const LONG_REASON = 44; // characters: longer ones get two lines of small type
 
 // The nodes of a table. What is shown of it is in the address: q, status (several with commas), reason.
-// part: what these rows are, where they are not the whole table: "the rows that need attention".
-export function showTable(run, table, { part = null } = {}) {
+// attention: where these are not all rows of the run, but those that need attention: how many there are in all.
+export function showTable(run, table, { attention = null } = {}) {
   const size = table.status.length;
   const at = (row, column) => table[column][row];
   if (size === 0)
@@ -59,8 +60,8 @@ export function showTable(run, table, { part = null } = {}) {
   });
   const download = element(
     "button",
-    { type: "button", title: part && `Only ${part}` },
-    part ? "Download CSV of these rows" : "Download CSV",
+    { type: "button", title: attention !== null && `Need attention: ${describePart(size, attention)}` },
+    attention === null ? "Download CSV" : "Download CSV of these rows",
   );
 
   const filter = () => {
@@ -93,7 +94,7 @@ export function showTable(run, table, { part = null } = {}) {
         run.task_id,
         ...(run.map_index >= 0 ? [run.map_index] : []),
         run.run_id,
-        ...(part ? ["unscheduled"] : []),
+        ...(attention === null ? [] : ["unscheduled"]),
       ]),
     });
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
@@ -116,7 +117,12 @@ export function showTable(run, table, { part = null } = {}) {
     search.focus();
   });
   return [
-    ...reasons(topReasons(table, ACTION_REQUIRED, explain), part, chosen, choose),
+    ...reasons(
+      topReasons(table, ACTION_REQUIRED, explain),
+      size < attention ? describePart(size, attention) : "",
+      chosen,
+      choose,
+    ),
     tools,
     warning,
     element("div", { class: "card flush table-card" }, rows.node, nothing, details),

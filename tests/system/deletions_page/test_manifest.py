@@ -72,8 +72,8 @@ def test_outcome_in_a_file_says_where_it_is_and_what_needs_attention(page: Page,
     expect(file_card(page).get_by_text("Copied.")).to_be_visible()
     assert copied(page) == PATH
     notice = page.get_by_role("region", name="File with the rows that need attention")
-    part = "the first 1,000 of 12,345 rows that need attention"
-    expect(notice).to_contain_text(f"The table below has {part}. All are in a file:")
+    part = "the first 1,000 of 12,345 rows"
+    expect(notice).to_contain_text(f"Rows that need attention: the table below has {part}. All are in a file:")
     expect(notice.locator("code")).to_have_text(PATH.replace(".parquet", ".unscheduled.parquet"))
     reasons = page.get_by_role("region", name="Why devices need attention")
     expect(reasons.get_by_role("heading")).to_have_text(f"Need attention: {part}")
@@ -82,7 +82,7 @@ def test_outcome_in_a_file_says_where_it_is_and_what_needs_attention(page: Page,
     page.get_by_role("searchbox").fill("laptop-00099")
     page.get_by_text("10 of 1,000 rows").wait_for()
     button = page.get_by_role("button", name="Download CSV of these rows")
-    expect(button).to_have_attribute("title", f"Only {part}")
+    expect(button).to_have_attribute("title", f"Need attention: {part}")
     with page.expect_download() as download:
         button.click()
     assert download.value.suggested_filename.endswith("_unscheduled.csv")
@@ -100,7 +100,9 @@ def test_path_of_a_file_is_selected_with_one_click(page: Page, api: AirflowApi) 
 def test_outcome_in_a_file_with_few_failures_has_all_of_them(page: Page, api: AirflowApi) -> None:
     api.tasks = [a_run(22, 10_000, failed=10)]
     page.goto(address_of(api.tasks[0]))
-    page.get_by_text("The table below has the rows that need attention. All are in a file:").wait_for()
+    page.get_by_text("Rows that need attention: the table below has all 10 rows. All are in a file:").wait_for()
+    reasons = page.get_by_role("region", name="Why devices need attention")
+    expect(reasons.get_by_role("heading")).to_have_text("Need attention")
     page.get_by_text("10 rows", exact=True).wait_for()
 
 
@@ -157,9 +159,9 @@ def test_hostile_path_is_shown_as_text(page: Page, api: AirflowApi) -> None:
 @pytest.mark.parametrize(
     ("in_file", "whose"),
     [
-        ((True, True), "both tables are"),
-        ((False, True), "the table of the real run is"),
-        ((True, False), "the table of the dry run is"),
+        ((True, True), "both tables are in files."),
+        ((False, True), "the table of the real run is in a file."),
+        ((True, False), "the table of the dry run is in a file."),
     ],
 )
 def test_comparison_of_tables_in_files_is_of_the_counts(
@@ -182,7 +184,7 @@ def test_attention_says_of_which_runs_only_the_first_rows_are_listed(page: Page,
     api.tasks = [a_run(22, 1_000_000, failed=12_345), a_run(23, 10, failed=1)]
     page.goto("?view=attention")
     expect(page.locator(".ending .hint")).to_have_text("1,000 devices")
-    notice = page.locator(".notice", has_text="Only the first of 12,345 rows that need attention")
+    notice = page.locator(".notice", has_text="Only the first 1,000 of 12,345 rows that need attention")
     expect(notice.locator("code")).to_have_text(PATH.replace(".parquet", ".unscheduled.parquet"))
     expect(page.locator(".notice", has_text="Only the first")).to_have_count(1)
     # The newer run may have scheduled the others: that is in its file.
@@ -199,7 +201,7 @@ def test_find_says_which_tables_in_files_were_not_searched(page: Page, api: Airf
     at_scale = [a_run(22, 10_000, path=f"s3://bucket/{at}.parquet", map_index=at) for at in range(7)]
     api.tasks = [table, *at_scale, a_run(21, 1_000_000, failed=2)]
     page.goto("?view=find&q=laptop-000001")
-    expect(page.locator(".progress")).to_have_text("Searched 1 of 9 runs: 2 rows")
+    expect(page.locator(".progress")).to_have_text("Searched 1 of 9 runs, 1 in part: 2 rows")
     expect(page.locator(".answer p")).to_have_text(
         [
             "Last: FAILED (no slot: try later) on 2026-11-21 00:00 by schedule",
@@ -208,8 +210,8 @@ def test_find_says_which_tables_in_files_were_not_searched(page: Page, api: Airf
     )
     files = page.locator(".files")
     expect(files.locator("p")).to_have_text(
-        "8 runs keep their tables in files, not searched here, but for the rows that need attention "
-        "(at most 1,000 of a run):"
+        "8 runs keep their tables in files: not searched, except for the rows that need attention "
+        "(at most 1,000 of a run)."
     )
     files.get_by_text("3 more").click()
     expect(files.get_by_role("listitem")).to_have_count(8)
