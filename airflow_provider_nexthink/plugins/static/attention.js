@@ -108,13 +108,14 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   view.update(rows, false);
   view.node.hidden = rows.length === 0;
   notice.replaceChildren(...noticesOf({ notices, count: runs.length, running, unread, capped, unchecked, inFiles }));
-  if (rows.length === 0 && open.length === 0 && unread.length === 0) content.append(nothing(bad.length > 0));
+  const isPart = unread.length + capped.length > 0;
+  if (rows.length === 0 && open.length === 0 && !isPart) content.append(nothing(bad.length > 0));
   else if (rows.length === 0)
     content.append(
       element(
         "p",
         { class: "nothing" },
-        unread.length > 0 ? "No other device needs attention." : "No device needs attention.",
+        isPart ? "No other device is known here to need attention." : "No device needs attention.",
       ),
     );
 }

@@ -6,11 +6,12 @@ import { duration, element, number, plural } from "./dom.js";
 import { approvalOf, loadRuns } from "./load.js";
 import { describePart } from "./manifest.js";
 import { inAirflow } from "./parent.js";
+import { manifestOrNull } from "./reading.js";
 import { href } from "./route.js";
 import { STATES, isSummary, limitsOf, toRun, whoOf } from "./run.js";
 import { situationOf } from "./situation.js";
 import { failure, loading } from "./states.js";
-import { readManifest, readOutcome, readTable, sizeOf } from "./table.js";
+import { readOutcome, readTable, sizeOf } from "./table.js";
 import { fileCard, pathLine } from "./tablefile.js";
 import { showTable } from "./tableview.js";
 import { time, zoneLabel } from "./time.js";
@@ -147,7 +148,7 @@ function banner(run, situation, refresh) {
 async function showRows(content, run, situation, signal) {
   const rows = run.summary.requested;
   content.replaceChildren(loading("Loading the table"));
-  const isAsked = rows > CONFIRM_ROWS && !(await readManifest(run, signal));
+  const isAsked = rows > CONFIRM_ROWS && !(await manifestOrNull(run, signal));
   if (isAsked && !(await confirmed(content, rows))) return;
   content.replaceChildren(loading(`Loading ${plural(rows, "row")}`));
   const { table, manifest } = await readOutcome(run, signal);

@@ -119,7 +119,7 @@ export function showTable(run, table, { attention = null } = {}) {
   return [
     ...reasons(
       topReasons(table, ACTION_REQUIRED, explain),
-      size < attention ? describePart(size, attention) : "",
+      attention !== null && size < attention ? describePart(size, attention) : "",
       chosen,
       choose,
     ),

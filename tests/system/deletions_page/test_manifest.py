@@ -192,6 +192,20 @@ def test_attention_says_of_which_runs_only_the_first_rows_are_listed(page: Page,
     expect(newer.get_by_role("link")).to_have_text(["stale 2026-11-23 00:00"])
 
 
+def test_attention_does_not_say_that_nothing_is_left_where_it_has_only_the_first_rows(
+    page: Page, api: AirflowApi
+) -> None:
+    first_1000 = [row_of(at) for at in range(1000)]
+    at = "2026-11-23T00:00:05+00:00"
+    summary = summary_of(1000, SCHEDULED=1000, started_at=at)
+    settled = Task({"summary": summary, "return_value": first_1000}, run_id="manual__23", start_date=at)
+    api.tasks = [a_run(22, 1_000_000, failed=12_345), settled]
+    page.goto("?view=attention")
+    page.get_by_text("No other device is known here to need attention.").wait_for()
+    page.get_by_text("Only the first 1,000 of 12,345 rows that need attention").wait_for()
+    expect(page.get_by_role("heading", name="Nothing needs attention")).to_have_count(0)
+
+
 def test_find_says_which_tables_in_files_were_not_searched(page: Page, api: AirflowApi) -> None:
     table = Task(
         {"summary": summary_of(1, SCHEDULED=1, started_at="2026-11-20T00:00:05+00:00"), "return_value": [row_of(1)]},
