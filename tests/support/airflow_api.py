@@ -74,6 +74,26 @@ def row_of(number: int, name: str | None = None, status: str = "SCHEDULED", **va
     }
 
 
+def manifest_of(path: str, rows: int, *, unscheduled: int = 0, **counts: int) -> dict[str, Any]:
+    """Return the ``return_value`` of a deletion whose table is in a file (``return_format="manifest"``).
+
+    :param path: of the file.
+    :param rows: how many rows it has.
+    :param unscheduled: how many of them need attention, in a file beside it.
+    :param counts: rows of each status.
+    """
+    others = {"path": path.replace(".parquet", ".unscheduled.parquet"), "rows": unscheduled}
+    return {
+        "path": path,
+        "rows": rows,
+        "counts": dict.fromkeys(Status, 0) | counts,
+        "size": 123_456,
+        "checksum": "9f86d081884c7d659a2feaa0c55ad015",
+        "uid_column": "device.uid",
+        "unscheduled": others if unscheduled else None,
+    }
+
+
 @dataclass
 class Task:
     """A task instance.
@@ -81,6 +101,7 @@ class Task:
     :param xcoms: its XComs by key.
     :param operator: its class; None for one that the page does not know by name, a subclass.
     :param written_at: when its XComs were written; None for its start.
+    :param rendered_fields: its rendered templates; empty where Airflow keeps them no longer.
     """
 
     xcoms: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +116,7 @@ class Task:
     rendered_map_index: str | None = None
     try_number: int = 1
     written_at: str | None = None
+    rendered_fields: dict[str, Any] = field(default_factory=lambda: {"results_path": None})
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -120,6 +142,7 @@ class Task:
             "run_after": self.run_after,
             "operator": self.operator,
             "rendered_map_index": self.rendered_map_index,
+            "rendered_fields": self.rendered_fields,
             "try_number": self.try_number,
             "task_display_name": self.task_id,
             "dag_display_name": self.dag_id,

@@ -11,8 +11,8 @@ export class ApiError extends Error {
   }
 }
 
-// GET from the API. parameters: a list as value is repeated.
-export async function get(path, parameters = {}, signal = undefined) {
+// GET from the API. parameters: a list as value is repeated. read(response): returns what is in it.
+export async function get(path, parameters = {}, signal = undefined, read = (response) => response.json()) {
   const address = new URL(path, API);
   for (const [name, value] of Object.entries(parameters)) {
     for (const each of [value].flat()) address.searchParams.append(name, each);
@@ -20,7 +20,7 @@ export async function get(path, parameters = {}, signal = undefined) {
   let response;
   try {
     response = await fetch(address, { credentials: "same-origin", headers: { Accept: "application/json" }, signal });
-    if (response.ok) return await response.json();
+    if (response.ok) return await read(response);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(response?.status ?? 0, error.message);
@@ -54,8 +54,37 @@ const instancePath = ({ dag_id, run_id, task_id }) =>
 
 // The value of an XCom, as it is stored. entry: {dag_id, run_id, task_id, map_index}.
 export async function xcom(entry, key, signal) {
-  const parameters = { map_index: entry.map_index, stringify: "false", deserialize: "false" };
-  const { value } = await get(`${instancePath(entry)}/xcomEntries/${part(key)}`, parameters, signal);
+  return parsed((await get(...xcomAddress(entry, key), signal)).value);
+}
+
+// The same; undefined if it has more bytes than `most`: no more is read then.
+export async function shortXcom(entry, key, most, signal) {
+  const response = await get(...xcomAddress(entry, key), signal, (it) => jsonUpTo(it, most));
+  return response && parsed(response.value);
+}
+
+const xcomAddress = (entry, key) => [
+  `${instancePath(entry)}/xcomEntries/${part(key)}`,
+  { map_index: entry.map_index, stringify: "false", deserialize: "false" },
+];
+
+async function jsonUpTo(response, most) {
+  const reader = response.body.getReader();
+  const parts = [];
+  let size = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return JSON.parse(await new Blob(parts).text());
+    size += value.length;
+    if (size > most) {
+      await reader.cancel();
+      return undefined;
+    }
+    parts.push(value);
+  }
+}
+
+function parsed(value) {
   if (typeof value !== "string") return value;
   try {
     return JSON.parse(value);

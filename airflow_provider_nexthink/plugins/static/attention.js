@@ -2,19 +2,21 @@
 
 import { canRunAgain, noRunAgain, showRunAgain } from "./again.js";
 import { copyText, tabSeparated } from "./clipboard.js";
-import { AttentionList, attentionIn, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
+import { AttentionList, attentionIn, attentionRows, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
-import { loadRuns } from "./load.js";
+import { chunksLeft, loadRuns } from "./load.js";
+import { describePart } from "./manifest.js";
 import { inAirflow } from "./parent.js";
-import { MAX_ROWS, earlierTries, inParallel, tableOrNull } from "./reading.js";
+import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { remedyOf } from "./remedies.js";
 import { change, href, parameters } from "./route.js";
 import { STATES, explainState } from "./run.js";
 import { outcomeAddress } from "./runs.js";
 import { empty, failure, loading } from "./states.js";
 import { STATUSES, groupOf } from "./statuses.js";
+import { sizeOf } from "./table.js";
 import { time } from "./time.js";
 
 const FIRST = 6; // entries shown before the rest is asked for
@@ -36,7 +38,7 @@ export async function showAttention(body, query, signal) {
 // The runs of all Dags: the newer state of a device may come from another one.
 async function loadAll({ days, dag_id }, signal, again) {
   const all = await loadRuns({ days, dag_id: "" }, { signal, again });
-  if (!dag_id || !all.notices.more) return all;
+  if (!dag_id || !(all.notices.more || all.notices.chunks)) return all;
   const own = await loadRuns({ days, dag_id }, { signal, again }); // which the newest of all may not include
   const known = new Set(all.runs.map(({ key }) => key));
   return { ...all, runs: [...all.runs, ...own.runs.filter(({ key }) => !known.has(key))] };
@@ -56,6 +58,7 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   view.node.hidden = bad.length === 0;
 
   const unread = [];
+  const capped = []; // runs of whose rows that need attention only the first are in XCom
   const report = (what, done, of) => {
     progress.textContent = `${what}: ${number(done)} of ${plural(of, "run")}`;
   };
@@ -70,6 +73,8 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
         wanted.earlier && (await earlierTries(run, signal)),
       ];
       for (const table of tables) if (table) list.add(run, table);
+      if (tables[0] && sizeOf(tables[0]) < attentionRows(run))
+        capped.push({ run, rows: sizeOf(tables[0]), file: (await manifestOrNull(run, signal))?.unscheduled ?? null });
       if (tables.includes(null)) unread.push(run);
       done += 1;
       report("Reading the rows that need attention", done, bad.length);
@@ -80,14 +85,16 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
 
   const newer = runs.filter((run) => list.needs(run));
   const unchecked = newer.filter((run) => run.summary.requested > MAX_ROWS);
+  const inFiles = [];
   const toCheck = newer.filter((run) => run.summary.requested <= MAX_ROWS);
   done = 0;
   report("Checking newer runs", done, toCheck.length);
   await inParallel(
     toCheck,
     async (run) => {
-      const table = await tableOrNull(run, "return_value", signal);
-      if (!table) unchecked.push(run);
+      const { table, manifest } = await outcomeOrNull(run, signal);
+      if (manifest) inFiles.push(run);
+      else if (!table) unchecked.push(run);
       const isChanged = [table, await earlierTries(run, signal)].filter(Boolean).map((each) => list.settle(run, each));
       if (isChanged.includes(true)) view.update(list.rows(), true);
       done += 1;
@@ -100,14 +107,15 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
   const rows = list.rows();
   view.update(rows, false);
   view.node.hidden = rows.length === 0;
-  notice.replaceChildren(...noticesOf({ notices, count: runs.length, running, unread, unchecked }));
-  if (rows.length === 0 && open.length === 0 && unread.length === 0) content.append(nothing(bad.length > 0));
+  notice.replaceChildren(...noticesOf({ notices, count: runs.length, running, unread, capped, unchecked, inFiles }));
+  const isPart = unread.length + capped.length > 0;
+  if (rows.length === 0 && open.length === 0 && !isPart) content.append(nothing(bad.length > 0));
   else if (rows.length === 0)
     content.append(
       element(
         "p",
         { class: "nothing" },
-        unread.length > 0 ? "No other device needs attention." : "No device needs attention.",
+        isPart ? "No other device is known here to need attention." : "No device needs attention.",
       ),
     );
 }
@@ -120,8 +128,9 @@ const nothing = (isSettled) =>
       : "In this period, no run was blocked or failed, and each device was scheduled or kept back.",
   );
 
-function noticesOf({ notices, count, running, unread, unchecked }) {
+function noticesOf({ notices, count, running, unread, capped, unchecked, inFiles }) {
   const found = [];
+  if (notices.chunks) found.push([`${chunksLeft(notices.chunks)} They are not looked at.`]);
   if (notices.more)
     found.push([`Only the newest ${plural(count, "run")} of this period are looked at: choose a shorter period.`]);
   if (notices.unreadable)
@@ -130,6 +139,27 @@ function noticesOf({ notices, count, running, unread, unchecked }) {
     ]);
   if (running) found.push([`${plural(running, "run")} in progress or waiting for a retry: not in this list yet.`]);
   if (unread.length) found.push(["Rows that could not be read here, of ", ...links(unread), "."]);
+  for (const { run, rows, file } of capped.slice(0, FIRST))
+    found.push([
+      `Only ${describePart(rows, attentionRows(run))} that need attention are listed, of `,
+      ...links([run]),
+      ...(file
+        ? [": all are in ", element("code", { class: "path" }, file.path)]
+        : [": the others cannot be read here"]),
+      ".",
+    ]);
+  if (capped.length > FIRST)
+    found.push([
+      "Likewise only the first rows that need attention, of ",
+      ...links(capped.slice(FIRST).map(({ run }) => run)),
+      ".",
+    ]);
+  if (inFiles.length)
+    found.push([
+      "Not checked for a newer state of these devices, since the table is in a file: ",
+      ...links(inFiles),
+      ".",
+    ]);
   if (unchecked.length)
     found.push([
       `Not checked for a newer state of these devices, since the table is too large (more than ${number(MAX_ROWS)} rows) or cannot be read: `,

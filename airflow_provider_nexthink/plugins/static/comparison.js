@@ -2,9 +2,10 @@
 
 import { compare } from "./compare.js";
 import { element, number, plural } from "./dom.js";
+import { countRows } from "./manifest.js";
 import { href } from "./route.js";
 import { dryRunOf, realRunOf } from "./run.js";
-import { readTable } from "./table.js";
+import { readManifest, readOutcome } from "./table.js";
 import { time } from "./time.js";
 
 const SHOWN = 200;
@@ -18,6 +19,8 @@ export async function showComparison(node, run, runsSoon, signal) {
   const other = run.is_dry ? realRunOf(run, runs) : dryRunOf(run, runs);
   if (!other || signal.aborted) return;
   const [dry, real] = run.is_dry ? [run, other] : [other, run];
+  const isInFile = await Promise.all([dry, real].map((each) => hasManifest(each, signal)));
+  if (signal.aborted) return;
   const link = element(
     "a",
     { href: addressOf(other) },
@@ -42,17 +45,51 @@ export async function showComparison(node, run, runsSoon, signal) {
         link,
         `: planned ${number(dry.counts.planned)}, scheduled ${number(real.counts.scheduled)}, ${told}.`,
       ),
-      button,
-      details,
+      ...(isInFile.includes(true) ? countsOf(dry, real, isInFile) : [button, details]),
     ),
   );
 }
 
+const hasManifest = (run, signal) =>
+  readManifest(run, signal).then(
+    (manifest) => manifest !== null,
+    () => false,
+  );
+
+// Instead of the devices: the counts of the two runs.
+function countsOf(dry, real, [isDryInFile, isRealInFile]) {
+  const whose =
+    isDryInFile && isRealInFile
+      ? "both tables are in files"
+      : `the table of the ${isDryInFile ? "dry" : "real"} run is in a file`;
+  const rows = countRows(dry.summary, real.summary);
+  const head = (label) => element("th", { scope: "col" }, label);
+  return [
+    element("p", { class: "hint" }, `Only the counts are compared, not the devices: ${whose}.`),
+    element(
+      "table",
+      { class: "count-table", "aria-label": "Counts of the dry run and the real run" },
+      element("thead", {}, element("tr", {}, ["Status", "Dry run", "Real run"].map(head))),
+      element(
+        "tbody",
+        {},
+        rows.map(([status, ...counts]) =>
+          element(
+            "tr",
+            {},
+            element("th", { scope: "row" }, status),
+            counts.map((count) => element("td", {}, number(count))),
+          ),
+        ),
+      ),
+    ),
+  ];
+}
+
 async function showDifferences(node, dry, real, signal) {
-  const [before, after] = await Promise.all([
-    readTable(dry, "return_value", signal),
-    readTable(real, "return_value", signal),
-  ]).catch(() => [null, null]);
+  const [before, after] = await Promise.all(
+    [dry, real].map(async (run) => (await readOutcome(run, signal)).table),
+  ).catch(() => [null, null]);
   if (signal.aborted) return;
   if (!before || !after) {
     node.replaceChildren(element("p", {}, "The tables of the two runs cannot be read here."));

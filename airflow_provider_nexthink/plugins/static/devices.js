@@ -40,6 +40,10 @@ export const attentionIn = ({ summary, counts }) => ({
   earlier: ACTION_REQUIRED.some((status) => summary.earlier_tries?.[status] > 0),
 });
 
+// How many rows of its table need attention: those of the XCom "unscheduled", which may have only the first.
+export const attentionRows = ({ summary }) =>
+  ACTION_REQUIRED.reduce((sum, status) => sum + (Number(summary[status]) || 0), 0);
+
 const timeOf = (run) => Date.parse(run.when) || 0;
 
 // Collects the rows that need attention, each device once with its newest state. The runs may come in any order, each once.

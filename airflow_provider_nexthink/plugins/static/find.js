@@ -6,8 +6,8 @@ import { answerTo, byWhom, canonicalUid, matcher, newestLooks, shellWord } from 
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
-import { PERIODS, loadRuns } from "./load.js";
-import { MAX_ROWS, earlierTries, inParallel, tableOrNull } from "./reading.js";
+import { PERIODS, chunksLeft, loadRuns } from "./load.js";
+import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { href } from "./route.js";
 import { outcomeAddress } from "./runs.js";
 import { sentNothing, whoOf } from "./run.js";
@@ -18,6 +18,7 @@ import { time } from "./time.js";
 
 const MAX_HITS = 500;
 const MAX_NAMED = 12;
+const FIRST_FILES = 5; // named before the rest is asked for
 const LOOKS = {
   still_present: "Still present",
   returned: "Returned",
@@ -46,7 +47,6 @@ export async function showFind(body, query, signal) {
 
 async function search(content, { runs, reconciles, notices }, text, common, signal) {
   const withSummary = runs.filter(({ summary }) => summary !== null);
-  const isLarge = ({ summary }) => summary.requested > MAX_ROWS;
   const isEmpty = ({ summary }) => summary.requested === 0 || sentNothing(summary);
   const state = {
     text,
@@ -57,7 +57,8 @@ async function search(content, { runs, reconciles, notices }, text, common, sign
     searched: 0,
     of: 0,
     unread: [],
-    large: withSummary.filter(isLarge),
+    files: [], // runs whose tables are in files
+    large: withSummary.filter((run) => isLarge(run) && !run.may_have_file),
     skipped: runs.filter((run) => run.summary === null || sentNothing(run.summary)),
   };
   const view = foundView(state);
@@ -68,7 +69,6 @@ async function search(content, { runs, reconciles, notices }, text, common, sign
       chosen,
       async (run) => {
         await searchRun(state, run, signal);
-        state.searched += 1;
         view.draw(false);
       },
       { signal, enough: () => state.hits.length >= MAX_HITS },
@@ -78,19 +78,33 @@ async function search(content, { runs, reconciles, notices }, text, common, sign
   const searchLarge = () => {
     const { large } = state;
     state.large = [];
+    state.isLargeAsked = true;
     return searchIn(large).catch((error) => !signal.aborted && content.replaceChildren(failure(error, null)));
   };
   view.onLarge(searchLarge);
   state.looks = await searchLooks(reconciles, text, signal);
   content.replaceChildren(view.node);
-  await searchIn(withSummary.filter((run) => !isLarge(run) && !isEmpty(run)));
+  await searchIn(withSummary.filter((run) => (!isLarge(run) || run.may_have_file) && !isEmpty(run)));
 }
 
+const isLarge = ({ summary }) => summary.requested > MAX_ROWS;
+
 async function searchRun(state, run, signal) {
+  const isUnasked = isLarge(run) && !state.isLargeAsked;
+  const { table: whole, manifest } = isUnasked
+    ? { table: null, manifest: await manifestOrNull(run, signal) }
+    : await outcomeOrNull(run, signal);
+  if (isUnasked && !manifest) {
+    state.large.push(run);
+    state.of -= 1;
+    return;
+  }
+  const hasRows = !manifest || manifest.unscheduled;
+  const table = whole ?? (hasRows ? await tableOrNull(run, "unscheduled", signal) : null);
+  if (manifest) state.files.push({ run, path: manifest.path, isPart: table !== null });
+  else state.searched += 1;
+  if (!manifest && !whole) state.unread.push({ run, isPart: table !== null });
   const matches = matcher(state.text);
-  const whole = await tableOrNull(run, "return_value", signal);
-  const table = whole ?? (await tableOrNull(run, "unscheduled", signal));
-  if (!whole) state.unread.push({ run, isPart: table !== null });
   const found = [];
   for (const each of [table, await earlierTries(run, signal)].filter(Boolean)) {
     for (let at = 0; at < sizeOf(each) && found.length < MAX_HITS; at += 1) {
@@ -142,10 +156,11 @@ function foundView(state) {
   let onLarge = () => {};
 
   const draw = (isDone) => {
-    const { hits, searched, of, large } = state;
+    const { hits, searched, of, large, files } = state;
+    const parts = files.filter(({ isPart }) => isPart).length;
     const isCut = hits.length >= MAX_HITS;
     progress.textContent = isDone
-      ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}`
+      ? `Searched ${number(searched)} of ${plural(of + large.length, "run")}${parts > 0 ? `, ${number(parts)} in part` : ""}${hits.length > 0 ? `: ${plural(Math.min(hits.length, MAX_HITS), "row")}` : ""}`
       : `Searched ${number(searched)} of ${plural(of, "run")}`;
     const next = element("div", {}, answerNodes(state, isDone));
     if (!next.isEqualNode(answer.firstChild)) answer.replaceChildren(next); // a screen reader reads it once
@@ -168,7 +183,7 @@ function foundView(state) {
           large.length > 1 ? "Search them, too" : "Search it, too",
         ),
       );
-    notice.replaceChildren(...texts, more || "");
+    notice.replaceChildren(...texts, filesNotice(state.files) || "", more || "");
   };
   return {
     node: element("div", { class: "found" }, answer, progress, notice, card),
@@ -185,6 +200,7 @@ function noticesOf({ notices, hits, unread, skipped, searched }, isCut) {
     found.push([
       `Only the newest ${number(MAX_HITS)} rows are shown, of ${plural(searched, "run")}: type more of the name.`,
     ]);
+  if (notices.chunks) found.push([`${chunksLeft(notices.chunks)} They are not searched.`]);
   if (notices.more) found.push(["Only the newest runs of this period are searched: choose a shorter period."]);
   if (notices.unreadable)
     found.push([
@@ -204,11 +220,46 @@ function noticesOf({ notices, hits, unread, skipped, searched }, isCut) {
   return found.map((parts_) => element("p", { class: "notice" }, ...parts_));
 }
 
-function answerNodes({ text, common, hits, looks }, isDone) {
+// The runs whose tables are in files. The newest first.
+function filesNotice(files) {
+  if (files.length === 0) return null;
+  const items = [...files]
+    .sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when))
+    .map(({ run, path }) =>
+      element(
+        "li",
+        {},
+        element("a", { href: outcomeAddress(run) }, `${taskLabel(run)}, ${time(run.when, { seconds: false })}`),
+        ": ",
+        element("code", { class: "path" }, path),
+      ),
+    );
+  const rest = items.slice(FIRST_FILES);
+  const what =
+    files.length === 1 ? "1 run keeps its table in a file" : `${number(files.length)} runs keep their tables in files`;
+  const isPart = files.some((each) => each.isPart);
+  return element(
+    "div",
+    { class: "notice files" },
+    element(
+      "p",
+      {},
+      `${what}: not searched${isPart ? ", except for the rows that need attention (at most 1,000 of a run)" : ""}.`,
+    ),
+    element("ul", {}, items.slice(0, FIRST_FILES)),
+    rest.length > 0 &&
+      element("details", {}, element("summary", {}, `${number(rest.length)} more`), element("ul", {}, rest)),
+  );
+}
+
+function answerNodes({ text, common, hits, looks, files }, isDone) {
   const { devices, last, planned } = answerTo(text, hits);
   if (devices.length === 0) {
     const lines = looks.slice(0, MAX_NAMED).map(lookLine);
-    return isDone ? [element("h2", {}, `No row of "${text}"`), ...lines, ...elsewhere(text, common)] : [];
+    const unsure = files.length > 0 && element("p", {}, "It may be in a table that is in a file: see below.");
+    return isDone
+      ? [element("h2", {}, `No row of "${text}"`), ...lines, unsure, ...elsewhere(text, common)].filter(Boolean)
+      : [];
   }
   if (devices.length > 1)
     return [
@@ -221,9 +272,17 @@ function answerNodes({ text, common, hits, looks }, isDone) {
     element("h2", {}, String(device.name ?? device.uid ?? "")),
     last ? element("p", {}, "Last: ", ...rowWords(last)) : element("p", {}, "No real run has a row of it."),
     planned && element("p", {}, last ? "Since then in a dry run: " : "In a dry run: ", ...rowWords(planned)),
+    isDone &&
+      isFileNewer(files, device, last) &&
+      element("p", {}, "A newer run may have it, too: its table is in a file, see below."),
     ...own.map(lookLine),
   ].filter(Boolean);
 }
+
+const isFileNewer = (files, { tenant }, last) =>
+  files.some(
+    ({ run }) => !run.is_dry && run.tenant === tenant && (!last || Date.parse(run.when) > Date.parse(last.run.when)),
+  );
 
 // "SCHEDULED on 2026-11-22 00:00 by anna, TICKET-1"
 function rowWords(hit) {
@@ -335,15 +394,13 @@ function columns(hitAt) {
   ];
 }
 
+const taskLabel = (run) => `${run.dag}, ${run.task}${run.map_index >= 0 ? ` [${run.label ?? run.map_index}]` : ""}`;
+
 function taskCell(run) {
   return element(
     "span",
     {},
-    element(
-      "a",
-      { href: outcomeAddress(run) },
-      `${run.dag}, ${run.task}${run.map_index >= 0 ? ` [${run.label ?? run.map_index}]` : ""}`,
-    ),
+    element("a", { href: outcomeAddress(run) }, taskLabel(run)),
     run.is_dry && element("span", { class: "badge" }, "dry run"),
   );
 }

@@ -12,6 +12,7 @@ const DELETIONS = [
 const LEDGER = ["NexthinkReconcileOperator", "NexthinkQuarantineOperator"];
 const MAX_ENTRIES = 2000;
 const MAX_RUNS = 200;
+const MANY_CHUNKS = 100; // mapped tasks of one task in one Dag run
 const CONCURRENCY = 6;
 
 export const PERIODS = { 7: "Last 7 days", 28: "Last 4 weeks", 91: "Last 3 months" };
@@ -35,7 +36,7 @@ async function readRuns(days, dagId, signal, progress) {
     listSummaries(all, since, signal),
     listApprovals(all, signal),
   ]);
-  const found = merge(instances.entries, entries.entries, since);
+  const found = chunksLast(merge(instances.entries, entries.entries, since));
   progress(found.length);
   const { read, unreadable, unread } = await readSummaries(found, signal);
   const waiting = approvalsByRun(approvals);
@@ -45,15 +46,22 @@ async function readRuns(days, dagId, signal, progress) {
         isSummary(summary) ||
         (summary === null && instance && DELETIONS.includes(instance.operator) && wasRun(instance)),
     )
-    .map((each) => toRun({ ...each, approval: isPlan(each.summary) ? (waiting.get(dagRunKey(each)) ?? null) : null }))
-    .filter((run) => run.when === null || Date.parse(run.when) >= Date.parse(since) || run.state === "running")
-    .sort((one, other) => Date.parse(other.when) - Date.parse(one.when));
+    .map((each) => ({
+      isChunk: each.isChunk,
+      run: toRun({ ...each, approval: isPlan(each.summary) ? (waiting.get(dagRunKey(each)) ?? null) : null }),
+    }))
+    .filter(({ run }) => run.when === null || Date.parse(run.when) >= Date.parse(since) || run.state === "running");
+  const left = [...unread, ...runs.slice(MAX_RUNS)];
   return {
-    runs: runs.slice(0, MAX_RUNS),
+    runs: runs
+      .slice(0, MAX_RUNS)
+      .map(({ run }) => run)
+      .sort((one, other) => Date.parse(other.when) - Date.parse(one.when)),
     reconciles: newestOfEachTask(read.filter(({ summary }) => isReconcile(summary))),
     quarantines: newestOfEachTask(read.filter(({ summary }) => isQuarantine(summary))),
     notices: {
-      more: instances.isCut || entries.isCut || unread.length > 0 || runs.length > MAX_RUNS,
+      more: instances.isCut || entries.isCut || left.some(({ isChunk }) => !isChunk),
+      chunks: left.filter(({ isChunk }) => isChunk).length,
       // Of what was not read, all but deletions may be a look or a list: a subclass is not known by its name.
       moreLooks: instances.isCut || entries.isCut || unread.some((each) => !DELETIONS.includes(operatorOf(each))),
       unreadable,
@@ -112,46 +120,65 @@ function merge(instances, entries) {
   return [...found.values()].sort((one, other) => time(other) - time(one));
 }
 
+// The chunks of a run at scale must not hide the other runs, nor those of them that failed: if there are many, those that
+// succeeded are read last.
+function chunksLast(found) {
+  const task = ({ instance, entry }) => JSON.stringify([dagRunKey({ instance, entry }), (entry ?? instance).task_id]);
+  const sizes = new Map();
+  for (const each of found) sizes.set(task(each), (sizes.get(task(each)) ?? 0) + 1);
+  const all = found.map((each) => ({
+    ...each,
+    isChunk: each.instance?.state === "success" && sizes.get(task(each)) > MANY_CHUNKS,
+  }));
+  return [...all.filter(({ isChunk }) => !isChunk), ...all.filter(({ isChunk }) => isChunk)];
+}
+
 const operatorOf = ({ instance }) => instance?.operator;
 
 // Read the summaries, several at once, until there are enough deletions; those of the ledger all, as a look may be older
 // than many deletions. Unreadable ones are counted.
 async function readSummaries(found, signal) {
-  const read = [];
+  const read = Array(found.length); // in their order, whichever response comes first
   const unread = [];
   let unreadable = 0;
   let next = 0;
   let deletions = 0;
   const work = async () => {
     while (next < found.length) {
-      const each = found[next];
+      const at = next;
+      const each = found[at];
       next += 1;
       if (deletions >= MAX_RUNS && !LEDGER.includes(operatorOf(each))) {
         unread.push(each);
         continue;
       }
       if (each.entry === null) {
-        read.push({ ...each, summary: null });
+        read[at] = { ...each, summary: null };
         continue;
       }
       try {
         const summary = await xcom(each.entry, "summary", signal);
-        read.push({ ...each, summary });
+        read[at] = { ...each, summary };
         if (isSummary(summary)) deletions += 1;
         if (typeof summary === "string") unreadable += 1; // a path: an XCom backend stores it elsewhere
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
-        if (error.status === 404) read.push({ ...each, summary: null }); // a new try has deleted it in the meantime
+        if (error.status === 404) read[at] = { ...each, summary: null }; // a new try has deleted it in the meantime
         else unreadable += 1;
       }
     }
   };
   await Promise.all(Array.from({ length: CONCURRENCY }, work));
-  return { read, unreadable, unread };
+  return { read: read.filter(Boolean), unreadable, unread };
 }
 
 const dagRunKey = ({ instance, entry }) =>
   JSON.stringify([entry?.dag_id ?? instance.dag_id, entry?.run_id ?? instance.dag_run_id]);
+
+// What a notice says of mapped tasks that were not read.
+export const chunksLeft = (count) =>
+  `Of tasks that are mapped more than ${MANY_CHUNKS} times, ${count.toLocaleString("en")} that succeeded were not read: at most ${MAX_RUNS} runs are.`;
+
 const isPlan = (summary) => isSummary(summary) && summary.dry_run === true;
 
 // The approval that a Dag run waits for, {subject, address}; null if there is none, or none that may be seen.

@@ -4,12 +4,15 @@ import { ApiError, taskAddress, taskInstance, xcom } from "./airflow.js";
 import { showComparison } from "./comparison.js";
 import { duration, element, number, plural } from "./dom.js";
 import { approvalOf, loadRuns } from "./load.js";
+import { describePart } from "./manifest.js";
 import { inAirflow } from "./parent.js";
+import { manifestOrNull } from "./reading.js";
 import { href } from "./route.js";
 import { STATES, isSummary, limitsOf, toRun, whoOf } from "./run.js";
 import { situationOf } from "./situation.js";
 import { failure, loading } from "./states.js";
-import { readTable } from "./table.js";
+import { readOutcome, readTable, sizeOf } from "./table.js";
+import { fileCard, pathLine } from "./tablefile.js";
 import { showTable } from "./tableview.js";
 import { time, zoneLabel } from "./time.js";
 
@@ -144,9 +147,15 @@ function banner(run, situation, refresh) {
 
 async function showRows(content, run, situation, signal) {
   const rows = run.summary.requested;
-  if (rows > CONFIRM_ROWS && !(await confirmed(content, rows))) return;
+  content.replaceChildren(loading("Loading the table"));
+  const isAsked = rows > CONFIRM_ROWS && !(await manifestOrNull(run, signal));
+  if (isAsked && !(await confirmed(content, rows))) return;
   content.replaceChildren(loading(`Loading ${plural(rows, "row")}`));
-  const table = await readTable(run, "return_value", signal);
+  const { table, manifest } = await readOutcome(run, signal);
+  if (manifest) {
+    content.replaceChildren(fileCard(manifest), ...(await attentionOf(run, manifest, signal)));
+    return;
+  }
   if (table) {
     content.replaceChildren(...showTable(run, table));
     return;
@@ -163,7 +172,29 @@ async function showRows(content, run, situation, signal) {
     unscheduled ? "These are the rows that need attention. " : "",
     "If the task has a results_path, the whole table is in that file.",
   );
-  content.replaceChildren(notice, ...(unscheduled ? showTable(run, unscheduled) : []));
+  content.replaceChildren(
+    notice,
+    ...(unscheduled ? showTable(run, unscheduled, { attention: sizeOf(unscheduled) }) : []),
+  );
+}
+
+// The rows that need attention, of a run whose table is in a file.
+async function attentionOf(run, { rows, unscheduled: file }, signal) {
+  if (!file) {
+    const text = rows > 0 ? "No device needs attention." : "The list was empty: there was nothing to delete.";
+    return [element("p", { class: "nothing" }, text)];
+  }
+  const table = await readTable(run, "unscheduled", signal);
+  const text = table
+    ? `Rows that need attention: the table below has ${describePart(sizeOf(table), file.rows)}. All are in a file:`
+    : `Rows that need attention: ${number(file.rows)}. They cannot be read here. All are in a file:`;
+  const notice = element(
+    "section",
+    { class: "notice", "aria-label": "File with the rows that need attention" },
+    element("p", {}, text),
+    pathLine(file.path, "Copy this path"),
+  );
+  return [notice, ...(table ? showTable(run, table, { attention: file.rows }) : [])];
 }
 
 function confirmed(content, rows) {
@@ -177,7 +208,7 @@ function confirmed(content, rows) {
         element(
           "p",
           {},
-          "Loading it may take a while. With results_path, the task writes the table to a file as well.",
+          'Loading it may take a while. With return_format="manifest", the task keeps a table of this size in a file.',
         ),
         load,
       ),

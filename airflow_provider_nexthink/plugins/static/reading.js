@@ -1,7 +1,7 @@
 // Reads tables of many runs, several at once.
 
 import { ApiError } from "./airflow.js";
-import { readTable } from "./table.js";
+import { readManifest, readOutcome, readTable } from "./table.js";
 
 const CONCURRENCY = 6;
 
@@ -27,9 +27,18 @@ export async function inParallel(items, work, { signal, enough = () => false }) 
 }
 
 // A table; null if there is none, or it cannot be read: one run must not hide the others.
-export async function tableOrNull(run, key, signal) {
+export const tableOrNull = (run, key, signal) => orNull(readTable(run, key, signal), signal);
+
+// {table, manifest} of a run; both null likewise.
+export const outcomeOrNull = async (run, signal) =>
+  (await orNull(readOutcome(run, signal), signal)) ?? { table: null, manifest: null };
+
+// The manifest of a run; null likewise. No table is read.
+export const manifestOrNull = (run, signal) => orNull(readManifest(run, signal), signal);
+
+async function orNull(reading, signal) {
   try {
-    return await readTable(run, key, signal);
+    return await reading;
   } catch (error) {
     if (signal.aborted || !(error instanceof ApiError) || error.status === 401 || error.status === 0) throw error;
     return null;

@@ -57,6 +57,8 @@ export function toRun({ instance = null, entry = null, summary = null, approval 
     approval,
   };
   run.key = keyOf(run);
+  // Only with a results_path is a table in a file. Airflow forgets the fields of older runs: it may have had one.
+  run.may_have_file = instance?.rendered_fields?.results_path !== null;
   run.tenant = summary?.instance || null;
   run.is_dry = summary?.dry_run === true;
   run.counts = countsOf(run);

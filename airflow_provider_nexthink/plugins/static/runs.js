@@ -3,7 +3,7 @@
 import { chart, legend } from "./chart.js";
 import { element, number, plural } from "./dom.js";
 import { heading, shared } from "./heading.js";
-import { loadRuns } from "./load.js";
+import { chunksLeft, loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
 import { go, href } from "./route.js";
 import { KINDS, STATES, dryRunOf, explainState, isShown, sorted, totalsOf, whoOf } from "./run.js";
@@ -65,8 +65,9 @@ function overview({ runs, notices }, query) {
   ];
 }
 
-function noticesOf({ more, unreadable }, count) {
+function noticesOf({ more, chunks, unreadable }, count) {
   const found = [];
+  if (chunks) found.push(`${chunksLeft(chunks)} They are in neither the list nor the totals.`);
   if (more) found.push(`Only the newest ${plural(count, "run")} of this period are shown: choose a shorter period.`);
   if (unreadable)
     found.push(

@@ -3,6 +3,7 @@
 import { csv, fileName, likeFormulas } from "./csv.js";
 import { element, number, plural } from "./dom.js";
 import { grid } from "./grid.js";
+import { describePart } from "./manifest.js";
 import { clickInAirflow } from "./parent.js";
 import { explainer, topReasons } from "./remedies.js";
 import { change, parameters } from "./route.js";
@@ -14,7 +15,8 @@ const SHOWN_REASONS = 4;
 const LONG_REASON = 44; // characters: longer ones get two lines of small type
 
 // The nodes of a table. What is shown of it is in the address: q, status (several with commas), reason.
-export function showTable(run, table) {
+// attention: where these are not all rows of the run, but those that need attention: how many there are in all.
+export function showTable(run, table, { attention = null } = {}) {
   const size = table.status.length;
   const at = (row, column) => table[column][row];
   if (size === 0)
@@ -56,7 +58,11 @@ export function showTable(run, table) {
     autocomplete: "off",
     spellcheck: "false",
   });
-  const download = element("button", { type: "button" }, "Download CSV");
+  const download = element(
+    "button",
+    { type: "button", title: attention !== null && `Need attention: ${describePart(size, attention)}` },
+    attention === null ? "Download CSV" : "Download CSV of these rows",
+  );
 
   const filter = () => {
     const text = chosen.text.toLowerCase();
@@ -83,7 +89,13 @@ export function showTable(run, table) {
     const address = URL.createObjectURL(new Blob(csv(COLUMNS, shown, at), { type: "text/csv;charset=utf-8" }));
     clickInAirflow({
       href: address,
-      download: fileName([run.dag_id, run.task_id, ...(run.map_index >= 0 ? [run.map_index] : []), run.run_id]),
+      download: fileName([
+        run.dag_id,
+        run.task_id,
+        ...(run.map_index >= 0 ? [run.map_index] : []),
+        run.run_id,
+        ...(attention === null ? [] : ["unscheduled"]),
+      ]),
     });
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
   };
@@ -105,7 +117,12 @@ export function showTable(run, table) {
     search.focus();
   });
   return [
-    ...reasons(topReasons(table, ACTION_REQUIRED, explain), chosen, choose),
+    ...reasons(
+      topReasons(table, ACTION_REQUIRED, explain),
+      attention !== null && size < attention ? describePart(size, attention) : "",
+      chosen,
+      choose,
+    ),
     tools,
     warning,
     element("div", { class: "card flush table-card" }, rows.node, nothing, details),
@@ -204,7 +221,7 @@ function statusFilters(table, chosen, choose) {
 }
 
 // The most frequent reasons of rows that need attention, with what to do about them.
-function reasons(found, chosen, choose) {
+function reasons(found, part, chosen, choose) {
   if (found.length === 0) return [];
   const toggle = (event, reason) => {
     choose({ reason: chosen.reason === reason ? "" : reason });
@@ -232,7 +249,7 @@ function reasons(found, chosen, choose) {
     element(
       "section",
       { class: "outcome-reasons card", "aria-label": "Why devices need attention" },
-      element("h2", {}, "Need attention"),
+      element("h2", {}, part ? `Need attention: ${part}` : "Need attention"),
       element("ul", {}, found.slice(0, SHOWN_REASONS).map(item)),
       rest.length > 0 &&
         element(
