@@ -104,3 +104,26 @@ def test_growth_only_the_latest_runs_are_compared(database: Database) -> None:
 def test_growth_outside_a_dag_is_an_error(database: Database) -> None:
     with pytest.raises(NexthinkInputError, match="max_growth .* in a Dag only"):
         StepwiseRun(database, outcomes_of(1), RunOrigin()).reserve(max_growth=2)
+
+
+def planned(database: Database, count: int, run: str, *, max_growth: float) -> list[str]:
+    """Plan what other tasks of the Dag are to send; return the warnings."""
+    step = StepwiseRun(database, outcomes_of(count), origin_of(run, task_id="plan"))
+    return step.reserve(max_growth=max_growth, dry_run=True, is_plan=True)
+
+
+def test_growth_of_a_plan_is_compared_with_all_tasks_of_the_dag(database: Database, sqlite_engine: Engine) -> None:
+    for number in range(3):
+        for task_id in ("canary", "delete"):
+            for index in range(5):
+                send(database, 1, f"run-{number}", task_id=task_id, map_index=index)
+    assert planned(database, 20, "run-3", max_growth=2) == []
+    with pytest.raises(NexthinkGuardError, match=r"21 devices.* median of the last 3 runs of this Dag is 10, and 20"):
+        planned(database, 21, "run-3", max_growth=2)
+    send(database, 20, "run-3", task_id="delete")  # planning has reserved nothing, and does not count itself
+    assert planned(database, 20, "run-3", max_growth=2) == []
+
+
+def test_growth_of_a_plan_without_runs_before_says_so(database: Database) -> None:
+    (warning,) = planned(database, 10_000, "run-0", max_growth=2)
+    assert "at least 3 runs of this Dag, and the ledger has 0" in warning

@@ -159,6 +159,15 @@ def test_proof_none_dry_run_is_only_warned(database: Database, sqlite_engine: En
     assert rows_of(sqlite_engine, "runs") == []
 
 
+def test_proof_none_plan_of_what_other_tasks_send_is_stopped(database: Database, sqlite_engine: Engine) -> None:
+    plan = StepwiseRun(database, outcomes_of(10))
+    with pytest.raises(NexthinkGuardError, match="would delete 10 devices"):
+        plan.reserve(uid_kind="device", require_proof=True, dry_run=True, is_plan=True)
+    prove(database, STRONG)
+    assert plan.reserve(uid_kind="device", require_proof=True, dry_run=True, is_plan=True) == []
+    assert rows_of(sqlite_engine, "runs") == []
+
+
 def test_proof_strong_lets_pass(database: Database) -> None:
     prove(database, STRONG)
     assert reserve(database, 1000) == []
