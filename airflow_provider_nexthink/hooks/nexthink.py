@@ -218,9 +218,7 @@ class NexthinkHook(BaseHook):
             guard trips; nothing was sent.
         :raises NexthinkError: if Nexthink gives no token; nothing was sent.
         """
-        if self.read_policy() != self.get_conn().policy:  # it has changed since an earlier call
-            self.close()
-        client = self.get_conn()
+        client = self._current_conn()
         try:
             return client.delete_devices(
                 devices,
@@ -251,7 +249,7 @@ class NexthinkHook(BaseHook):
             guard trips.
         :raises OSError: if the table cannot be written; others as the object storage's library has them.
         """
-        client = self.get_conn()
+        client = self._current_conn()
         observer = _TaskObserver(self, client)
         with file_of(reference) as file, TemporaryFile() as table, TemporaryFile() as unscheduled:
             result = client.plan_file(
@@ -266,6 +264,12 @@ class NexthinkHook(BaseHook):
             manifest = publish_results(results_path, result.outcomes, table, unscheduled, result.uid_column)
         observer.on_result(result)
         return result, manifest
+
+    def _current_conn(self) -> NexthinkClient:
+        """Return the client, with the policy of the connection as it is now."""
+        if self.read_policy() != self.get_conn().policy:  # it has changed since an earlier call
+            self.close()
+        return self.get_conn()
 
     def read_policy(self) -> policy.DeletionPolicy:
         """Return the policy of the connection as it is now.

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
+from tests.benchmarks import growth
 from tests.benchmarks.__main__ import BEGIN, DOCS, END
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +31,22 @@ def test_a_small_run_writes_every_table_and_the_chart(tmp_path: Path) -> None:
     assert len(bars) == 3 * 6
 
 
-def test_the_page_has_the_place_for_them() -> None:
-    text = (DOCS / "speed.md").read_text()
-    assert text.index(BEGIN) < text.index(END)
+def test_a_small_run_of_the_growth_writes_its_tables(tmp_path: Path) -> None:
+    page = tmp_path / "scaling-out.md"
+    page.write_text(f"before\n{growth.BEGIN}\nold\n{growth.END}\nafter\n")
+    sizes = ["--devices", "250", "--chunk-size", "100", "--page", str(page)]
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.growth", *sizes], check=True, cwd=ROOT)
+    text = page.read_text()
+    assert text.startswith(f"before\n{growth.BEGIN}\n")
+    assert text.endswith(f"{growth.END}\nafter\n")
+    assert "old" not in text
+    assert text.count("| 250 | 3 |") == 1
+    assert "tables of the chunks" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "begin", "end"), [("speed.md", BEGIN, END), ("scaling-out.md", growth.BEGIN, growth.END)]
+)
+def test_the_page_has_the_place_for_them(page: str, begin: str, end: str) -> None:
+    text = (DOCS / page).read_text()
+    assert text.index(begin) < text.index(end)
