@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow_provider_nexthink.ledger.__main__ import main
 from sqlalchemy import insert, select, update
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import Ledger, schema
-from airflow_provider_nexthink.ledger.__main__ import main
 from airflow_provider_nexthink.ledger.quota import Quota
 from airflow_provider_nexthink.ledger.report import render_history, render_report
 from airflow_provider_nexthink.ledger.seats import seats_by_period
