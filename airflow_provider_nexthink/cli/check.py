@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_nexthink.cli.connections import nexthink_hook
 from airflow_provider_nexthink.cli.output import print_rows
@@ -13,6 +13,7 @@ from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkInputErr
 
 if TYPE_CHECKING:
     from airflow_provider_nexthink.client import NexthinkClient
+    from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 Check = tuple[str, str, str]
 """What is checked; ``ok``, ``failed``, ``not set`` or ``not tried``; and what was found."""
@@ -20,27 +21,36 @@ Check = tuple[str, str, str]
 _OK, _FAILED, _NOT_SET, _NOT_TRIED = "ok", "failed", "not set", "not tried"
 
 
-def check(arguments: argparse.Namespace) -> int:
+def check(arguments: argparse.Namespace, out: TextIO) -> int:
     """Print the checks of a connection. Deletes nothing; the tables of a ledger are made, if it has none.
 
     :param arguments: ``conn_id``, ``output``.
+    :param out: where to print.
     :return: the exit code: 1 if a check failed.
     """
     with nexthink_hook(arguments.conn_id) as hook:
-        try:
-            client = hook.get_conn()
-            checks = [("connection", _OK, f"{client.settings.instance} ({client.settings.base_url})"), *_checks(client)]
-        except NexthinkInputError as error:
-            checks = [("connection", _FAILED, str(error))]
+        checks = list(_checks(hook))
     print_rows(
         [{"check": name, "result": result, "detail": " ".join(detail.split())} for name, result, detail in checks],
         ("check", "result", "detail"),
         arguments.output,
+        out,
     )
     return FAILED if any(result == _FAILED for _, result, _ in checks) else OK
 
 
-def _checks(client: NexthinkClient) -> Iterator[Check]:
+def _checks(hook: NexthinkHook) -> Iterator[Check]:
+    from airflow_provider_nexthink.hooks.nexthink import unknown_extras
+
+    try:
+        client = hook.get_conn()
+    except NexthinkInputError as error:
+        yield "connection", _FAILED, str(error)
+        return
+    if unknown := unknown_extras(hook.get_connection(hook.nexthink_conn_id).extra_dejson):
+        yield "connection", _FAILED, f"unknown extras, which have no effect: {', '.join(unknown)}. A typo?"
+    else:
+        yield "connection", _OK, f"{client.settings.instance} ({client.settings.base_url})"
     yield from _permissions(client)
     yield "policy", _OK, client.policy.describe()
     yield from _ledger(client)
@@ -52,7 +62,7 @@ def _permissions(client: NexthinkClient) -> Iterator[Check]:
     except NexthinkError as error:
         yield "sign-in", _FAILED, str(error)
         yield "NQL API", _NOT_TRIED, ""
-        yield "Data management", _NOT_TRIED, "deletions need it"
+        yield "Data management", _NOT_TRIED, ""
         return
     yield "sign-in", _OK, "Nexthink gives a token"
     for name, found in permissions.items():

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,19 +20,16 @@ def find_connection(conn_id: str) -> Connection:
     :param conn_id: its id.
     :raises NexthinkInputError: if there is none.
     """
-    # As Airflow's own `connections test` does. Without it only tasks would find the connections in the database.
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
     from airflow_provider_nexthink.version_compat import AirflowException
 
-    _log_to_stderr()
     try:
         return NexthinkHook.get_connection(conn_id)
     except AirflowException:
         raise NexthinkInputError(
-            f"There is no connection {conn_id!r}: not in the environment (AIRFLOW_CONN_{conn_id.upper()}), not in a "
-            "secrets backend, and not in the database of this Airflow. `airflow connections list` shows those in the "
-            "database."
+            f"There is no connection {conn_id!r} that can be read: not in the environment "
+            f"(AIRFLOW_CONN_{conn_id.upper()}), not in a secrets backend, and not in the database of this Airflow. "
+            "`airflow connections list` shows those in the database."
         ) from None
 
 
@@ -55,12 +49,3 @@ def nexthink_hook(conn_id: str) -> Iterator[NexthinkHook]:
         )
     with NexthinkHook(conn_id) as hook:
         yield hook
-
-
-def _log_to_stderr() -> None:
-    """Keep the log out of the output, and what is only interesting in a task out of the log."""
-    root = logging.getLogger()
-    root.setLevel(logging.WARNING)
-    for handler in root.handlers:
-        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
-            handler.setStream(sys.stderr)

@@ -215,7 +215,10 @@ def _for_airflow(command: Command) -> CLICommand:
         sys.exit(run(command, arguments))
 
     return ActionCommand(
-        command.name, command.help, run_and_exit, [Arg(each.flags, **each.options) for each in command.arguments]
+        command.name,
+        command.help,
+        run_and_exit,
+        [Arg(each.flags, **each.options) for each in command.arguments],  # type: ignore[no-untyped-call]
     )
 
 
@@ -225,10 +228,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: those of the command line; None for those of this process.
     :raises SystemExit: with the code 2 if they are wrong.
     """
+    given = make_parser().parse_args(arguments)
+    return run(given.command, given)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments without Airflow's own command line."""
     parser = argparse.ArgumentParser(prog="python -m airflow_provider_nexthink", description=NEXTHINK.help)
     _add(parser, NEXTHINK.commands)
-    given = parser.parse_args(arguments)
-    return run(given.command, given)
+    return parser
 
 
 def _add(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:

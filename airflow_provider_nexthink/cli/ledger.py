@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from datetime import timedelta
+from typing import TextIO
 
 from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from airflow_provider_nexthink.cli.connections import find_connection
-from airflow_provider_nexthink.cli.output import TABLES, encodable, print_data, print_rows
+from airflow_provider_nexthink.cli.output import TABLES, print_data, print_rows, print_text
 from airflow_provider_nexthink.cli.run import OK
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger.ledger import Ledger
@@ -26,57 +26,61 @@ _HISTORY_COLUMNS = (
 _SEATS_COLUMNS = ("month", "scheduled", "gone", "returned", "net")
 
 
-def history(arguments: argparse.Namespace) -> int:
+def history(arguments: argparse.Namespace, out: TextIO) -> int:
     """Print the deletions of a device, and the lists in quarantine that it is on.
 
     :param arguments: ``ledger``, ``device``, ``output``.
+    :param out: where to print.
     :return: the exit code.
     """
     ledger, _ = _open(arguments.ledger)
     deletions, marks = ledger.history(arguments.device), ledger.marks(arguments.device)
     if arguments.output is None:
-        sys.stdout.write(encodable(render_history(arguments.device, deletions, marks)))
+        print_text(render_history(arguments.device, deletions, marks), out)
     elif arguments.output in TABLES:
-        print_rows(deletions, _HISTORY_COLUMNS, arguments.output)
+        print_rows(deletions, _HISTORY_COLUMNS, arguments.output, out)
     else:
-        print_data({"device": arguments.device, "deletions": deletions, "marks": marks}, arguments.output)
+        print_data({"device": arguments.device, "deletions": deletions, "marks": marks}, arguments.output, out)
     return OK
 
 
-def report(arguments: argparse.Namespace) -> int:
+def report(arguments: argparse.Namespace, out: TextIO) -> int:
     """Print what the ledger knows.
 
     :param arguments: ``ledger``, ``output``.
+    :param out: where to print.
     :return: the exit code.
     """
     ledger, quota = _open(arguments.ledger)
     made = ledger.report(quota)
     if arguments.output is None:
-        sys.stdout.write(encodable(render_report(made)))
+        print_text(render_report(made), out)
     elif arguments.output in TABLES:
-        print_rows(made.seats, _SEATS_COLUMNS, arguments.output)
+        print_rows(made.seats, _SEATS_COLUMNS, arguments.output, out)
     else:
-        print_data(as_data(made), arguments.output)
+        print_data(as_data(made), arguments.output, out)
     return OK
 
 
-def prune(arguments: argparse.Namespace) -> int:
+def prune(arguments: argparse.Namespace, out: TextIO) -> int:
     """Remove uids, names and reasons of devices, and print of how many.
 
     :param arguments: ``ledger``, ``older_than_days``, ``output``.
+    :param out: where to print.
     :return: the exit code.
     """
     ledger, _ = _open(arguments.ledger)
     pruned = ledger.prune(timedelta(days=arguments.older_than_days))
     if arguments.output is None:
-        print(
+        text = (
             f"Before {pruned.before:%Y-%m-%d %H:%M} UTC: {pruned.devices} devices pruned, {pruned.kept} kept that "
             f"are still needed, {pruned.marks} released from lists that are not used any more."
         )
+        print_text(text, out)
     elif arguments.output in TABLES:
-        print_rows([asdict(pruned)], ("before", "devices", "kept", "marks"), arguments.output)
+        print_rows([asdict(pruned)], ("before", "devices", "kept", "marks"), arguments.output, out)
     else:
-        print_data(asdict(pruned), arguments.output)
+        print_data(asdict(pruned), arguments.output, out)
     return OK
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 TABLES = ("table", "plain")
 """The formats of ``print_rows`` that are not those of ``print_data``."""
@@ -23,58 +22,67 @@ _LEAST_WIDTH = 30
 """The last column is not made narrower than this to fit the terminal."""
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str | None) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str | None, out: TextIO) -> None:
     """Print a table.
 
     :param rows: the rows, plain JSON values.
     :param columns: which columns, in this order.
     :param output: ``table``, ``plain``, ``json`` or ``yaml``; None for a table on a terminal, and plain elsewhere.
+    :param out: where to print.
     """
-    if output is not None and output not in TABLES:
-        print_data([{column: row[column] for column in columns} for row in rows], output)
+    if output not in (None, *TABLES):
+        print_data([{column: row[column] for column in columns} for row in rows], str(output), out)
         return
-    is_terminal = sys.stdout.isatty()
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    if (output or ("table" if is_terminal else "plain")) == "plain":
-        lines: Iterator[str] = ("\t".join(line) for line in [list(columns), *cells])
+    cells = [[_printable(_as_text(row[column])) for column in columns] for row in rows]
+    if (output or ("table" if out.isatty() else "plain")) == "plain":
+        lines: Iterable[str] = ("\t".join(line) for line in [list(columns), *cells])
     else:
-        lines = _table(list(columns), cells, is_terminal=is_terminal)
+        lines = _table(list(columns), cells, is_terminal=out.isatty())
     for line in lines:
-        print(line)
+        print(_encodable(line, out), file=out)
 
 
-def print_data(data: Any, output: str) -> None:
+def print_data(data: Any, output: str, out: TextIO) -> None:
     """Print a value as JSON or YAML.
 
     :param data: plain JSON values, and times.
     :param output: ``json`` or ``yaml``.
+    :param out: where to print.
     """
-    text = json.dumps(data, ensure_ascii=False, default=_plain)
+    text = json.dumps(data, default=_as_text)
     if output == "yaml":
         import yaml
 
-        text = yaml.safe_dump(json.loads(text), allow_unicode=True, sort_keys=False).rstrip("\n")
-    print(encodable(text))
+        text = yaml.safe_dump(json.loads(text), sort_keys=False).rstrip("\n")
+    print(text, file=out)
 
 
-def _plain(value: object) -> str:
+def print_text(text: str, out: TextIO) -> None:
+    """Print text for people.
+
+    :param text: its lines.
+    :param out: where to print.
+    """
+    for line in text.splitlines():
+        print(_encodable(_printable(line), out), file=out)
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _cell(value: object) -> str:
-    """Return a cell as one line, without anything that a terminal would obey."""
-    text = "" if value is None else str(value)
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-    return encodable(text)
+def _printable(text: str) -> str:
+    """Return text on one line, without anything that a terminal would obey: names of devices come from outside."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def encodable(text: str) -> str:
-    """Return text as this output can show it: a container may have an ASCII locale.
-
-    :param text: the text.
-    """
-    encoding = sys.stdout.encoding or "utf-8"
+def _encodable(text: str, out: TextIO) -> str:
+    """Return text as this output can show it: a container may have an ASCII locale."""
+    encoding = out.encoding or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from airflow_provider_nexthink.cli.connections import nexthink_hook
 from airflow_provider_nexthink.cli.output import print_rows
@@ -19,11 +19,12 @@ _COLUMNS = ("uid", "name", "status", "reason")
 _STOPPED = "a limit stops the run"
 
 
-def plan(arguments: argparse.Namespace) -> int:
+def plan(arguments: argparse.Namespace, out: TextIO) -> int:
     """Print what would become of each device of a list; beside it, in how many rows, and within which limits.
 
     :param arguments: ``file``, ``conn_id``, ``exclude``, ``protect``, ``max_devices``, ``uid_column``,
         ``name_column``, ``output``.
+    :param out: where to print.
     :return: the exit code: 1 if a limit would stop the run.
     """
     stopped: NexthinkGuardError | None = None
@@ -43,7 +44,7 @@ def plan(arguments: argparse.Namespace) -> int:
         deletion = hook.deletion
     assert deletion is not None  # noqa: S101 - a guard looks at a plan
     outcomes = deletion.outcomes
-    print_rows(_rows(outcomes), _COLUMNS, arguments.output)
+    print_rows(_rows(outcomes), _COLUMNS, arguments.output, out)
     report(_describe(deletion, outcomes))
     if stopped is None:
         return OK
@@ -69,8 +70,8 @@ def _describe(deletion: Deletion, outcomes: Outcomes) -> str:
     limits = deletion.limits
     most = "no limit on the devices of a run"
     if limits["max_devices"] is not None:
-        who = "the connection" if limits["max_devices_set_by"] == "connection" else "this command"
-        most = f"at most {limits['max_devices']} devices in a run (set by {who})"
+        by = "the connection" if limits["max_devices_set_by"] == "connection" else "--max-devices"
+        most = f"at most {limits['max_devices']} devices in a run (set by {by})"
     return (
         f"{len(outcomes)} rows (uid from {deletion.rows.uid_column!r}, name from {deletion.rows.name_column!r}): "
         f"{', '.join(counts) or 'none'}. Nothing was sent.\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import threading
+from typing import TextIO
 
 from airflow_provider_nexthink.cli.run import OK
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -13,24 +14,25 @@ from airflow_provider_nexthink.sandbox.server import Sandbox
 _OPTIONS = ("devices", "stale", "seed", "port", "removal_delay", "max_batch")
 
 
-def sandbox(arguments: argparse.Namespace) -> int:
+def sandbox(arguments: argparse.Namespace, out: TextIO) -> int:
     """Start the sandbox, print how to use it, and wait.
 
     :param arguments: ``devices``, ``stale``, ``seed``, ``port``, ``removal_delay``, ``max_batch``.
+    :param out: where to print.
     :return: the exit code.
     """
     if arguments.stale > arguments.devices:
         raise NexthinkInputError(f"--stale {arguments.stale} is more than --devices {arguments.devices}.")
     try:
         with Sandbox(**{option: getattr(arguments, option) for option in _OPTIONS}) as started:
-            print(_welcome(started), flush=True)
+            print(_welcome(started), file=out, flush=True)
             threading.Event().wait()
     except OSError as error:
         raise NexthinkInputError(
             f"The sandbox cannot listen on port {arguments.port}: {error.strerror}. --port takes another one."
         ) from None
     except KeyboardInterrupt:
-        print("\nStopped.")
+        print("\nStopped.", file=out)
     return OK
 
 
