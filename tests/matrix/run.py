@@ -29,7 +29,6 @@ TOOLS = ("apache-airflow-providers-sqlite", "hypothesis", "jsonschema", "polars"
 # What leans on the version of Airflow, Python, pandas or SQLAlchemy. On 3.1 each task of a `dag.test()` takes seconds:
 # few of them.
 TESTS = (
-    "tests/unit/test_command_line.py",
     "tests/unit/test_operators.py",
     "tests/unit/test_provider_info.py",
     "tests/unit/test_triggers.py",
@@ -41,7 +40,9 @@ TESTS = (
     "tests/unit/ledger/test_report.py",
     "tests/unit/ledger/test_reservation.py",
     "tests/unit/ledger/test_task_state.py",
-    "tests/system/test_command_line.py",
+    "tests/system/test_command_line.py::test_check_of_a_good_connection_passes",
+    "tests/system/test_command_line.py::test_command_finds_a_connection_in_airflows_database",
+    "tests/system/test_command_line.py::test_plan_is_a_dry_run_row_by_row",
     "tests/system/test_demo.py",
     "tests/system/test_dag_serialization.py",
     "tests/system/test_decorator.py::test_decorator_without_parentheses_passes_arguments_and_context",

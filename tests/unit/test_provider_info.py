@@ -140,10 +140,12 @@ def test_every_command_can_be_made() -> None:
 @pytest.mark.slow
 def test_reading_the_commands_imports_nothing_heavy() -> None:
     plain = modules_after("import airflow.cli.cli_config")
-    code = (
-        "import airflow.cli.cli_config, airflow_provider_nexthink.cli.definition as it\nit.get_nexthink_cli_commands()"
+    added = modules_after(
+        "import airflow.cli.cli_config\n"
+        "from airflow_provider_nexthink.cli.definition import get_nexthink_cli_commands\n"
+        "get_nexthink_cli_commands()"
     )
-    assert modules_after(code) - plain - {"airflow_provider_nexthink"} == {
+    assert added - plain - {"airflow_provider_nexthink"} == {
         "airflow_provider_nexthink.cli",
         "airflow_provider_nexthink.cli.definition",
     }
