@@ -137,6 +137,11 @@ def test_every_command_can_be_made() -> None:
     assert [command.name for command in group.subcommands] == ["check", "plan", "ledger", "sandbox"]
 
 
+def test_describing_the_commands_imports_the_standard_library_only() -> None:
+    added = modules_after("import airflow_provider_nexthink.cli.definition")
+    assert not {name.partition(".")[0] for name in added} & {"airflow", "httpx", "pandas", "pydantic", "sqlalchemy"}
+
+
 @pytest.mark.slow
 def test_reading_the_commands_imports_nothing_heavy() -> None:
     plain = modules_after("import airflow.cli.cli_config")
