@@ -56,6 +56,8 @@ def get_provider_info() -> dict[str, object]:
             "airflow_provider_nexthink.links.nexthink.NexthinkDeletionDocsLink",
             "airflow_provider_nexthink.links.nexthink.NexthinkNqlDocsLink",
         ],
+        # Airflow 3.2 on; 3.1 does not look at it.
+        "cli": ["airflow_provider_nexthink.cli.definition.get_nexthink_cli_commands"],
         "asset-uris": [
             {
                 "schemes": ["nexthink"],

@@ -146,9 +146,6 @@ def _request(
     name_column: str | None,
     kind: str | None,
 ) -> RunRequest:
-    quota = None
-    if policy.quota_devices is not None and policy.quota_days is not None:
-        quota = Quota(policy.quota_devices, policy.quota_days)
     return RunRequest(
         origin=origin,
         provider_version=__version__,
@@ -158,7 +155,7 @@ def _request(
         uid_kind=kind,
         name_column=name_column,
         limits=policy.limits_in_force(options),
-        quota=quota,
+        quota=Quota.of(policy.quota_devices, policy.quota_days),
         max_growth=options.max_growth,
         require_proof=policy.require_proof,
         dry_run=bool(options.dry_run),

@@ -395,7 +395,7 @@ class NexthinkHook(BaseHook):
         return extra
 
     def _settings(self, connection: Connection, extra: Mapping[str, Any]) -> NexthinkSettings:
-        if unknown := sorted(set(extra) - set(_EXTRAS)):
+        if unknown := unknown_extras(extra):
             self.log.warning(
                 "Connection %s has extras that Nexthink's does not know: %s. It knows %s.",
                 self.nexthink_conn_id,
@@ -425,6 +425,14 @@ class NexthinkHook(BaseHook):
         self._unmasked.append(value)
         if threading.get_ident() == self._thread:
             self.mask_secrets()
+
+
+def unknown_extras(extra: Mapping[str, Any]) -> list[str]:
+    """Return the extras of a connection that have no effect.
+
+    :param extra: all of them.
+    """
+    return sorted(set(extra) - set(_EXTRAS))
 
 
 def _ledger_problem(client: NexthinkClient) -> str:

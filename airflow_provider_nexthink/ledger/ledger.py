@@ -238,7 +238,7 @@ class Ledger:
                 "by_week": by_week,
                 "runs": runs,
                 "latest_run_at": latest.isoformat() if latest else None,
-                "quota": _quota_in_summary(quota, used) if quota else None,
+                "quota": quota.as_dict(used) if quota else None,
             },
             still_present=found.present_rows,
             returned=found.returned_rows,
@@ -280,10 +280,6 @@ class Ledger:
         :raises NexthinkLedgerError: if the ledger cannot be used now.
         """
         return prune(self.database, older_than)
-
-
-def _quota_in_summary(quota: Quota, used: int) -> dict[str, int]:
-    return {"devices": quota.devices, "days": quota.days, "used": used, "left": max(0, quota.devices - used)}
 
 
 def _due_by_day(waiting: list[dict[str, Any]]) -> list[dict[str, Any]]:

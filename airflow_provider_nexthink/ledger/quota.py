@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import func, or_, select
 
@@ -25,6 +25,22 @@ class Quota:
 
     devices: int
     days: int
+
+    @classmethod
+    def of(cls, devices: int | None, days: int | None) -> Self | None:
+        """Return the quota of a connection; None if it has none.
+
+        :param devices: its extra ``quota_devices``.
+        :param days: its extra ``quota_days``.
+        """
+        return None if devices is None or days is None else cls(devices, days)
+
+    def as_dict(self, used: int) -> dict[str, int]:
+        """Return the quota as plain JSON values.
+
+        :param used: how many devices count against it now.
+        """
+        return {"devices": self.devices, "days": self.days, "used": used, "left": max(0, self.devices - used)}
 
 
 def quota_used(connection: Connection, quota: Quota, now: datetime) -> int:

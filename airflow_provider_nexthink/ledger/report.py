@@ -131,6 +131,33 @@ def marks_of(connection: Connection, device: str) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in connection.execute(found) if uid or row.name == device]
 
 
+def as_data(report: LedgerReport) -> dict[str, Any]:
+    """Return a report for other programs: plain JSON values, and times.
+
+    :param report: the report.
+    """
+
+    def devices(found: tuple[int, list[Any]]) -> dict[str, Any]:
+        return {"devices": found[0], "first": [dict(row._mapping) for row in found[1]]}
+
+    return {
+        "instance": report.instance,
+        "now": report.now,
+        "runs": report.runs[0],
+        "latest_run_at": report.runs[1],
+        "looked_at": report.looked_at,
+        "quota": report.quota.as_dict(report.quota_used) if report.quota else None,
+        "seats": report.seats,
+        "still_present": devices(report.still_present),
+        "returned": devices(report.returned),
+        "not_looked_at": report.unseen,
+        "lists": [
+            {"list_name": name, "devices": count, "first_marked_at": first, "latest_run_at": latest}
+            for name, count, first, latest in report.lists
+        ],
+    }
+
+
 def render_report(report: LedgerReport) -> str:
     """Return a report as text for a terminal.
 
@@ -145,11 +172,8 @@ def _report_lines(report: LedgerReport) -> Iterator[str]:
     yield f"  runs                {count}" + (f", the latest of {_time(latest)}" if latest else "")
     yield f"  latest look         {_time(report.looked_at)}"
     if report.quota:
-        left = max(0, report.quota.devices - report.quota_used)
-        yield (
-            f"  quota               {report.quota.devices} devices in {report.quota.days} days: "
-            f"{report.quota_used} used, {left} left"
-        )
+        quota = "{devices} devices in {days} days: {used} used, {left} left"
+        yield f"  quota               {quota.format(**report.quota.as_dict(report.quota_used))}"
     yield ""
     yield "Seats won"
     yield "  month    scheduled     gone  returned      net"

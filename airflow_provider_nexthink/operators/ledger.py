@@ -231,15 +231,12 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
         from airflow_provider_nexthink.ledger.quota import Quota
 
         policy = hook.read_policy()
-        quota = None
-        if policy.quota_devices is not None and policy.quota_days is not None:
-            quota = Quota(policy.quota_devices, policy.quota_days)
         found = hook.get_ledger().reconcile(
             rows,
             query_id=self.query_id,
             uid_column=options.check_column("uid_column", self.uid_column),
             started_at=datetime.fromtimestamp(started_at, UTC),
-            quota=quota,
+            quota=Quota.of(policy.quota_devices, policy.quota_days),
         )
         found.summary["looks_too_young"] = self._looks_too_young(context, found.summary)
         self._log(found)

@@ -121,10 +121,10 @@ def _run_daily() -> None:
 
 def _ask_ledger(*arguments: str) -> None:
     """Run a command of the ledger in this process, whose connections and whose time it needs."""
-    from airflow_provider_nexthink.ledger.__main__ import main as ledger
+    from airflow_provider_nexthink.cli.definition import main
 
-    print(f"\n$ python -m airflow_provider_nexthink.ledger {' '.join(arguments)}", flush=True)
-    ledger(arguments)
+    print(f"\n$ python -m airflow_provider_nexthink ledger {' '.join(arguments)}", flush=True)
+    main(["ledger", *arguments])
 
 
 def _set_up_airflow(home: Path, sandbox: Sandbox) -> None:

@@ -31,6 +31,6 @@ def test_demo_marks_waits_releases_deletes_and_finds_what_came_back(tmp_path: Pa
     ]
     assert re.findall(r"seats won +(\d+)", ran.stdout) == [str(gone), str(gone - 1)]
 
-    report, history = ran.stdout.split("$ python -m airflow_provider_nexthink.ledger ")[1:]
+    report, history = ran.stdout.split("$ python -m airflow_provider_nexthink ledger ")[1:]
     assert re.search(rf"total +{gone} +{gone} +1 +{gone - 1}\n", report)
     assert re.search(r"SCHEDULED .*\n(.*\n)* +why +Weekly clean-up\n +gone on .*\n +back on ", history)

@@ -12,9 +12,9 @@ import pytest
 from airflow.sdk import DAG
 from sqlalchemy import delete
 
+from airflow_provider_nexthink.cli.definition import main
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
-from airflow_provider_nexthink.ledger.__main__ import main
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.ledger import NexthinkQuarantineOperator, NexthinkReconcileOperator
 from airflow_provider_nexthink.sandbox.server import Sandbox
@@ -232,9 +232,9 @@ def test_command_line_takes_the_connections_of_airflow(
     fields = json.loads(sandbox.airflow_connection())
     fields["extra"] |= {"ledger_conn_id": "warehouse", "quota_devices": 10, "quota_days": 7}
     monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
-    assert main(["report", "warehouse"]) == 0
+    assert main(["ledger", "report", "warehouse"]) == 0
     assert "quota" not in capsys.readouterr().out
-    assert main(["report", "nexthink_default"]) == 0
+    assert main(["ledger", "report", "nexthink_default"]) == 0
     assert "10 devices in 7 days: 0 used, 10 left" in capsys.readouterr().out
-    assert main(["prune", "nexthink_default", "--older-than-days", "400"]) == 0
+    assert main(["ledger", "prune", "nexthink_default", "--older-than-days", "400"]) == 0
     assert "0 devices pruned" in capsys.readouterr().out

@@ -130,6 +130,32 @@ def test_the_form_of_airflow_3_1_has_the_same_fields(monkeypatch: pytest.MonkeyP
     assert widgets["deletions"].param.dump()["schema"]["enum"] == list(DELETIONS)
 
 
+def test_every_command_can_be_made() -> None:
+    (path,) = INFO["cli"]
+    module, _, name = path.rpartition(".")
+    (group,) = getattr(import_module(module), name)()
+    assert [command.name for command in group.subcommands] == ["check", "plan", "ledger", "sandbox"]
+
+
+def test_describing_the_commands_imports_the_standard_library_only() -> None:
+    added = modules_after("import airflow_provider_nexthink.cli.definition")
+    assert not {name.partition(".")[0] for name in added} & {"airflow", "httpx", "pandas", "pydantic", "sqlalchemy"}
+
+
+@pytest.mark.slow
+def test_reading_the_commands_imports_nothing_heavy() -> None:
+    plain = modules_after("import airflow.cli.cli_config")
+    added = modules_after(
+        "import airflow.cli.cli_config\n"
+        "from airflow_provider_nexthink.cli.definition import get_nexthink_cli_commands\n"
+        "get_nexthink_cli_commands()"
+    )
+    assert added - plain - {"airflow_provider_nexthink"} == {
+        "airflow_provider_nexthink.cli",
+        "airflow_provider_nexthink.cli.definition",
+    }
+
+
 def test_the_plugin_is_registered_where_airflow_always_looks() -> None:
     (entry,) = [entry for entry in entry_points(group="airflow.plugins") if "nexthink" in entry.name]
     plugin = entry.load()

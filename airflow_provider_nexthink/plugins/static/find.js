@@ -358,7 +358,7 @@ function elsewhere(text, common) {
     element(
       "pre",
       {},
-      element("code", {}, `python -m airflow_provider_nexthink.ledger history nexthink_default ${shellWord(text)}`),
+      element("code", {}, `python -m airflow_provider_nexthink ledger history nexthink_default ${shellWord(text)}`),
     ),
   ].filter(Boolean);
 }

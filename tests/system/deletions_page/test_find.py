@@ -98,7 +98,7 @@ def test_find_nothing_says_where_else_to_look(page: Page, api: AirflowApi) -> No
     ]
     page.goto("?view=find&q=it's gone&dag_id=stale&days=7")
     answer(page).get_by_role("heading", name='No row of "it\'s gone"').wait_for()
-    command = "python -m airflow_provider_nexthink.ledger history nexthink_default 'it'\\''s gone'"
+    command = "python -m airflow_provider_nexthink ledger history nexthink_default 'it'\\''s gone'"
     expect(answer(page).locator("code")).to_have_text(command)
     page.get_by_text("1 run without a table").wait_for()
     page.goto("?view=find&q=laptop-000007&dag_id=stale&days=7")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
+from airflow_provider_nexthink.cli.definition import main
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.ledger import Ledger, schema
-from airflow_provider_nexthink.ledger.__main__ import main
 from airflow_provider_nexthink.ledger.quota import Quota
 from airflow_provider_nexthink.ledger.report import render_history, render_report
 from airflow_provider_nexthink.ledger.seats import seats_by_period
@@ -212,10 +213,10 @@ def test_prune_of_no_time_is_an_error(on_sqlite: Tenant, older_than: Any) -> Non
 def test_command_line_reports_and_prunes(on_sqlite: Tenant, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     a_year(on_sqlite)
-    assert main(["history", url, "PC-0001"]) == 0
+    assert main(["ledger", "history", url, "PC-0001"]) == 0
     assert "1 deletions in the ledger" in capsys.readouterr().out
     on_sqlite.ledger.prune(timedelta(0))
-    assert main(["history", url, "PC-0001"]) == 0
+    assert main(["ledger", "history", url, "PC-0001"]) == 0
     assert "0 deletions in the ledger" in capsys.readouterr().out
 
 
@@ -225,7 +226,7 @@ def test_command_line_of_a_mistyped_path_makes_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], url: str
 ) -> None:
     path = tmp_path / "mistyped.db"
-    assert main([command[0], url.format(path=path), *command[1:]]) == 1
+    assert main(["ledger", command[0], url.format(path=path), *command[1:]]) == 2
     assert "no file" in capsys.readouterr().err
     assert not path.exists()
 
@@ -235,8 +236,6 @@ def test_command_line_of_a_mistyped_path_makes_no_file(
     [
         (["report", "sqlite:///{folder}/empty.db"], "no ledger in this database"),
         (["report", "oracle9://x"], "URL of the ledger cannot be used"),
-        (["prune", "sqlite:///{folder}/ledger.db", "--older-than-days", "-1"], "older_than"),
-        (["prune", "sqlite:///{folder}/ledger.db", "--older-than-days", "nan"], "--older-than-days"),
         (["report", "no_such_connection"], "no_such_connection"),
     ],
 )
@@ -245,15 +244,48 @@ def test_command_line_of_what_cannot_be_says_so(
 ) -> None:
     on_sqlite.ledger.open()
     (tmp_path / "empty.db").touch()
-    assert main([argument.format(folder=tmp_path) for argument in arguments]) == 1
+    assert main(["ledger", *(argument.format(folder=tmp_path) for argument in arguments)]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "many"])
+def test_command_line_of_no_number_of_days_shows_how(days: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["ledger", "prune", "sqlite:///ledger.db", "--older-than-days", days])
+    assert stopped.value.code == 2
+    assert "must be a number of days" in capsys.readouterr().err
+
+
+def test_command_line_as_json_has_what_the_text_has(
+    on_sqlite: Tenant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    a_year(on_sqlite)
+
+    def run(*arguments: str) -> Any:
+        assert main(["ledger", *arguments, "-o", "json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    report = run("report", url)
+    assert (report["instance"], report["runs"], report["not_looked_at"], report["quota"]) == ("acme", 2, 1, None)
+    assert report["seats"] == on_sqlite.month()
+    assert [device["name"] for device in report["still_present"]["first"]] == ["PC-0003"]
+    assert report["lists"][0]["list_name"] == "stale laptops"
+    history = run("history", url, "PC-0002")
+    assert [row["why"] for row in history["deletions"]] == ["CHG-17: {}"]
+    assert history["deletions"][0]["returned_at"].startswith("2026-12-23T02:00")
+    assert run("history", url, "PC-7")["marks"][0]["list_name"] == "stale laptops"
+    assert main(["ledger", "history", url, "PC-0002", "-o", "plain"]) == 0
+    assert "\tSCHEDULED\t" in capsys.readouterr().out
+    assert main(["ledger", "report", url, "-o", "table"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "2026-11 | 3         | 2    | 0        | 2"
 
 
 def test_command_line_with_a_url_needs_no_airflow(on_sqlite: Tenant, tmp_path: Path) -> None:
     on_sqlite.ledger.open()
     code = (
-        "import sys; from airflow_provider_nexthink.ledger.__main__ import main; "
-        f"main(['report', 'sqlite:///{tmp_path / 'ledger.db'}']); print('airflow' in sys.modules)"
+        "import sys; from airflow_provider_nexthink.cli.definition import main; "
+        f"main(['ledger', 'report', 'sqlite:///{tmp_path / 'ledger.db'}']); print('airflow' in sys.modules)"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert output.startswith("Ledger of acme")

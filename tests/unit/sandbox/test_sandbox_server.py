@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from airflow_provider_nexthink.cli.definition import main
 from airflow_provider_nexthink.sandbox import Fault, Sandbox
-from airflow_provider_nexthink.sandbox import __main__ as command
 
 DELETIONS = "/api/v1/data-management/device/deletions"
 TOKEN_FORM = {"grant_type": "client_credentials", "scope": "service:integration"}
-COMMAND = [sys.executable, "-m", "airflow_provider_nexthink.sandbox"]
+COMMAND = [sys.executable, "-m", "airflow_provider_nexthink", "sandbox"]
 
 
 def test_sandbox_from_token_to_removal() -> None:
@@ -189,34 +189,29 @@ def test_command_prints_what_can_be_pasted() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--devices", "-1"], "must not be negative"),
-        (["--devices", "many"], "invalid"),
-        (["--devices", "3", "--stale", "4"], "--stale 4 is more than --devices 3"),
-        (["--port", "70000"], "must be between 0 and 65535"),
-        (["--max-batch", "0"], "must be 1 or more"),
+        (["--devices", "-1"], "must be a whole number, 0 or more"),
+        (["--devices", "many"], "must be a whole number, 0 or more"),
+        (["--port", "70000"], "must be a port, from 0 to 65535"),
+        (["--max-batch", "0"], "must be a whole number, 1 or more"),
         (["--removal-delay", "nan"], "must be a number of seconds"),
     ],
 )
 def test_command_with_invalid_arguments_says_why(
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["sandbox", *arguments])
-
     with pytest.raises(SystemExit) as stopped:
-        command.main()
-
+        main(["sandbox", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_command_with_port_in_use_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_more_stale_devices_than_devices_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sandbox", "--devices", "3", "--stale", "4"]) == 2
+    assert capsys.readouterr().err == "--stale 4 is more than --devices 3.\n"
+
+
+def test_command_with_port_in_use_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(sys, "argv", ["sandbox", "--devices", "1", "--stale", "0", "--port", str(port)])
-        with pytest.raises(SystemExit):
-            command.main()
-
+        assert main(["sandbox", "--devices", "1", "--stale", "0", "--port", str(port)]) == 2
     assert f"cannot listen on port {port}" in capsys.readouterr().err
