@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, Unpack
 
 from airflow_provider_nexthink.api import data_management, nql
 from airflow_provider_nexthink.api.http import Transport, untraced
-from airflow_provider_nexthink.api.nql import Compression, NqlRows
+from airflow_provider_nexthink.api.nql import Compression, NqlRows, NqlStream
 from airflow_provider_nexthink.api.query import check_query_id
-from airflow_provider_nexthink.api.result_file import ResultLimits
+from airflow_provider_nexthink.api.result_file import STREAM_LIMITS, ResultLimits
 from airflow_provider_nexthink.api.settings import NexthinkSettings
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
 from airflow_provider_nexthink.clock import Clock
@@ -64,10 +64,13 @@ __all__ = [
     "NexthinkClient",
     "NexthinkSettings",
     "NqlRows",
+    "NqlStream",
     "ResultLimits",
 ]
 
 log = logging.getLogger(__name__)
+
+_Read = TypeVar("_Read")
 
 # A uid that no device can have: the deletion API responds INVALID and deletes nothing.
 _IMPOSSIBLE_DEVICE = {"uid": "connection-test", "name": "connection-test"}
@@ -511,10 +514,24 @@ class NexthinkClient:
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
-        rows = nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated, limits=self._result_limits)
-        if rows.truncated:
-            log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
-        return rows
+        return nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated, limits=self._result_limits)
+
+    def read_export(
+        self, export_id: str, read: Callable[[NqlStream], _Read], *, allow_truncated: bool = False
+    ) -> _Read:
+        """Fetch the file of an export that is ready, and read it row by row: a result of any size, in little memory.
+
+        :param export_id: what ``start_export`` returned.
+        :param read: reads the rows, such as ``lambda result: writer.writerows(result.rows)``. It is called again, with
+            all rows from the first, after a download that failed. Whether the file is whole shows only after the last
+            row: use nothing of it before ``read_export`` returns.
+        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :return: what ``read`` returned.
+        :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
+        """
+        limits = self._result_limits or STREAM_LIMITS
+        return nql.read_export(self._transport, export_id, read, allow_truncated=allow_truncated, limits=limits)
 
     def request(self, method: str, path: str, **request_options: Any) -> httpx.Response:
         """Call any other Nexthink API.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
@@ -193,12 +194,25 @@ def poll_waits(poll_interval: float) -> Iterator[float]:
         poll_interval = min(poll_interval * 1.5, max(MAX_POLL_SECONDS, poll_interval))
 
 
+@dataclass(frozen=True)
+class NqlStream:
+    """The rows of a result as they arrive.
+
+    :param columns: the names of the columns.
+    :param rows: the cells of each row, in the order of the columns, as text; once. It raises what is wrong with the
+        file, perhaps only after the last row.
+    :param truncated: whether the licence's maximum cut the result off.
+    """
+
+    columns: list[str]
+    rows: Iterator[list[str]]
+    truncated: bool = False
+
+
 def fetch_export(
     transport: Transport, export_id: str, *, allow_truncated: bool = False, limits: ResultLimits | None = None
 ) -> NqlRows:
     """Fetch the file of an export that is ready.
-
-    Each attempt asks for the address of the file again: it is valid for 15 minutes only.
 
     :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
@@ -208,10 +222,35 @@ def fetch_export(
     :raises NexthinkResultLimitError: if the file exceeds a limit.
     :raises NexthinkExportError: if the file cannot be fetched or read.
     """
+    return read_export(transport, export_id, _as_rows, allow_truncated=allow_truncated, limits=limits)
+
+
+def read_export(
+    transport: Transport,
+    export_id: str,
+    read: Callable[[NqlStream], _Read],
+    *,
+    allow_truncated: bool = False,
+    limits: ResultLimits | None = None,
+) -> _Read:
+    """Fetch the file of an export that is ready, and read it row by row.
+
+    Each attempt asks for the address of the file again: it is valid for 15 minutes only.
+
+    :param transport: of the tenant.
+    :param export_id: what ``start_export`` returned.
+    :param read: reads the rows. It is called again, with all rows from the first, after a download that failed.
+    :param allow_truncated: whether to take a result that the licence's maximum cut off.
+    :param limits: how large the file may be; by default as ``ResultLimits`` says.
+    :return: what ``read`` returned.
+    :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+    :raises NexthinkResultLimitError: if the file exceeds a limit.
+    :raises NexthinkExportError: if the file cannot be fetched or read.
+    """
     attempt = 1
     while True:
         try:
-            return _fetch_once(transport, export_id, allow_truncated, limits)
+            return _read_once(transport, export_id, read, allow_truncated, limits)
         except NexthinkExportError as error:
             if attempt >= _DOWNLOAD_ATTEMPTS or isinstance(error, NexthinkResultLimitError):
                 raise
@@ -220,7 +259,13 @@ def fetch_export(
         attempt += 1
 
 
-def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool, limits: ResultLimits | None) -> NqlRows:
+def _read_once(
+    transport: Transport,
+    export_id: str,
+    read: Callable[[NqlStream], _Read],
+    allow_truncated: bool,
+    limits: ResultLimits | None,
+) -> _Read:
     status, truncated = export_status(transport, export_id)
     if truncated and not allow_truncated:
         raise NexthinkTruncatedError(
@@ -228,11 +273,18 @@ def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool, lim
             "missing from it. Narrow the query, or set allow_truncated=True where a part will do.",
             status=httpx.codes.PARTIAL_CONTENT,
         )
+    if truncated:
+        log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
     if status.resultsFileUrl is None:
         raise NexthinkExportError(f"The export {export_id} names no file.")
     with transport.download(status.resultsFileUrl) as file:
-        columns, rows = read_csv(file, limits, ends_with_line=not file.has_length)
-    return NqlRows(rows, columns, truncated)
+        return read(NqlStream(*read_csv(file, limits, ends_with_line=not file.has_length), truncated))
+
+
+def _as_rows(result: NqlStream) -> NqlRows:
+    columns = result.columns
+    rows = [dict(zip(columns, cells, strict=True)) for cells in result.rows]
+    return NqlRows(rows, columns, result.truncated)
 
 
 def _query(query_id: str, parameters: Mapping[str, str] | None) -> dict[str, object]:

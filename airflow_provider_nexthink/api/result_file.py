@@ -13,6 +13,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -46,16 +47,22 @@ class ResultLimits:
     unpacked_bytes: int = 4 * 1024**3
 
 
+STREAM_LIMITS = ResultLimits(rows=100_000_000, cells=1_000_000_000, unpacked_bytes=64 * 1024**3)
+"""The default for a result that is read row by row, and takes no memory."""
+
+
 def read_csv(
     chunks: Iterable[bytes], limits: ResultLimits | None = None, *, ends_with_line: bool = False
-) -> tuple[list[str], list[dict[str, str]]]:
+) -> tuple[list[str], Iterator[list[str]]]:
     """Read a result file as it arrives: plain, gzip or zstd by its first bytes, UTF-8 with or without BOM.
+
+    Only the last row shows that the file is complete: a reader that stops before has read nothing it can rely on.
 
     :param chunks: the bytes of the file.
     :param limits: how large it may be; by default as ``ResultLimits`` says.
     :param ends_with_line: whether an uncompressed file must end with a line end, because nothing else shows that it is
         complete.
-    :return: the columns and the rows, every value as text.
+    :return: the columns, and an iterator over the rows; every value is text. The iterator raises the same errors.
     :raises NexthinkResultLimitError: if it exceeds a limit.
     :raises NexthinkExportError: if it is cut off, damaged, or no CSV table with a header.
     """
@@ -64,43 +71,59 @@ def read_csv(
     unpacked = _Chunks(_limited(_unpacked(file), limits.unpacked_bytes))
     text = io.TextIOWrapper(io.BufferedReader(unpacked, _UNPACKED_PIECE_BYTES), encoding="utf-8-sig", newline="")
     lines = _Lines(text, limits.row_characters)
+    reader = csv.reader(lines, strict=True)
+    with _parse_errors():
+        columns = _header(reader, lines)
+
+    def rows() -> Iterator[list[str]]:
+        has_rows = False
+        with _parse_errors():
+            for cells in _rows(reader, lines, len(columns), limits):
+                has_rows = True
+                yield cells
+        has_line_end = lines.last.endswith(("\r", "\n"))
+        if not has_rows and not (has_line_end and _is_header(columns)):
+            raise _not_a_table(", ".join(columns))
+        if ends_with_line and not has_line_end and not file.is_compressed:
+            raise NexthinkExportError("The result file ends within a line: it may be cut off.")
+
+    return columns, rows()
+
+
+@contextmanager
+def _parse_errors() -> Iterator[None]:
     try:
-        columns, rows = _table(lines, limits)
+        yield
     except (UnicodeDecodeError, csv.Error) as error:
         raise NexthinkExportError(f"The result file cannot be read: {type(error).__name__}: {error}.") from None
-    has_line_end = lines.last.endswith(("\r", "\n"))
-    if not rows and not (has_line_end and _is_header(columns)):
-        raise _not_a_table(", ".join(columns))
-    if ends_with_line and not has_line_end and not file.is_compressed:
-        raise NexthinkExportError("The result file ends within a line: it may be cut off.")
-    return columns, rows
 
 
-def _table(lines: _Lines, limits: ResultLimits) -> tuple[list[str], list[dict[str, str]]]:
-    reader = csv.reader(lines, strict=True)
+def _header(reader: Iterator[list[str]], lines: _Lines) -> list[str]:
     columns = next(reader, [])
     if not columns or _MARKUP.match(columns[0].lstrip()) or _JSON.match(columns[0].lstrip()):
         raise _not_a_table(lines.last)
     if len(set(columns)) != len(columns):
         raise NexthinkExportError(f"The result file has a column twice: {_shortened(', '.join(columns))}.")
-    max_rows = min(limits.rows, limits.cells // len(columns))
-    rows: list[dict[str, str]] = []
+    return columns
+
+
+def _rows(reader: Any, lines: _Lines, width: int, limits: ResultLimits) -> Iterator[list[str]]:
+    max_rows = min(limits.rows, limits.cells // width)
     lines.begin_row()
     for number, cells in enumerate(reader, 1):
         lines.begin_row()
         if number > max_rows:
             raise NexthinkResultLimitError(
-                f"The result file has more than {max_rows:,} rows of {len(columns):,} columns (limits: {limits.rows:,} "
-                f"rows, {limits.cells:,} cells). Narrow the query, or raise the limit."
+                f"The result file has more than {max_rows:,} rows of {width:,} columns (limits: {limits.rows:,} rows, "
+                f"{limits.cells:,} cells). Narrow the query, or raise the limit."
             )
         if not cells:  # a blank line
             continue
-        if len(cells) != len(columns):
+        if len(cells) != width:
             raise NexthinkExportError(
-                f"Line {reader.line_num} of the result file has {len(cells)} values for {len(columns)} columns."
+                f"Line {reader.line_num} of the result file has {len(cells)} values for {width} columns."
             )
-        rows.append(dict(zip(columns, cells, strict=True)))
-    return columns, rows
+        yield cells
 
 
 def _is_header(columns: list[str]) -> bool:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from sqlalchemy.engine import Engine
 
-    from airflow_provider_nexthink.api.nql import ExportOptions, NqlRows
+    from airflow_provider_nexthink.api.nql import ExportOptions, NqlRows, NqlStream
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint, StateStore
     from airflow_provider_nexthink.deletion.deletion import Deletion
     from airflow_provider_nexthink.deletion.options import DeletionOptionsDict
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.status import Status
 
 PROGRESS_SECONDS = 15.0
+
+_Read = TypeVar("_Read")
 
 _HTTPS_PORT = 443
 _SETTINGS = ("region", "base_url", "login_url", "timeout", "verify", "proxy")
@@ -329,6 +331,23 @@ class NexthinkHook(BaseHook):
         rows = self.get_conn().fetch_export(export_id, allow_truncated=allow_truncated)
         report_read(self, self.get_conn().settings.instance, query_id)
         return rows
+
+    def read_export(
+        self, export_id: str, read: Callable[[NqlStream], _Read], *, query_id: str, allow_truncated: bool = False
+    ) -> _Read:
+        """Fetch the file of an export that is ready, and read it row by row: a result of any size, in little memory.
+
+        :param export_id: the id of the export.
+        :param read: reads the rows, as ``NexthinkClient.read_export`` describes it.
+        :param query_id: the query that was exported, for Airflow's lineage.
+        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :return: what ``read`` returned.
+        :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
+        """
+        found = self.get_conn().read_export(export_id, read, allow_truncated=allow_truncated)
+        report_read(self, self.get_conn().settings.instance, query_id)
+        return found
 
     def request(self, method: str, path: str, **request_options: Any) -> httpx.Response:
         """Call any other Nexthink API, with the token of this connection.
