@@ -43,7 +43,7 @@ from airflow_provider_nexthink.exceptions import (
     NexthinkPolicyError,
     NexthinkStoppedError,
 )
-from airflow_provider_nexthink.fleet import FleetLook, read_fleet
+from airflow_provider_nexthink.fleet import FleetLook, count_fleet, read_fleet
 from airflow_provider_nexthink.origin import RunOrigin
 
 if TYPE_CHECKING:
@@ -366,13 +366,15 @@ class NexthinkClient:
     def _count_fleet(self, options: DeletionOptions, recorder: DeletionRecorder | None, uid_column: str | None) -> int:
         """Return how many devices ``fleet_query_id`` finds; the recorder gets the look, if it lists them."""
         query_id = options.fleet_query_id or ""
+        if recorder is None:
+            return self.count_fleet(query_id)
         look = self.look_at_fleet(query_id)
         if look.days_unseen is None and options.max_share is None:
             raise NexthinkInputError(
                 f"{query_id} (fleet_query_id) gives only a number, which does nothing without max_share. Set "
                 "max_share, or list the devices. This try sent nothing."
             )
-        if recorder and look.days_unseen is not None:
+        if look.days_unseen is not None:
             from airflow_provider_nexthink.ledger.reservation import InventoryLook
 
             recorder.set_look(InventoryLook(query_id, look.looked_at, look.days_unseen, look.uid_kind))
@@ -420,6 +422,20 @@ class NexthinkClient:
                 f"{' and '.join(limits)} cannot take effect without a ledger: set the extra ledger_conn_id of the "
                 "connection to the id of a connection to a SQL database. Nothing was sent."
             )
+
+    def count_fleet(self, query_id: str) -> int:
+        """Count the devices of the fleet, also one of many millions: it takes 16 bytes of memory for each device.
+
+        :param query_id: the id of a saved query that gives one number, or lists every device.
+        :raises NexthinkTruncatedError: if the result was cut off.
+        :raises NexthinkInputError: if the result is neither.
+        :raises NexthinkError: if it has no devices, or Nexthink refuses, does not respond, or the export fails.
+        """
+        export_id = self.start_export(query_id)
+        self.wait_for_export(export_id)
+        counted = self.read_export(export_id, lambda result: count_fleet(result, query_id)).devices(query_id)
+        log.info("%s has counted %d devices in the fleet.", query_id, counted)
+        return counted
 
     def look_at_fleet(self, query_id: str) -> FleetLook:
         """Count the devices of the fleet, and list them if the query does.

@@ -197,7 +197,7 @@ class NexthinkTryOverError(NexthinkStoppedError):
 
 
 class NexthinkResultsError(NexthinkRetryableError):
-    """The devices were handled, but the file with the outcome table could not be written."""
+    """The file with the outcome table, or with the rows of a query, could not be written; the rest was done."""
 
 
 class NexthinkDevicesError(NexthinkError):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import literal
 
 from airflow_provider_nexthink.api.query import parameters_as_text
+from airflow_provider_nexthink.deletion.options import check_text
 from airflow_provider_nexthink.deletion.policy import preview
-from airflow_provider_nexthink.devices.formats import is_path, redacted_path
+from airflow_provider_nexthink.devices.formats import is_path, redacted_path, suffix_of
 from airflow_provider_nexthink.exceptions import NexthinkFinalError, NexthinkInputError
 from airflow_provider_nexthink.strict_json import read_json
 from airflow_provider_nexthink.version_compat import AirflowFailException, ResolveMixin
@@ -69,6 +70,18 @@ def check_parameters(parameters: object) -> None:
         parameters_as_text({name: value for name, value in parameters.items() if not is_template(value)})
     elif parameters is not None and not is_template(parameters):
         parameters_as_text(parameters)
+
+
+def check_source_path(path: object) -> str:
+    """Refuse a path that the rows of a query cannot go to.
+
+    :param path: of the option ``results_path``.
+    :raises NexthinkInputError: if it is not that of a Parquet file.
+    """
+    text = check_text("results_path", path)
+    if suffix_of(text) != ".parquet":
+        raise NexthinkInputError(f"results_path is {redacted_path(text)}: the rows of a query go to a .parquet file.")
+    return text
 
 
 def is_template(value: object) -> bool:

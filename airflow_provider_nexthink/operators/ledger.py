@@ -200,7 +200,7 @@ class NexthinkReconcileOperator(NexthinkNqlOperator):
         deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        for option in ("query_mode", "compression", "return_format", "allow_truncated"):
+        for option in ("query_mode", "compression", "return_format", "results_path", "allow_truncated"):
             if option in kwargs:
                 raise NexthinkOptionError(f"{option} is no option of {type(self).__name__}: it reads a whole export.")
         super().__init__(

@@ -15,19 +15,21 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion.options import check_choice
-from airflow_provider_nexthink.devices.formats import require_parquet
+from airflow_provider_nexthink.devices.formats import redacted_path, require_parquet
 from airflow_provider_nexthink.exceptions import (
     NexthinkEventError,
     NexthinkExportError,
     NexthinkExportTimeoutError,
     NexthinkFinalError,
     NexthinkInputError,
+    NexthinkResultsError,
     NexthinkRetryableError,
 )
 from airflow_provider_nexthink.links.nexthink import NexthinkNqlDocsLink, NexthinkTenantLink
 from airflow_provider_nexthink.operators._base import (
     RETURN_FORMATS,
     check_parameters,
+    check_source_path,
     fail_without_retry,
     is_template,
     option_errors,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.api.nql import NqlRows
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
+_Manifest = dict[str, Any]
+
 _MARGIN_SECONDS = 600.0
 
 _TRY_OVER = "This try returns no rows; another one may start another export."
@@ -52,6 +56,10 @@ class NexthinkNqlOperator(BaseOperator):
     """Run a query that is saved in Nexthink, and return its rows.
 
     Every value is text and nothing becomes NaN: devices are really named ``NA``, ``00123`` or ``1E10``.
+
+    With ``results_path`` the rows go to a Parquet file as they arrive, however many they are, and the task returns the
+    manifest of that file, which ``devices`` takes: ``path``, ``rows``, ``columns``, ``size`` (bytes) and ``checksum``
+    (BLAKE2b, 128 bits). The file is there once the whole result has been read, or not at all.
 
     :param query_id: the id of the saved query, such as ``#stale_devices``. (templated)
     :param parameters: values for the query's ``where`` clause, text or numbers. (templated)
@@ -63,13 +71,15 @@ class NexthinkNqlOperator(BaseOperator):
     :param compression: compression of the result file: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
+    :param results_path: write the rows to this .parquet file instead, local or on object storage, and return its
+        manifest. It needs pyarrow, and goes with no ``return_format``. (templated)
     :param allow_truncated: whether to accept an export that was cut off at the licence's maximum.
     :param deferrable: whether to wait for the export in the triggerer, where it holds no worker; by default what
         Airflow's option ``[operators] default_deferrable`` says.
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
     """
 
-    template_fields: Sequence[str] = ("query_id", "parameters", "nexthink_conn_id")
+    template_fields: Sequence[str] = ("query_id", "parameters", "nexthink_conn_id", "results_path")
     template_fields_renderers = {"parameters": "json"}  # noqa: RUF012 - as Airflow declares it
     operator_extra_links = (NexthinkTenantLink(), NexthinkNqlDocsLink())
     ui_color = "#e4eef8"
@@ -85,6 +95,7 @@ class NexthinkNqlOperator(BaseOperator):
         timeout: timedelta | float = 3600.0,
         compression: Literal["NONE", "GZIP", "ZSTD"] = "GZIP",
         return_format: Literal["records", "columns", "dataframe"] = "records",
+        results_path: str | None = None,
         allow_truncated: bool = False,
         deferrable: bool | None = None,
         **kwargs: Any,
@@ -99,19 +110,24 @@ class NexthinkNqlOperator(BaseOperator):
             self.timeout = _seconds("timeout", timeout)
         self.compression = compression
         self.return_format = return_format
+        self.results_path = results_path
         self.allow_truncated = allow_truncated
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         with option_errors():
             self._check_options()
 
     def execute(self, context: Context) -> Any:
-        """Run the query and return its rows."""
+        """Run the query and return its rows, or the manifest of the file that they are in."""
         with fail_without_retry(), self._new_hook() as hook:
             if self.return_format == "dataframe":
                 require_parquet("return_format='dataframe'")
+            if self.results_path is not None:
+                from airflow_provider_nexthink.utils.storage import check_results_path
+
+                check_results_path(check_source_path(self.results_path))
             if self.query_mode == "execute":
                 started_at = time.time()
-                return self._finalize(context, hook, hook.run_nql(self.query_id, self.parameters), started_at)
+                return self._return(context, hook, self._run_at_once(hook), started_at)
             state = self._export_state(context, hook)
             with _cleared_unless_resumable(state):
                 export = state.load(time.time())
@@ -125,7 +141,7 @@ class NexthinkNqlOperator(BaseOperator):
                     self.log.info("An earlier try has started the export %s: this one resumes it.", export.export_id)
                 if self.deferrable:
                     self._defer(export)
-                return self._finalize(context, hook, self._fetch(hook, export), export.end_time - self.timeout)
+                return self._return(context, hook, self._fetch(hook, export), export.end_time - self.timeout)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Fetch the export, or keep waiting if it is not ready yet and there is time.
@@ -144,10 +160,10 @@ class NexthinkNqlOperator(BaseOperator):
             self._new_hook() as hook,
             _cleared_unless_resumable(self._export_state(context, hook)),
         ):
-            rows = self._fetch_if_ready(hook, export)
-            if rows is None:
+            fetched = self._fetch_if_ready(hook, export)
+            if fetched is None:
                 self._defer(export)
-            return self._finalize(context, hook, rows, export.end_time - self.timeout)
+            return self._return(context, hook, fetched, export.end_time - self.timeout)
 
     def _new_hook(self) -> NexthinkHook:
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
@@ -176,20 +192,31 @@ class NexthinkNqlOperator(BaseOperator):
         longest = max(0.0, export.end_time - time.time()) + _MARGIN_SECONDS
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=longest))
 
-    def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows:
+    def _run_at_once(self, hook: NexthinkHook) -> NqlRows | _Manifest:
+        rows = hook.run_nql(self.query_id, self.parameters)
+        if self.results_path is None:
+            return rows
+        from airflow_provider_nexthink.utils.source_file import SourceFile, in_batches
+
+        with SourceFile(self.results_path) as source:
+            cells = ([row.get(column, "") for column in rows.columns] for row in rows)
+            source.write(rows.columns, in_batches(cells, len(rows.columns)))
+            return source.publish()
+
+    def _fetch(self, hook: NexthinkHook, export: Export) -> NqlRows | _Manifest:
         """Wait for the export until its time is over, and fetch it."""
         hook.get_conn().wait_for_export(
             export.export_id, poll_interval=self.poll_interval, timeout=export.end_time - time.time()
         )
         return self._fetch_file(hook, export)
 
-    def _fetch_if_ready(self, hook: NexthinkHook, export: Export) -> NqlRows | None:
+    def _fetch_if_ready(self, hook: NexthinkHook, export: Export) -> NqlRows | _Manifest | None:
         """Fetch an export, or return None to keep waiting. Transient errors do not end the wait while there is time."""
         try:
             if hook.get_conn().is_export_ready(export.export_id):
                 return self._fetch_file(hook, export)
-        except NexthinkExportError:
-            raise  # of the export itself: waiting longer does not help
+        except (NexthinkExportError, NexthinkResultsError):
+            raise  # of the export itself, or of where its rows go: waiting longer does not help
         except NexthinkRetryableError as error:
             if time.time() + (getattr(error, "retry_after", None) or 0.0) >= export.end_time:
                 raise
@@ -202,8 +229,32 @@ class NexthinkNqlOperator(BaseOperator):
         self.log.info("The export %s is not ready yet.", export.export_id)
         return None
 
-    def _fetch_file(self, hook: NexthinkHook, export: Export) -> NqlRows:
-        return hook.fetch_export(export.export_id, query_id=self.query_id, allow_truncated=self.allow_truncated)
+    def _fetch_file(self, hook: NexthinkHook, export: Export) -> NqlRows | _Manifest:
+        if self.results_path is None:
+            return hook.fetch_export(export.export_id, query_id=self.query_id, allow_truncated=self.allow_truncated)
+        from airflow_provider_nexthink.utils.source_file import SourceFile, in_batches
+
+        with SourceFile(self.results_path) as source:
+            hook.read_export(
+                export.export_id,
+                lambda result: source.write(result.columns, in_batches(result.rows, len(result.columns))),
+                query_id=self.query_id,
+                allow_truncated=self.allow_truncated,
+            )
+            return source.publish()
+
+    def _return(self, context: Context, hook: NexthinkHook, fetched: NqlRows | _Manifest, started_at: float) -> Any:
+        if not isinstance(fetched, dict):
+            return self._finalize(context, hook, fetched, started_at)
+        self.log.info(
+            "%s gave %d rows with the columns %s, which are in %s (%d bytes).",
+            self.query_id,
+            fetched["rows"],
+            ", ".join(fetched["columns"]),
+            redacted_path(fetched["path"]),
+            fetched["size"],
+        )
+        return fetched
 
     def _finalize(self, context: Context, hook: NexthinkHook, rows: NqlRows, started_at: float) -> Any:  # noqa: ARG002 - for subclasses
         """Return what the task returns.
@@ -224,6 +275,15 @@ class NexthinkNqlOperator(BaseOperator):
         check_choice("query_mode", self.query_mode, ("export", "execute"))
         check_choice("compression", self.compression, ("NONE", "GZIP", "ZSTD"))
         check_choice("return_format", self.return_format, RETURN_FORMATS)
+        if self.results_path is None:
+            return
+        if self.return_format != "records":
+            raise NexthinkInputError(
+                f"return_format={self.return_format!r} does nothing with results_path: the task returns the manifest "
+                "of the file. Leave it out."
+            )
+        if not is_template(self.results_path):
+            check_source_path(self.results_path)
 
     def _formatted(self, rows: NqlRows) -> Any:
         if self.return_format == "records":

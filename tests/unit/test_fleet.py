@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.api.nql import NqlRows
+from airflow_provider_nexthink.api.nql import NqlRows, NqlStream
 from airflow_provider_nexthink.deletion.options import read_whole_number
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkExportError, NexthinkInputError
-from airflow_provider_nexthink.fleet import FleetLook, read_fleet
+from airflow_provider_nexthink.fleet import FleetLook, count_fleet, read_fleet
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012}" for number in range(9)]
@@ -20,6 +23,11 @@ UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012}" for number in range(9)]
 def look(*rows: dict[str, str], columns: list[str] | None = None, truncated: bool = False) -> FleetLook:
     result = NqlRows(list(rows), columns or [*rows[0]], truncated)
     return read_fleet(result, query_id="#fleet", looked_at=NOW)
+
+
+def count(*rows: dict[str, str], columns: list[str] | None = None) -> int:
+    stream = NqlStream(columns or [*rows[0]], iter([list(row.values()) for row in rows]))
+    return count_fleet(stream, "#fleet").devices("#fleet")
 
 
 @pytest.mark.parametrize("number", ["5000", " 5000 ", "5000.0", "1"])
@@ -64,19 +72,49 @@ def test_read_fleet_list_without_ages_and_with_times_is_read() -> None:
     ],
 )
 def test_read_fleet_result_that_says_neither_is_an_error(row: dict[str, str], says: str) -> None:
-    with pytest.raises(NexthinkError, match=says):
-        look(row)
+    for read in (look, count):
+        with pytest.raises(NexthinkError, match=says):
+            read(row)
 
 
 def test_read_fleet_nothing_several_rows_or_a_part_is_an_error() -> None:
-    with pytest.raises(NexthinkExportError, match="gives no rows, so the size of the fleet is not known"):
-        look(columns=["device.uid"])
-    with pytest.raises(NexthinkInputError, match="gives 2 rows without a uid"):
-        look({"count": "12"}, {"count": "13"})
+    for read in (look, count):
+        for column in ("device.uid", "count"):
+            with pytest.raises(NexthinkExportError, match="gives no rows, so the size of the fleet is not known"):
+                read(columns=[column])
+        with pytest.raises(NexthinkInputError, match="gives 2 rows without a uid"):
+            read({"count": "12"}, {"count": "13"})
     with pytest.raises(NexthinkInputError, match="cut off"):
         look({"uid": UIDS[0]}, truncated=True)
     with pytest.raises(NexthinkInputError, match="cut off"):
         look({"count": "12"}, truncated=True)
+
+
+def test_count_fleet_counts_as_read_fleet_does() -> None:
+    for rows in (
+        [{"count": "12"}],
+        [{"tenant": "acme", "count": "12", "date": "2026-06-01", "note": ""}],
+        [{"uid": uid, "name": "PC"} for uid in (UIDS[0], UIDS[0].upper(), UIDS[1], UIDS[1].replace("-", ""))],
+    ):
+        assert count(*rows) == look(*rows).count
+
+
+@given(st.lists(st.uuids(), min_size=1))
+def test_count_fleet_counts_each_uid_once(uids: list[UUID]) -> None:
+    assert count(*({"uid": str(uid)} for uid in [*uids, *uids])) == len(set(uids))
+
+
+def test_count_fleet_takes_16_bytes_for_each_device() -> None:
+    devices = 200_000
+    rng = random.Random(1)
+    stream = NqlStream(["uid"], ([str(UUID(int=rng.getrandbits(128), version=4))] for _ in range(devices)))
+    tracemalloc.start()
+    try:
+        assert count_fleet(stream, "#fleet").devices("#fleet") == devices
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * devices
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=8), st.text(max_size=12), min_size=1, max_size=3))
