@@ -40,7 +40,12 @@ def get_provider_info() -> dict[str, object]:
                 "source-integration-name": "Common SQL",
                 "target-integration-name": "Nexthink",
                 "python-module": "airflow_provider_nexthink.transfers.sql_to_nexthink",
-            }
+            },
+            {
+                "source-integration-name": "Common SQL",
+                "target-integration-name": "Parquet",
+                "python-module": "airflow_provider_nexthink.transfers.sql_to_parquet",
+            },
         ],
         "task-decorators": [
             {

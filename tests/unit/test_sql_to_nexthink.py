@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_nexthink.transfers.sql_to_nexthink import single_statement
+from airflow_provider_nexthink.transfers._query import single_statement
 
 
 @pytest.mark.parametrize(
