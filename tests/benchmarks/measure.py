@@ -41,6 +41,7 @@ _OPERATORS = (
     "airflow_provider_nexthink.operators.data_management",
     "airflow_provider_nexthink.operators.nql",
     "airflow_provider_nexthink.transfers.sql_to_nexthink",
+    "airflow_provider_nexthink.transfers.sql_to_parquet",
     "airflow_provider_nexthink.decorators.nexthink_delete_devices",
     "airflow_provider_nexthink.sensors.data_management",
 )

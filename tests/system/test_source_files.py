@@ -13,9 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 from airflow.sdk import DAG, BaseHook, ObjectStoragePath
+from airflow.sdk.io import attach
 from pyarrow import parquet
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -65,6 +67,7 @@ def test_nql_to_file_holds_all_rows_as_text(
     sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, way: dict[str, Any], where: str
 ) -> None:
     path = tmp_path / "new/folder/stale.parquet" if where == "local" else "memory://bucket/stale.parquet"
+    attach("memory", fs=fsspec.filesystem("memory"))  # as a provider with an object storage does
     run = pull(run_dag, path, **way)
     assert run.state == "success"
     table = check_manifest(run.xcom("pull"), path)
@@ -77,6 +80,7 @@ def test_nql_to_file_holds_all_rows_as_text(
 
 def test_nql_to_file_is_read_back_as_devices(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
     path = f"{tmp_path}/{{{{ dag_run.run_type }}}}.parquet"
+    stale = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
     with DAG("pull_and_delete") as dag:
         manifest = NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", results_path=path)
         deleted = NexthinkDeleteDevicesOperator(
@@ -85,7 +89,6 @@ def test_nql_to_file_is_read_back_as_devices(sandbox: Sandbox, run_dag: RunDag, 
         manifest >> deleted
     run = run_dag(dag)
     assert run.states == {"pull": "success", "delete": "success"}
-    stale = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
     assert run.xcom("delete")["name"] == [device.name for device in stale]
     assert len(sandbox.tenant.queued) == 250
 
@@ -379,11 +382,8 @@ def test_sql_to_file_error_in_the_middle_leaves_the_file_as_it_was(
     assert (run.state, run.tries("query")) == ("failed", 1)
     assert "The column 'name' holds an int (90000)" in run.error
     # abs() of this number is an error of SQLite's, which it finds at that row.
-    run = sql_to_file(
-        run_dag,
-        path,
-        f"{numbers} SELECT 'u' AS uid, CASE n WHEN 90000 THEN abs(-9223372036854775808) ELSE 'PC' END AS name FROM numbers",
-    )
+    overflow = "CASE n WHEN 90000 THEN abs(-9223372036854775808) ELSE 'PC' END"
+    run = sql_to_file(run_dag, path, f"{numbers} SELECT 'u' AS uid, {overflow} AS name FROM numbers")
     assert (run.state, run.tries("query")) == ("failed", 2)
     assert "overflow" in str(run.errors[-1])
     assert path.read_bytes() == b"of an earlier run"

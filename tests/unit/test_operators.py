@@ -127,6 +127,7 @@ def test_quarantine_operator_wrong_option_fails_the_parsing_of_the_dag(option: s
         ("query_mode", "execute"),
         ("allow_truncated", True),
         ("return_format", "columns"),
+        ("results_path", "all.parquet"),
         ("compression", "NONE"),
     ],
 )

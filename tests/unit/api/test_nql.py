@@ -20,9 +20,11 @@ from airflow_provider_nexthink.api.http import Transport
 from airflow_provider_nexthink.api.nql import (
     EXECUTE_ROWS,
     NqlRows,
+    NqlStream,
     execute,
     export_status,
     fetch_export,
+    read_export,
     start_export,
     wait_for_export,
 )
@@ -533,3 +535,28 @@ def test_export_error_description_is_scrubbed_and_short(nexthink: Nexthink, tran
         export_status(transport, "e-1")
     assert "made-up-token" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_read_export_after_a_failed_download_reads_all_rows_again(nexthink: Nexthink, transport: Transport) -> None:
+    cut = b"a,b\r\n1,2\r\n3"
+    nexthink.responses = [completed(), stored(cut), completed(), stored(b"a,b\r\n1,2\r\n3,4\r\n")]
+    read: list[list[str]] = []
+
+    def write(result: NqlStream) -> list[str]:
+        read.clear()
+        read.extend(result.rows)
+        return result.columns
+
+    assert read_export(transport, "e-1", write) == ["a", "b"]
+    assert read == [["1", "2"], ["3", "4"]]
+
+
+def test_read_export_error_of_the_reader_is_not_retried(nexthink: Nexthink, transport: Transport) -> None:
+    nexthink.responses = [completed(), stored(b"a\r\n1\r\n")]
+
+    def write(result: NqlStream) -> None:
+        raise OSError(f"disk full at row {next(result.rows)}")
+
+    with pytest.raises(OSError, match="disk full at row"):
+        read_export(transport, "e-1", write)
+    assert nexthink.responses == []
