@@ -82,15 +82,30 @@ def test_nql_to_file_is_read_back_as_devices(sandbox: Sandbox, run_dag: RunDag, 
     path = f"{tmp_path}/{{{{ dag_run.run_type }}}}.parquet"
     stale = [device for device in sandbox.tenant.devices() if device.days_since_last_seen >= 90]
     with DAG("pull_and_delete") as dag:
-        manifest = NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", results_path=path)
-        deleted = NexthinkDeleteDevicesOperator(
-            task_id="delete", devices="{{ ti.xcom_pull(task_ids='pull')['path'] }}", return_format="columns"
-        )
-        manifest >> deleted
+        pull = NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", results_path=path)
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=pull.output, return_format="columns")
     run = run_dag(dag)
     assert run.states == {"pull": "success", "delete": "success"}
     assert run.xcom("delete")["name"] == [device.name for device in stale]
     assert len(sandbox.tenant.queued) == 250
+
+
+@pytest.mark.parametrize("query_mode", ["export", "execute"])
+def test_nql_to_file_without_rows_is_an_empty_list_of_devices(
+    sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, query_mode: Any
+) -> None:
+    with DAG("pull_none", default_args=ONE_RETRY) as dag:
+        pull = NexthinkNqlOperator(
+            task_id="pull",
+            query_id="#stale_devices",
+            parameters={"min_days_unseen": "9999"},
+            query_mode=query_mode,
+            results_path=f"{tmp_path}/none.parquet",
+        )
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=pull.output)
+    run = run_dag(dag)
+    assert run.states == {"pull": "success", "delete": "success"}
+    assert run.xcom("delete") == []
 
 
 def test_nql_to_file_without_rows_has_the_columns(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path) -> None:
@@ -271,7 +286,6 @@ def test_sql_to_file_keeps_text_and_null_and_writes_the_rest_as_text(
 def test_sql_to_file_is_read_back_as_devices(sandbox: Sandbox, run_dag: RunDag, tmp_path: Path, database: str) -> None:
     devices = sandbox.tenant.devices()[:30]
     fill(database, [(device.uid, device.name) for device in devices])
-    path = tmp_path / "assets.parquet"
     with DAG("sql_and_delete") as dag:
         query = SqlToParquetOperator(
             task_id="query",
@@ -279,7 +293,7 @@ def test_sql_to_file_is_read_back_as_devices(sandbox: Sandbox, run_dag: RunDag, 
             sql_conn_id="{{ 'warehouse' }}",
             results_path=f"{tmp_path}/{{{{ 'assets' }}}}.parquet",
         )
-        query >> NexthinkDeleteDevicesOperator(task_id="delete", devices=str(path))
+        NexthinkDeleteDevicesOperator(task_id="delete", devices=query.output)
     run = run_dag(dag)
     assert [(row["uid"], row["name"], row["status"]) for row in run.xcom("delete")] == [
         (device.uid, device.name, "SCHEDULED") for device in devices
