@@ -26,7 +26,7 @@ from airflow_provider_nexthink.devices.formats import redacted_path, suffix_of
 from airflow_provider_nexthink.devices.parquet import ParquetRows, ParquetWriter
 from airflow_provider_nexthink.devices.references import Reference, write_chunks
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.status import COLUMNS, Status
+from airflow_provider_nexthink.status import COLUMNS, NUMBER_COLUMNS, Status
 from airflow_provider_nexthink.utils.results import publish_results, unfinished_path
 from airflow_provider_nexthink.utils.storage import exists, file_of, publish
 from airflow_provider_nexthink.version_compat import max_map_length
@@ -107,7 +107,10 @@ def join_tables(
         tempfile.TemporaryFile() as table,
         tempfile.TemporaryFile() as unscheduled,
     ):
-        with ParquetWriter(table, COLUMNS) as all_rows, ParquetWriter(unscheduled, COLUMNS) as open_rows:
+        with (
+            ParquetWriter(table, COLUMNS, NUMBER_COLUMNS) as all_rows,
+            ParquetWriter(unscheduled, COLUMNS, NUMBER_COLUMNS) as open_rows,
+        ):
             for cells in _batches(rows):
                 part = _as_outcomes(cells)
                 for at, status in enumerate(part.status):

@@ -40,6 +40,9 @@ class Presence(StrEnum):
 COLUMNS = ("uid", "name", "status", "reason", "batch", "request_id", "trace_id", "attempts", "submitted_at")
 """The columns of the outcome table, in this order."""
 
+NUMBER_COLUMNS = ("batch", "attempts")
+"""Those of them that hold whole numbers; the others hold text."""
+
 RETRYABLE = frozenset({Status.FAILED, Status.UNKNOWN, Status.NOT_SENT})
 """A retry may give these rows a final status."""
 

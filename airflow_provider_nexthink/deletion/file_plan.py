@@ -22,7 +22,7 @@ from airflow_provider_nexthink.devices.parquet import ParquetRows, ParquetWriter
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.devices.rows import check_cells
 from airflow_provider_nexthink.devices.statuses import StatusFinder
-from airflow_provider_nexthink.status import ACTION_REQUIRED, COLUMNS, MAX_UNSCHEDULED, Presence, Status
+from airflow_provider_nexthink.status import ACTION_REQUIRED, COLUMNS, MAX_UNSCHEDULED, NUMBER_COLUMNS, Presence, Status
 
 _CODES: tuple[Status | None, ...] = (None, *Status)  # None: to send
 _UID_BYTES = 16
@@ -85,7 +85,10 @@ class FilePlan:
         decided = self._decide(repeated, exclude, protected, protect) if repeated.rows else None
         planned = FileOutcomes()
         first = 0
-        with ParquetWriter(table, COLUMNS) as all_rows, ParquetWriter(unscheduled, COLUMNS) as open_rows:
+        with (
+            ParquetWriter(table, COLUMNS, NUMBER_COLUMNS) as all_rows,
+            ParquetWriter(unscheduled, COLUMNS, NUMBER_COLUMNS) as open_rows,
+        ):
             for rows in self._parts():
                 plan = make_plan(rows, exclude, protected, protect)
                 if decided is not None:

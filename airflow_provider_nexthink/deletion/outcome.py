@@ -24,6 +24,7 @@ from airflow_provider_nexthink.status import (
     ACTION_REQUIRED,
     COLUMNS,
     DEFAULT_FAIL_ON,
+    NUMBER_COLUMNS,
     RETRYABLE,
     Status,
 )
@@ -271,10 +272,9 @@ class DeletionResult:
         """Return the outcome table as a DataFrame; missing values are NA, text stays text."""
         import pandas as pd
 
-        numbers = ("batch", "attempts")
         return pd.DataFrame(
             {
-                column: pd.array(values, dtype="Int64" if column in numbers else "string")
+                column: pd.array(values, dtype="Int64" if column in NUMBER_COLUMNS else "string")
                 for column, values in self.outcomes.columns().items()
             }
         )

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.status import NUMBER_COLUMNS
 from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -152,7 +153,7 @@ def write_file(file: BinaryIO, path: str, columns: Mapping[str, list[Any]]) -> N
         from airflow_provider_nexthink.devices.parquet import ROWS_AT_ONCE, ParquetWriter
 
         cells = list(columns.values())
-        with ParquetWriter(file, list(columns)) as parquet:
+        with ParquetWriter(file, list(columns), NUMBER_COLUMNS) as parquet:
             for start in range(0, len(cells[0]), ROWS_AT_ONCE):
                 parquet.write([column[start : start + ROWS_AT_ONCE] for column in cells])
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, BinaryIO, Self
@@ -14,21 +14,20 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 ROWS_AT_ONCE = 50_000
 """So many rows of a long table are in memory at a time."""
 
-_NUMBERS = ("batch", "attempts")
-
 
 class ParquetWriter:
     """Writes a table to an open file, one row group for each part. Use it as a context manager.
 
     :param file: open for writing bytes.
-    :param labels: the names of the columns, in order. All hold text but ``batch`` and ``attempts``, whole numbers.
+    :param labels: the names of the columns, in order.
+    :param numbers: those of them that hold whole numbers; the others hold text.
     """
 
-    def __init__(self, file: BinaryIO, labels: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, labels: Sequence[str], numbers: Collection[str] = ()) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
-        self._schema = pa.schema([(label, pa.int64() if label in _NUMBERS else pa.string()) for label in labels])
+        self._schema = pa.schema([(label, pa.int64() if label in numbers else pa.string()) for label in labels])
         self._writer = parquet.ParquetWriter(file, self._schema, write_page_checksum=True)
         self.rows = 0
         """How many have been written."""

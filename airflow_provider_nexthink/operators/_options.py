@@ -60,5 +60,5 @@ class DeleteDevicesOptions(DeletionOptionsDict, TaskOptions, total=False):
     nexthink_conn_id: str
     on_empty: Literal["succeed", "skip", "fail"]
     fail_on: Sequence[str]
-    return_format: Literal["records", "columns", "dataframe"]
+    return_format: Literal["records", "columns", "dataframe", "manifest"]
     results_path: str | None

@@ -9,11 +9,8 @@ from typing import Any, Self
 
 from airflow_provider_nexthink.devices.formats import redacted_path
 from airflow_provider_nexthink.devices.parquet import ROWS_AT_ONCE, ParquetWriter
-from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
+from airflow_provider_nexthink.exceptions import NexthinkResultsError
 from airflow_provider_nexthink.utils.storage import check_results_path, publish
-
-# Those that ParquetWriter takes for whole numbers, as they are in an outcome table.
-_NUMBERS = ("batch", "attempts")
 
 
 class SourceFile:
@@ -41,14 +38,13 @@ class SourceFile:
 
         :param columns: the names of the columns.
         :param batches: for each batch of rows the cells of each column: text, or None.
-        :raises NexthinkInputError: if ``batch`` or ``attempts`` is no column of whole numbers.
         """
         self._made.seek(0)
         self._made.truncate()
         self._columns = list(columns)
         with ParquetWriter(self._made, self._columns) as parquet:
             for cells in batches:
-                parquet.write([_as_stored(label, column) for label, column in zip(columns, cells, strict=True)])
+                parquet.write(cells)
         self._rows = parquet.rows
 
     def publish(self) -> dict[str, Any]:
@@ -82,15 +78,3 @@ def in_batches(rows: Iterator[Sequence[Any]], width: int) -> Iterator[list[list[
     """
     while cells := list(chain.from_iterable(islice(rows, ROWS_AT_ONCE))):  # no row of them is kept: half the time
         yield [cells[at::width] for at in range(width)]
-
-
-def _as_stored(label: str, cells: list[Any]) -> list[Any]:
-    if label not in _NUMBERS:
-        return cells
-    try:
-        return [int(cell) if cell else None for cell in cells]
-    except ValueError:
-        raise NexthinkInputError(
-            f"The column {label!r} has values that are no whole numbers, which this name stands for in an outcome "
-            "table: give the column another name in the query."
-        ) from None

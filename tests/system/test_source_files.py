@@ -404,19 +404,13 @@ def test_sql_to_file_error_in_the_middle_leaves_the_file_as_it_was(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(
-    ("sql", "says"),
-    [
-        ("SELECT 'u' AS uid, 'n' AS name, 1 AS no, 2 AS no", "gives the column 'no' twice: rename one of them with AS"),
-        ("SELECT 'u' AS uid, 'n' AS name, 'first' AS batch", "'batch' has values that are no whole numbers"),
-    ],
-)
 def test_sql_to_file_columns_that_a_file_cannot_have_fail_without_retry(
-    run_dag: RunDag, tmp_path: Path, database: str, sql: str, says: str
+    run_dag: RunDag, tmp_path: Path, database: str
 ) -> None:
+    sql = "SELECT 'u' AS uid, 'n' AS name, 1 AS no, 2 AS no"
     run = sql_to_file(run_dag, tmp_path / "assets.parquet", sql)
     assert (run.state, run.tries("query")) == ("failed", 1)
-    assert says in run.error
+    assert "gives the column 'no' twice: rename one of them with AS" in run.error
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -424,7 +418,7 @@ def test_sql_to_file_other_types_become_text(run_dag: RunDag, tmp_path: Path, da
     sql = "SELECT 'u' AS uid, 'n' AS name, 1.5 AS number, x'00ff' AS bytes, 7 AS batch, NULL AS attempts"
     run = sql_to_file(run_dag, tmp_path / "assets.parquet", sql)
     (row,) = check_manifest(run.xcom("query"), tmp_path / "assets.parquet").to_pylist()
-    assert row == {"uid": "u", "name": "n", "number": "1.5", "bytes": "00ff", "batch": 7, "attempts": None}
+    assert row == {"uid": "u", "name": "n", "number": "1.5", "bytes": "00ff", "batch": "7", "attempts": None}
 
 
 @pytest.mark.parametrize("database", [pytest.param("postgres", marks=pytest.mark.service)], indirect=True)
