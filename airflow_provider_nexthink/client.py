@@ -458,7 +458,7 @@ class NexthinkClient:
         :param compression: of the result file in transit: NONE, GZIP or ZSTD.
         :param poll_interval: seconds between two polls, growing to a minute.
         :param timeout: seconds after which to give up.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
@@ -506,14 +506,14 @@ class NexthinkClient:
         """Fetch and read the file of an export that is ready.
 
         :param export_id: what ``start_export`` returned.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         rows = nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated, limits=self._result_limits)
         if rows.truncated:
-            log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
+            log.warning("The export %s was cut off at the license's maximum: rows are missing.", export_id)
         return rows
 
     def request(self, method: str, path: str, **request_options: Any) -> httpx.Response:

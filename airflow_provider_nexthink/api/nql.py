@@ -68,7 +68,7 @@ class NqlRows(list[dict[str, str]]):
 
     :param rows: the rows.
     :param columns: the names of the columns, also where there is no row; empty where Nexthink named none.
-    :param truncated: whether the licence's maximum cut the result off.
+    :param truncated: whether the license's maximum cut the result off.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ def fetch_export(
 
     :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
-    :param allow_truncated: whether to take a result that the licence's maximum cut off.
+    :param allow_truncated: whether to take a result that the license's maximum cut off.
     :param limits: how large the file may be; by default as ``ResultLimits`` says.
     :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
     :raises NexthinkResultLimitError: if the file exceeds a limit.
@@ -224,7 +224,7 @@ def _fetch_once(transport: Transport, export_id: str, allow_truncated: bool, lim
     status, truncated = export_status(transport, export_id)
     if truncated and not allow_truncated:
         raise NexthinkTruncatedError(
-            f"The result of export {export_id} was cut off at the maximum of the tenant's licence: devices are "
+            f"The result of export {export_id} was cut off at the maximum of the tenant's license: devices are "
             "missing from it. Narrow the query, or set allow_truncated=True where a part will do.",
             status=httpx.codes.PARTIAL_CONTENT,
         )

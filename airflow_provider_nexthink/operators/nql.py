@@ -63,7 +63,7 @@ class NexthinkNqlOperator(BaseOperator):
     :param compression: compression of the result file: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
         lists) or ``dataframe`` (needs pyarrow).
-    :param allow_truncated: whether to accept an export that was cut off at the licence's maximum.
+    :param allow_truncated: whether to accept an export that was cut off at the license's maximum.
     :param deferrable: whether to wait for the export in the triggerer, where it holds no worker; by default what
         Airflow's option ``[operators] default_deferrable`` says.
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
@@ -240,7 +240,7 @@ def _seconds(option: str, value: Any) -> float:
     """Return a time in seconds."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, Real | Decimal) and not isinstance(value, bool):
-        with suppress(TypeError, ValueError, OverflowError):  # NumPy's timedelta; a signalling NaN; a huge integer
+        with suppress(TypeError, ValueError, OverflowError):  # NumPy's timedelta; a signaling NaN; a huge integer
             if 0 < (seconds := float(number)) < inf:
                 return seconds
     raise NexthinkInputError(f"{option} is {value!r}: it takes a number of seconds above 0, or a timedelta.")
