@@ -15,7 +15,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion.options import check_choice
-from airflow_provider_nexthink.devices.formats import require_parquet
+from airflow_provider_nexthink.devices.formats import require_dataframe
 from airflow_provider_nexthink.exceptions import (
     NexthinkEventError,
     NexthinkExportError,
@@ -62,7 +62,7 @@ class NexthinkNqlOperator(BaseOperator):
     :param timeout: maximum time to wait for the export, seconds or ``timedelta``.
     :param compression: compression of the result file: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
-        lists) or ``dataframe`` (needs pyarrow).
+        lists) or ``dataframe`` (needs pandas and pyarrow).
     :param allow_truncated: whether to accept an export that was cut off at the license's maximum.
     :param deferrable: whether to wait for the export in the triggerer, where it holds no worker; by default what
         Airflow's option ``[operators] default_deferrable`` says.
@@ -108,7 +108,7 @@ class NexthinkNqlOperator(BaseOperator):
         """Run the query and return its rows."""
         with fail_without_retry(), self._new_hook() as hook:
             if self.return_format == "dataframe":
-                require_parquet("return_format='dataframe'")
+                require_dataframe("return_format='dataframe'")
             if self.query_mode == "execute":
                 started_at = time.time()
                 return self._finalize(context, hook, hook.run_nql(self.query_id, self.parameters), started_at)
