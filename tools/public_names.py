@@ -148,9 +148,8 @@ def _parameters(found: Any) -> list[str]:
 
 
 def _shown(parameter: inspect.Parameter) -> str:
-    prefix = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
     if parameter.default is parameter.empty:
-        return f"{prefix}{parameter.name}"
+        return str(parameter.replace(annotation=parameter.empty))
     default = parameter.default
     if isinstance(default, tuple):
         default = tuple(map(str, default))
