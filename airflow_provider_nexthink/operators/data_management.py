@@ -96,9 +96,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
     :param fail_on: the statuses that fail the task, once every device has its outcome.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
-        lists), ``dataframe`` (needs pandas and pyarrow) or ``manifest`` (``{path, rows, counts, size, checksum, unscheduled}`` of
-        the file in ``results_path``; ``unscheduled`` then has the first 1000 rows, and a file of its own). With
-        ``manifest``, a dry run from one Parquet file to another needs bounded memory, whatever the length of the list.
+        lists), ``dataframe`` (needs pandas and pyarrow) or ``manifest`` (``{path, rows, counts, size, checksum,
+        unscheduled}`` of the file in ``results_path``; ``unscheduled`` then has the first 1000 rows, and a file of its
+        own). With ``manifest``, a dry run from one Parquet file to another needs bounded memory, whatever the length of
+        the list.
     :param results_path: also write the whole table to this file, local or on object storage: .csv, .parquet (needs
         pyarrow) or .jsonl. (templated)
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
