@@ -21,7 +21,7 @@ def snippets() -> list[object]:
     dags = {dag.read_text() for dag in (ROOT / "dags").glob("*.py")}
     for page in PAGES:
         for match in re.finditer(r"^( *)```python\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE):
-            if match[2] in dags or "--8<--" in match[2]:
+            if match[2] in dags:
                 continue
             line = page.read_text()[: match.start()].count("\n") + 1
             code = re.sub(rf"^{match[1]}", "", match[2], flags=re.MULTILINE)
