@@ -8,7 +8,7 @@ SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # JavaScript and CSS
 PAGE = airflow_provider_nexthink/plugins/static tests/js
 
-.PHONY: help demo test test-unit bench growth test-services test-browser matrix matrix-ci lint format types docs build clean
+.PHONY: help demo test test-unit bench growth test-services test-browser matrix matrix-ci lint lint-forge format pages public-names docs build release clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -51,13 +51,21 @@ matrix: $(READY) ## Run the main job on Airflow 3.1 to 3.3 and Python 3.11 to 3.
 matrix-ci: $(READY) ## Run the oldest and the newest of these versions only.
 	@$(BIN)/python tests/matrix/run.py --ci
 
-lint: $(READY) ## Check style, formatting, types and the import rules.
+lint: $(READY) lint-forge ## Check style, formatting, spelling, types, the import rules and the files of the forge.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/oxlint $(PAGE)
 	$(BIN)/oxfmt --check $(PAGE)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+lint-forge: $(READY)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/pre-commit validate-config
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix
@@ -67,8 +75,17 @@ format: $(READY) ## Format the code.
 docs: $(READY) ## Build the documentation into site/.
 	$(BIN)/mkdocs build --strict
 
+pages: $(READY) ## Write the example Dags into their pages.
+	$(BIN)/python -m tools.dag_pages
+
+public-names: $(READY) ## Accept a change of the public names: write them into tests/public_names.txt.
+	$(BIN)/python -m tools.public_names
+
 build: $(READY) ## Build the wheel and the source distribution into dist/.
 	$(BIN)/python -m build
+
+release: $(READY) ## A dry release: check, build, and say what is left to do. Publishes nothing.
+	@$(BIN)/python -m tools.release
 
 clean: ## Remove everything that the other commands made.
 	rm -rf $(VENV) .demo .matrix .coverage* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

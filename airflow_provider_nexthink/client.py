@@ -477,7 +477,7 @@ class NexthinkClient:
         :param compression: of the result file in transit: NONE, GZIP or ZSTD.
         :param poll_interval: seconds between two polls, growing to a minute.
         :param timeout: seconds after which to give up.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
@@ -525,7 +525,7 @@ class NexthinkClient:
         """Fetch and read the file of an export that is ready.
 
         :param export_id: what ``start_export`` returned.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
@@ -541,7 +541,7 @@ class NexthinkClient:
         :param read: reads the rows, such as ``lambda result: writer.writerows(result.rows)``. It is called again, with
             all rows from the first, after a download that failed. Whether the file is whole shows only after the last
             row: use nothing of it before ``read_export`` returns.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: what ``read`` returned.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.

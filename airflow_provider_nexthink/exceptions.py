@@ -142,7 +142,7 @@ class NexthinkNotFoundError(NexthinkApiError, NexthinkFinalError):
 
 
 class NexthinkTruncatedError(NexthinkApiError, NexthinkFinalError):
-    """The result was cut off at the licence's maximum (206): it proves no absence."""
+    """The result was cut off at the license's maximum (206): it proves no absence."""
 
 
 class NexthinkExportError(NexthinkApiError, NexthinkRetryableError):

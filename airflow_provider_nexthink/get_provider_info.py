@@ -1,6 +1,8 @@
-"""The metadata of this provider. Imports nothing: every Airflow component loads this module."""
+"""The metadata of this provider. Imports nothing but the version: every Airflow component loads this module."""
 
 from __future__ import annotations
+
+from airflow_provider_nexthink import __version__
 
 
 def get_provider_info() -> dict[str, object]:
@@ -9,7 +11,7 @@ def get_provider_info() -> dict[str, object]:
         "package-name": "airflow-provider-nexthink",
         "name": "Nexthink",
         "description": "Delete stale devices from `Nexthink <https://nexthink.com/>`__, and track the outcome of each.",
-        "versions": ["0.1.0"],
+        "versions": [__version__],
         "integrations": [
             {
                 "integration-name": "Nexthink",

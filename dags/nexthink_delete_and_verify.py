@@ -1,4 +1,4 @@
-"""Every week: delete stale devices, wait until they are gone, report the licence seats freed.
+"""Every week: delete stale devices, wait until they are gone, report the license seats freed.
 
 SCHEDULED does not mean removed: Nexthink removes devices in the background and does not say when. Devices that are
 still present after the wait are passed to the next run, which sends them again if they are still stale. Each run that

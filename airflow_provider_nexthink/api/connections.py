@@ -2,7 +2,7 @@
 
 httpx limits each read, not their sum: a server that drips would hold a request forever. So the sockets are wrapped
 in httpcore's network backend, where every wait of an exchange but that for DNS ends in time. A read ends at once when
-the exchange is cancelled.
+the exchange is canceled.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class NqlRows(list[dict[str, str]]):
 
     :param rows: the rows.
     :param columns: the names of the columns, also where there is no row; empty where Nexthink named none.
-    :param truncated: whether the licence's maximum cut the result off.
+    :param truncated: whether the license's maximum cut the result off.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class NqlStream:
     :param columns: the names of the columns.
     :param rows: the cells of each row, in the order of the columns, as text; once. It raises what is wrong with the
         file, perhaps only after the last row.
-    :param truncated: whether the licence's maximum cut the result off.
+    :param truncated: whether the license's maximum cut the result off.
     """
 
     columns: list[str]
@@ -216,7 +216,7 @@ def fetch_export(
 
     :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
-    :param allow_truncated: whether to take a result that the licence's maximum cut off.
+    :param allow_truncated: whether to take a result that the license's maximum cut off.
     :param limits: how large the file may be; by default as ``ResultLimits`` says.
     :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
     :raises NexthinkResultLimitError: if the file exceeds a limit.
@@ -240,7 +240,7 @@ def read_export(
     :param transport: of the tenant.
     :param export_id: what ``start_export`` returned.
     :param read: reads the rows. It is called again, with all rows from the first, after a download that failed.
-    :param allow_truncated: whether to take a result that the licence's maximum cut off.
+    :param allow_truncated: whether to take a result that the license's maximum cut off.
     :param limits: how large the file may be; by default as ``ResultLimits`` says.
     :return: what ``read`` returned.
     :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
@@ -269,12 +269,12 @@ def _read_once(
     status, truncated = export_status(transport, export_id)
     if truncated and not allow_truncated:
         raise NexthinkTruncatedError(
-            f"The result of export {export_id} was cut off at the maximum of the tenant's licence: devices are "
+            f"The result of export {export_id} was cut off at the maximum of the tenant's license: devices are "
             "missing from it. Narrow the query, or set allow_truncated=True where a part will do.",
             status=httpx.codes.PARTIAL_CONTENT,
         )
     if truncated:
-        log.warning("The export %s was cut off at the licence's maximum: rows are missing.", export_id)
+        log.warning("The export %s was cut off at the license's maximum: rows are missing.", export_id)
     if status.resultsFileUrl is None:
         raise NexthinkExportError(f"The export {export_id} names no file.")
     with transport.download(status.resultsFileUrl) as file:

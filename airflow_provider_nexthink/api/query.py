@@ -62,6 +62,6 @@ def _as_text(name: str, value: object) -> str:
             exact = Decimal(str(number))
             whole = exact.to_integral_value()
             return f"{whole if whole == exact else exact:f}"
-    except (TypeError, ValueError):  # NumPy's timedelta; a signalling NaN, or more digits than Python writes
+    except (TypeError, ValueError):  # NumPy's timedelta; a signaling NaN, or more digits than Python writes
         pass
     raise NexthinkInputError(f"The NQL parameter {name!r} is {value!r}: it takes text or a number.")

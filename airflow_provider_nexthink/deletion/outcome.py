@@ -269,8 +269,14 @@ class DeletionResult:
         }
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the outcome table as a DataFrame; missing values are NA, text stays text."""
-        import pandas as pd
+        """Return the outcome table as a DataFrame; missing values are NA, text stays text.
+
+        :raises ImportError: if pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ImportError("to_pandas() needs pandas: install airflow-provider-nexthink[dataframe].") from None
 
         return pd.DataFrame(
             {

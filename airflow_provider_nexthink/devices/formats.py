@@ -58,9 +58,23 @@ def require_parquet(purpose: str) -> None:
     :param purpose: what needs it, as the start of a sentence.
     :raises NexthinkInputError: if it is not installed.
     """
-    if importlib.util.find_spec("pyarrow") is None:
+    _require("pyarrow", purpose)
+
+
+def require_dataframe(purpose: str) -> None:
+    """Check that pandas is installed, and pyarrow, without which no DataFrame gets into XCom.
+
+    :param purpose: what needs them, as the start of a sentence.
+    :raises NexthinkInputError: if one of them is not installed.
+    """
+    _require("pandas", purpose)
+    _require("pyarrow", purpose)
+
+
+def _require(package: str, purpose: str) -> None:
+    if importlib.util.find_spec(package) is None:
         raise NexthinkInputError(
-            f"{purpose} needs pyarrow: install airflow-provider-nexthink[dataframe]. This try sent nothing."
+            f"{purpose} needs {package}: install airflow-provider-nexthink[dataframe]. This try sent nothing."
         )
 
 

@@ -1,4 +1,4 @@
-"""Recognise and read DataFrames, Arrow data and arrays without importing their libraries.
+"""Recognize and read DataFrames, Arrow data and arrays without importing their libraries.
 
 Only the libraries named here are read. Iterating over a frame of any other library would give its column labels, so
 those are refused; the error names the call that loads their rows.
@@ -66,7 +66,7 @@ def load_reader(devices: Any) -> Any:
 def table_columns(table: Any) -> tuple[list[Any], Callable[[int], list[Any]]]:
     """Return the names of a table's columns, and a function that gives the cells of one of them.
 
-    :param table: a DataFrame or an Arrow table, as ``is_table`` recognises it.
+    :param table: a DataFrame or an Arrow table, as ``is_table`` recognizes it.
     """
     library = _library_of(table, "DataFrame", "Table", "RecordBatch")
     if library in _LIKE_PANDAS:

@@ -1,4 +1,4 @@
-"""Recognise an outcome table that is passed as the next list, and read its statuses."""
+"""Recognize an outcome table that is passed as the next list, and read its statuses."""
 
 from __future__ import annotations
 

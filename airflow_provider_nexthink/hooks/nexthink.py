@@ -323,7 +323,7 @@ class NexthinkHook(BaseHook):
 
         :param export_id: the id of the export.
         :param query_id: the query that was exported, for Airflow's lineage.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
@@ -340,7 +340,7 @@ class NexthinkHook(BaseHook):
         :param export_id: the id of the export.
         :param read: reads the rows, as ``NexthinkClient.read_export`` describes it.
         :param query_id: the query that was exported, for Airflow's lineage.
-        :param allow_truncated: whether to take a result that the licence's maximum cut off.
+        :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: what ``read`` returned.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.

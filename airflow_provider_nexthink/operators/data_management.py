@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion import options
-from airflow_provider_nexthink.devices.formats import is_path, redacted_path, require_parquet, suffix_of
+from airflow_provider_nexthink.devices.formats import is_path, redacted_path, require_dataframe, suffix_of
 from airflow_provider_nexthink.devices.references import Reference
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkResultsError
 from airflow_provider_nexthink.links.nexthink import NexthinkDeletionDocsLink, NexthinkOutcomeLink, NexthinkTenantLink
@@ -96,9 +96,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
     :param on_empty: what to do with a list without rows: ``succeed``, ``skip`` or ``fail``.
     :param fail_on: the statuses that fail the task, once every device has its outcome.
     :param return_format: how the table is returned: ``records`` (a list of mappings), ``columns`` (one mapping of
-        lists), ``dataframe`` (needs pyarrow) or ``manifest`` (``{path, rows, counts, size, checksum, unscheduled}`` of
-        the file in ``results_path``; ``unscheduled`` then has the first 1000 rows, and a file of its own). With
-        ``manifest``, a dry run from one Parquet file to another needs bounded memory, whatever the length of the list.
+        lists), ``dataframe`` (needs pandas and pyarrow) or ``manifest`` (``{path, rows, counts, size, checksum,
+        unscheduled}`` of the file in ``results_path``; ``unscheduled`` then has the first 1000 rows, and a file of its
+        own). With ``manifest``, a dry run from one Parquet file to another needs bounded memory, whatever the length of
+        the list.
     :param results_path: also write the whole table to this file, local or on object storage: .csv, .parquet (needs
         pyarrow) or .jsonl. (templated)
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
@@ -324,7 +325,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                 "Check the task that makes it. This try sent nothing."
             )
         if self.return_format == "dataframe":
-            require_parquet("return_format='dataframe'")
+            require_dataframe("return_format='dataframe'")
         if (path := options.check_results_path(self.results_path)) is not None:
             check_results_path(path)
         elif self.return_format == "manifest":

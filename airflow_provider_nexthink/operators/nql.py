@@ -15,7 +15,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_nexthink.api.query import check_query_id
 from airflow_provider_nexthink.deletion.options import check_choice
-from airflow_provider_nexthink.devices.formats import redacted_path, require_parquet
+from airflow_provider_nexthink.devices.formats import redacted_path, require_dataframe
 from airflow_provider_nexthink.exceptions import (
     NexthinkEventError,
     NexthinkExportError,
@@ -70,10 +70,10 @@ class NexthinkNqlOperator(BaseOperator):
     :param timeout: maximum time to wait for the export, seconds or ``timedelta``.
     :param compression: compression of the result file: ``GZIP``, ``ZSTD`` (needs the extra ``zstd``) or ``NONE``.
     :param return_format: how the rows are returned: ``records`` (a list of mappings), ``columns`` (one mapping of
-        lists) or ``dataframe`` (needs pyarrow).
+        lists) or ``dataframe`` (needs pandas and pyarrow).
     :param results_path: write the rows to this .parquet file instead, local or on object storage, and return its
         manifest. It needs pyarrow, and goes with no ``return_format``. (templated)
-    :param allow_truncated: whether to accept an export that was cut off at the licence's maximum.
+    :param allow_truncated: whether to accept an export that was cut off at the license's maximum.
     :param deferrable: whether to wait for the export in the triggerer, where it holds no worker; by default what
         Airflow's option ``[operators] default_deferrable`` says.
     :raises NexthinkInputError: while the Dag is parsed, if an option cannot take effect.
@@ -120,7 +120,7 @@ class NexthinkNqlOperator(BaseOperator):
         """Run the query and return its rows, or the manifest of the file that they are in."""
         with fail_without_retry(), self._new_hook() as hook:
             if self.return_format == "dataframe":
-                require_parquet("return_format='dataframe'")
+                require_dataframe("return_format='dataframe'")
             if self.results_path is not None:
                 from airflow_provider_nexthink.utils.storage import check_results_path
 
@@ -300,7 +300,7 @@ def _seconds(option: str, value: Any) -> float:
     """Return a time in seconds."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, Real | Decimal) and not isinstance(value, bool):
-        with suppress(TypeError, ValueError, OverflowError):  # NumPy's timedelta; a signalling NaN; a huge integer
+        with suppress(TypeError, ValueError, OverflowError):  # NumPy's timedelta; a signaling NaN; a huge integer
             if 0 < (seconds := float(number)) < inf:
                 return seconds
     raise NexthinkInputError(f"{option} is {value!r}: it takes a number of seconds above 0, or a timedelta.")

@@ -89,7 +89,7 @@ def check_results_path(path: str) -> None:
 
 
 class StoredFile(NamedTuple):
-    """A file that was written, or read: how to recognise it again.
+    """A file that was written, or read: how to recognize it again.
 
     :param size: in bytes.
     :param checksum: BLAKE2b of its bytes, 128 bits, in hexadecimal digits.

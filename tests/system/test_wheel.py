@@ -1,16 +1,24 @@
-"""The wheel, installed alone beside Airflow."""
+"""The wheel: what it holds, what the package index shows of it, and how it works installed alone beside Airflow."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from readme_renderer.markdown import render
+
+from airflow_provider_nexthink import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +43,28 @@ def beside_airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     pip = [sys.executable, "-m", "pip", "--python", str(home), "install", "--quiet", "--no-deps", str(wheel)]
     subprocess.run(pip, check=True, capture_output=True)
     return home
+
+
+@pytest.fixture(scope="module")
+def without_pandas(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, Airflow and everything else of this one, but without pandas and pyarrow."""
+    home = tmp_path_factory.mktemp("without_pandas")
+    venv.create(home, with_pip=False, symlinks=True)
+    (packages,) = home.glob("lib/python*/site-packages")
+    missing = ("pandas", "pyarrow", "airflow_provider_nexthink", "_airflow_provider_nexthink")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(missing):
+            (packages / entry.name).symlink_to(entry)
+    pip = [sys.executable, "-m", "pip", "--python", str(home), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    return home
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(archive.read(name))
 
 
 def run(beside_airflow: Path, *arguments: str) -> str:
@@ -92,3 +122,82 @@ def test_wheel_example_dags_load(beside_airflow: Path) -> None:
     )
     dags = sorted(path.stem for path in (ROOT / "dags").glob("*.py"))
     assert run(beside_airflow, "-c", code).splitlines()[-1] == f"{{}} {dags}"
+
+
+def test_wheel_metadata_has_the_version_and_the_addresses_of_the_project(metadata: Message) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert metadata["Version"] == __version__
+    addresses = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
+    assert set(addresses) == {"Documentation", "Source", "Changelog", "Issues"}
+    assert addresses == project["urls"]
+    # One address: pyproject.toml cannot define it once and use it in all of these, so none may be forgotten.
+    assert all(address.startswith(addresses["Source"]) for address in addresses.values())
+
+
+def test_wheel_readme_renders_with_links_and_pictures_that_lead_into_the_repository(metadata: Message) -> None:
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    html = render(str(metadata.get_payload()))
+    assert html is not None
+    source = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))["Source"]
+    found = re.findall(r'<(a|img)\b[^>]*? (?:href|src)="([^"]*)"', html)
+    for _, address in found:
+        assert urlsplit(address).scheme == "https" or address.startswith("#"), address
+    kinds = {"a": f"{source}/blob/v{__version__}/", "img": f"{source}/raw/v{__version__}/"}
+    for kind, start in kinds.items():
+        paths = [address.removeprefix(start) for tag, address in found if tag == kind and address.startswith(source)]
+        assert paths
+        assert [path for path in paths if not (ROOT / path.partition("#")[0]).is_file()] == []
+
+
+def test_wheel_readme_shows_both_commands_on_its_first_screen() -> None:
+    first_screen = (ROOT / "README.md").read_text().splitlines()[:20]
+    assert any(line.startswith("make demo") for line in first_screen)
+    assert any(line.startswith("make test") for line in first_screen)
+
+
+def test_wheel_needs_no_pandas(metadata: Message) -> None:
+    needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert not [line for line in needed if line.startswith(("pandas", "pyarrow", "numpy"))]
+
+
+WITHOUT_PANDAS = """
+import os
+import polars
+from airflow.sdk.exceptions import AirflowException
+from airflow_provider_nexthink.filters import newest_of_each_name, not_seen_for
+from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
+from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
+from airflow_provider_nexthink.sandbox.server import Sandbox
+
+with Sandbox(devices=40, stale=10) as sandbox:
+    os.environ["AIRFLOW_CONN_NEXTHINK_DEFAULT"] = sandbox.airflow_connection()
+    with NexthinkHook() as hook:
+        rows = hook.export_nql("#stale_devices", {"min_days_unseen": "90"})
+        stale = newest_of_each_name(not_seen_for(list(rows), days=90).stale)
+        frame = polars.DataFrame(stale.newest + stale.single)
+        result = hook.delete_devices(frame, uid_column="device.uid")
+        assert result.counts["SCHEDULED"] == len(frame) > 0, result.counts
+    try:
+        result.to_pandas()
+    except ImportError as error:
+        print(error)
+    for operator in (
+        NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=list(rows), uid_column="device.uid", return_format="dataframe"
+        ),
+        NexthinkNqlOperator(task_id="pull", query_id="#stale_devices", return_format="dataframe"),
+    ):
+        requests = len(sandbox.requests)
+        try:
+            operator.execute({})
+        except AirflowException as error:
+            print(error)
+        assert len(sandbox.requests) == requests
+"""
+
+
+def test_wheel_without_pandas_deletes_and_says_what_needs_it(without_pandas: Path) -> None:
+    said = run(without_pandas, "-c", WITHOUT_PANDAS)
+    assert said.count("needs pandas: install airflow-provider-nexthink[dataframe].") == 3
+    assert said.count("return_format='dataframe' needs pandas") == 2

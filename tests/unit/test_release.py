@@ -1,0 +1,123 @@
+"""The dry release, and the files of the forge that it hands over to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from airflow_provider_nexthink import __version__
+from tools.release import address_problems, changelog_problems, tag_problems, tree_problems
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_address_problems_placeholder_is_found() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    real = re.sub(r"https://forge\.invalid/", "https://forge.example/acme/", pyproject)
+    assert address_problems(real) == []
+    (problem,) = address_problems(real.replace("forge.example", "forge.invalid", 1))
+    assert problem.startswith("1 addresses in pyproject.toml are placeholders")
+
+
+def test_address_placeholder_is_in_one_file_only() -> None:
+    here = {"pyproject.toml", "tests/unit/test_release.py", "tools/release.py"}
+    files = [path for pattern in ("*.md", "docs/*.md", ".github/**/*", "mkdocs.yml") for path in ROOT.glob(pattern)]
+    found = {
+        str(path.relative_to(ROOT)) for path in files if path.is_file() and "forge.invalid" in path.read_text()
+    } - here
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    ("heading", "ready"),
+    [
+        ("1.2.3 - 2027-01-31", True),
+        ("1.2.3 - unreleased", False),
+        ("1.2.2 - 2027-01-31", False),
+        ("1.2.34 - 2027-01-31", False),
+    ],
+)
+def test_changelog_problems_heading_of_that_version_with_a_date_is_ready(heading: str, ready: bool) -> None:
+    changelog = f"# Changelog\n\n## {heading}\n\n- New.\n\n## 1.2.3 - 2026-01-01\n"
+    assert (changelog_problems(changelog, "1.2.3") == []) is ready
+
+
+def test_changelog_begins_with_the_version_of_the_package() -> None:
+    newest = re.search(r"^## (\S+) - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest
+    assert newest[1] == __version__
+
+
+@pytest.mark.parametrize(
+    ("environment", "ready"),
+    [
+        ({}, True),
+        ({"GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "main"}, True),
+        ({"GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v1.2.3"}, True),
+        ({"GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v1.2.4"}, False),
+    ],
+)
+def test_tag_problems_tag_of_another_version_is_found(environment: dict[str, str], ready: bool) -> None:
+    assert (tag_problems(environment, "1.2.3") == []) is ready
+
+
+def test_tree_problems_change_is_found(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    assert tree_problems(tmp_path) == []
+    (tmp_path / "new.txt").touch()
+    assert tree_problems(tmp_path) == ["1 files are not committed: new.txt."]
+
+
+def load(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflow_runs_no_more_than_commands_that_are_here(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for step in steps(load(path)):
+        command = step.get("run", "")
+        if command.startswith("make "):
+            assert command.removeprefix("make ").strip() in targets
+        elif command.startswith(".ci/"):
+            assert (ROOT / command.strip()).is_file()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflow_actions_have_a_full_version_and_no_write_permission_but_that_of_publishing(path: Path) -> None:
+    workflow = load(path)
+    for step in steps(workflow):
+        assert re.fullmatch(r"[\w./-]+@v\d+\.\d+\.\d+", step.get("uses", "x@v1.2.3"))
+    assert set(workflow["permissions"].values()) <= {"read"}
+    writes = {
+        (name, permission)
+        for name, job in workflow["jobs"].items()
+        for permission, access in job.get("permissions", {}).items()
+        if access != "read"
+    }
+    assert writes <= {("publish", "id-token")}
+
+
+def test_workflow_publish_builds_once_and_only_publishes_what_was_built() -> None:
+    jobs = load(ROOT / ".github" / "workflows" / "publish.yml")["jobs"]
+    assert set(jobs["publish"]["needs"]) == {"ci", "build"}
+    assert not [step for step in jobs["publish"]["steps"] if "run" in step]
+    assert [step["run"] for step in jobs["build"]["steps"] if "run" in step] == ["make release"]
+
+
+def test_constraints_are_lines_that_dependency_updates_understand() -> None:
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            (specifier,) = Requirement(line).specifier
+            assert specifier.operator == "=="

@@ -1,0 +1,1 @@
+"""What maintainers run: ``make release``, ``make public-names``, ``make pages``."""
