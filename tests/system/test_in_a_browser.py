@@ -36,7 +36,7 @@ SECONDS = 1000.0  # Playwright counts in milliseconds
 
 @pytest.fixture(scope="module")
 def tenant() -> Iterator[Sandbox]:
-    with Sandbox(devices=600, stale=300, seed=3, removal_delay=0.0, pending_polls=0) as sandbox:
+    with Sandbox(devices=3500, stale=300, seed=3, removal_delay=0.0, pending_polls=0) as sandbox:
         yield sandbox
 
 
@@ -273,13 +273,20 @@ def test_approval_in_the_ui_is_needed_before_devices_are_deleted(
     run_id = airflow.start(APPROVAL)
     airflow.wait_until_parked(APPROVAL, run_id, "approve")
     assert tenant.tenant.queued == before
+    planned = {row["uid"] for row in airflow.xcom(APPROVAL, run_id, "plan") if row["status"] == "PLANNED"}
     page.goto("/required_actions")
     page.get_by_role("link", name=re.compile("Delete these devices")).first.click()
     page.get_by_role("button", name="Approve").wait_for()
+    page.get_by_text(f"{len(planned)} devices would be deleted from sandbox").wait_for()
     picture("approval")
+    with page.expect_popup() as popup:
+        page.get_by_role("link", name="All devices of this plan").click()
+    frame = plugin_frame(popup.value)
+    frame.get_by_role("heading", name="plan", exact=True).wait_for()
+    frame.get_by_role("button", name=f"PLANNED {len(planned)}", exact=True).wait_for()
+    popup.value.close()
     page.get_by_role("button", name="Approve").click()
     assert airflow.wait(APPROVAL, run_id) == "success"
-    planned = {row["uid"] for row in airflow.xcom(APPROVAL, run_id, "plan") if row["status"] == "PLANNED"}
     assert set(tenant.tenant.queued) - set(before) == planned
 
 
