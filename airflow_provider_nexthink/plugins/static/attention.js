@@ -3,7 +3,7 @@
 import { canRunAgain, noRunAgain, showRunAgain } from "./again.js";
 import { copyText, tabSeparated } from "./clipboard.js";
 import { AttentionList, attentionIn, attentionRows, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
-import { element, number, plural } from "./dom.js";
+import { element, number, options, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
 import { chunksLeft, loadRuns } from "./load.js";
@@ -350,8 +350,9 @@ function devicesView(canRun) {
     if (chosen.tenant && !tenants.includes(chosen.tenant)) tenants.push(chosen.tenant);
     tenant.hidden = tenants.length < 2 && !chosen.tenant;
     tenant.replaceChildren(
-      ...["", ...tenants].map((each) =>
-        element("option", { value: each, selected: each === chosen.tenant }, each || "All tenants"),
+      ...options(
+        ["", ...tenants].map((each) => [each, each || "All tenants"]),
+        chosen.tenant,
       ),
     );
   }
