@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_provider_nexthink.devices.ages import count_back, read_ages
-from airflow_provider_nexthink.links.nexthink import outcome_address
+from airflow_provider_nexthink.reports import outcome_path
 from airflow_provider_nexthink.status import Status
 
 _FIRST_NAMES = 20
@@ -42,14 +42,19 @@ def plan_as_markdown(
     planned = [(age, row["name"]) for age, row in zip(ages, table, strict=True) if row["status"] == Status.PLANNED]
     planned.sort(key=lambda each: (each[0] is None, -(each[0] or timedelta())))  # unknown ages last
     kept = [row for row in table if row["status"] != Status.PLANNED]
-    address = outcome_address(summary["dag_id"], summary["dag_run_id"], summary["task_id"], summary["map_index"])
+    path = outcome_path(
+        dag_id=summary["dag_id"],
+        run_id=summary["dag_run_id"],
+        task_id=summary["task_id"],
+        map_index=-1 if summary["map_index"] is None else summary["map_index"],
+    )
     parts = [
         _headline(len(planned), summary),
         _histogram([age for age, _ in planned], min_days_unseen),
         _reasons(kept),
-        f"**[All devices of this plan]({address})**",
-        f"The first {_FIRST_NAMES}, oldest first:" if len(planned) > _FIRST_NAMES else "Oldest first:",
-        "\n".join(f"1. {_code(name)}, {_age(age)}" for age, name in planned[:_FIRST_NAMES]),
+        f"**[All devices of this plan]({path})**",
+        f"The oldest, at most {_FIRST_NAMES}, with the days not seen:",
+        _verbatim([f"{_days(age):>5}  {name}" for age, name in planned[:_FIRST_NAMES]]),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -57,7 +62,8 @@ def plan_as_markdown(
 def _headline(planned: int, summary: Mapping[str, Any]) -> str:
     fleet = (summary["limits"] or {}).get("fleet_size")
     share = f", {_percent(planned / fleet)} of the {fleet:,} devices in the fleet" if fleet else ""
-    return f"**{_devices(planned)} would be deleted from {_code(summary['instance'])}**{share}. There is no undo."
+    tenant = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", _visible(summary["instance"]))
+    return f"**{_devices(planned)} would be deleted from {tenant}**{share}. There is no undo."
 
 
 def _percent(share: float) -> str:
@@ -85,24 +91,27 @@ def _reasons(kept: Sequence[Row]) -> str:
     if not kept:
         return ""
     counts = Counter((row["status"], row["reason"]) for row in kept).most_common()
-    lines = [
-        f"- {count:,} {status}{f': {_code(reason)}' if reason else ''}" for (status, reason), count in counts[:_REASONS]
-    ]
+    lines = [f"{count:>5,}  {status}{f': {reason}' if reason else ''}" for (status, reason), count in counts[:_REASONS]]
     if others := sum(count for _, count in counts[_REASONS:]):
-        lines.append(f"- {others:,} for other reasons")
-    return "\n".join([f"{_devices(len(kept))} on the list would not be sent:\n", *lines])
+        lines.append(f"{others:>5,}  for other reasons")
+    return f"{_devices(len(kept))} on the list would not be sent:\n\n{_verbatim(lines)}"
 
 
-def _age(age: timedelta | None) -> str:
-    return "not seen for an unknown time" if age is None else f"not seen for {age.days} days"
+def _days(age: timedelta | None) -> str:
+    return "?" if age is None else str(age.days)
 
 
 def _devices(count: int) -> str:
     return f"{count:,} device{'s' if count != 1 else ''}"
 
 
-def _code(text: str) -> str:
-    """Return Markdown that shows a text as it is; what cannot be seen, such as a new line, is escaped."""
-    seen = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-    fence = "`" * (1 + max(map(len, re.findall("`+", seen)), default=0))
-    return f"{fence} {seen} {fence}"
+def _verbatim(lines: Sequence[str]) -> str:
+    """Return a block of code, in which nothing is Markdown. One without a language loses its line breaks in Airflow."""
+    text = "\n".join(map(_visible, lines))
+    fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _visible(text: str) -> str:
+    """Return a text in which what cannot be seen, such as a line break, is escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -82,7 +82,7 @@ def test_approval_given_deletes_the_devices_that_are_still_stale(airflow: Runnin
     planned = {row["uid"] for row in airflow.xcom(DAG_ID, run_id, "plan") if row["status"] == "PLANNED"}
     assert planned <= expected
     share = f"{len(planned) / 15:.1f} % of the 1,500 devices in the fleet"
-    assert f"**{len(planned)} devices would be deleted from ` sandbox `**, {share}." in body
+    assert f"**{len(planned)} devices would be deleted from sandbox**, {share}." in body
     assert f"&run_id={quote_plus(run_id)}&task_id=plan&map_index=-1)" in body
     assert tenant.tenant.queued == []
     back = sorted(planned)[:2]

@@ -49,12 +49,12 @@ def histogram_of(text: str) -> list[list[str]]:
     [
         (
             {"fleet_size": 2000},
-            "**3 devices would be deleted from ` acme `**, 0.1 % of the 2,000 devices in the fleet.",
+            "**3 devices would be deleted from acme**, 0.1 % of the 2,000 devices in the fleet.",
         ),
-        ({"fleet_size": 80_000}, "` acme `**, less than 0.1 % of the 80,000 devices in the fleet."),
-        ({"fleet_size": 3}, "` acme `**, 100.0 % of the 3 devices in the fleet."),
-        ({"fleet_size": None}, "` acme `**. There is no undo."),
-        (None, "` acme `**. There is no undo."),
+        ({"fleet_size": 80_000}, "acme**, less than 0.1 % of the 80,000 devices in the fleet."),
+        ({"fleet_size": 3}, "acme**, 100.0 % of the 3 devices in the fleet."),
+        ({"fleet_size": None}, "acme**. There is no undo."),
+        (None, "acme**. There is no undo."),
     ],
 )
 def test_plan_as_markdown_begins_with_tenant_number_and_share(limits: dict[str, int] | None, share: str) -> None:
@@ -85,14 +85,10 @@ def test_plan_as_markdown_histogram_begins_at_the_age_of_the_selection(min_days:
 
 
 def test_plan_as_markdown_unknown_and_younger_ages_are_not_hidden() -> None:
-    text = text_of(["", "89", "100"])
+    text = text_of(["", "89", "1000"])
     first, *_, last = histogram_of(text)
     assert (first[:2], last[:2]) == (["less than 90", "1"], ["unknown", "1"])
-    assert text.splitlines()[-3:] == [
-        "1. ` PC-2 `, not seen for 100 days",
-        "1. ` PC-1 `, not seen for 89 days",
-        "1. ` PC-0 `, not seen for an unknown time",
-    ]
+    assert text.splitlines()[-5:] == ["```text", " 1000  PC-2", "   89  PC-1", "    ?  PC-0", "```"]
 
 
 def test_plan_as_markdown_times_count_back_from_the_plan() -> None:
@@ -100,23 +96,23 @@ def test_plan_as_markdown_times_count_back_from_the_plan() -> None:
     summary = {"started_at": "2026-11-28T09:00:00+00:00", "instance": "acme", "limits": None, "map_index": -1}
     summary |= dict.fromkeys(("dag_id", "dag_run_id", "task_id"), "x")
     devices = [{"last_seen": "2026-08-20T09:00:00+00:00"}]
-    assert "not seen for 100 days" in plan_as_markdown(table, summary, devices, min_days_unseen=90)
+    assert "  100  PC-1" in plan_as_markdown(table, summary, devices, min_days_unseen=90)
 
 
 def test_plan_as_markdown_lists_the_first_names_oldest_first() -> None:
     text = text_of([*range(90, 140)])
-    names = [line for line in text.splitlines() if line.startswith("1. ")]
-    assert names == [f"1. ` PC-{at} `, not seen for {90 + at} days" for at in range(49, 29, -1)]
-    assert "The first 20, oldest first:" in text
-    assert "The first" not in text_of([90])
+    assert text.splitlines()[-21:-1] == [f"  {90 + at:>3}  PC-{at}" for at in range(49, 29, -1)]
 
 
 def test_plan_as_markdown_says_why_others_are_kept() -> None:
     kept: list[tuple[str, str | None]] = [("EXCLUDED", "excluded by 'SRV-*'")] * 3 + [("INVALID", None)]
     kept += [("EXCLUDED", f"excluded by 'PC-{at}'") for at in range(12)]
     text = text_of([100], kept=kept)
-    assert "16 devices on the list would not be sent:\n\n- 3 EXCLUDED: ` excluded by 'SRV-*' `\n- 1 INVALID\n" in text
-    assert "- 4 for other reasons" in text
+    block = (
+        "16 devices on the list would not be sent:\n\n```text\n    3  EXCLUDED: excluded by 'SRV-*'\n    1  INVALID\n"
+    )
+    assert block in text
+    assert "    4  for other reasons\n```" in text
     assert "would not be sent" not in text_of([100])
 
 
@@ -136,23 +132,28 @@ def test_plan_as_markdown_links_to_the_outcome_of_the_plan(given: int | None, sh
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "shown", "fence"),
     [
-        ("PC", "` PC `"),
-        ("a`b", "`` a`b ``"),
-        ("``x`", "``` ``x` ```"),
-        ("a\n# b", "` a\\n# b `"),
-        ("{{ 7*7 }}", "` {{ 7*7 }} `"),
-        ("<img src=x onerror=alert(1)>", "` <img src=x onerror=alert(1)> `"),
-        ("PC-1\u202egpj", "` PC-1\\u202egpj `"),
-        ("Büro-株式会社", "` Büro-株式会社 `"),
+        ("PC", "PC", "```"),
+        ("a`b", "a`b", "```"),
+        ("```", "```", "````"),
+        ("````x`", "````x`", "`````"),
+        ("a\n```\n# b", "a\\n```\\n# b", "````"),
+        ("{{ 7*7 }}", "{{ 7*7 }}", "```"),
+        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>", "```"),
+        ("PC-1\u202egpj", "PC-1\\u202egpj", "```"),
+        ("Büro-株式会社", "Büro-株式会社", "```"),
     ],
 )
-def test_plan_as_markdown_shows_hostile_text_as_text(name: str, shown: str) -> None:
-    text = text_of([100], names=[name], kept=[("EXCLUDED", name)], instance=name)
-    assert f"would be deleted from {shown}**," in text
-    assert f"- 1 EXCLUDED: {shown}\n" in text
-    assert text.endswith(f"\n1. {shown}, not seen for 100 days")
+def test_plan_as_markdown_shows_hostile_text_as_text(name: str, shown: str, fence: str) -> None:
+    text = text_of([100], names=[name], kept=[("EXCLUDED", name)])
+    assert f"\n{fence}text\n    1  EXCLUDED: {shown}\n{fence}\n" in text
+    assert text.endswith(f"\n{fence}text\n  100  {shown}\n{fence}")
+
+
+def test_plan_as_markdown_shows_a_hostile_tenant_as_text() -> None:
+    text = text_of([100], instance="**[a](b)**\n# <img>`")
+    assert "from \\*\\*\\[a\\]\\(b\\)\\*\\*\\\\n\\# \\<img\\>\\`**," in text.splitlines()[0]
 
 
 def test_plan_as_markdown_another_list_is_refused() -> None:
