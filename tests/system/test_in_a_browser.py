@@ -82,7 +82,7 @@ def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
         if request.config.getoption("--write-docs"):
             IMAGES.mkdir(exist_ok=True)
             page.mouse.move(0, 0)
-            page.set_viewport_size({**SIZE, "height": height})
+            page.set_viewport_size({"width": SIZE["width"], "height": height})
             page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
             page.set_viewport_size(SIZE)
 
