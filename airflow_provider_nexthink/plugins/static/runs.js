@@ -91,10 +91,10 @@ const changed = (query, values) => ({ ...Object.fromEntries(query), page: "", ..
 
 function tiles(runs, query) {
   const totals = totalsOf(runs);
-  const withAttention = runs.filter((run) => !run.is_dry && run.counts.attention > 0).length;
-  const open = runs.filter(
-    (run) => ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval"),
-  ).length;
+  const isOpen = (run) =>
+    ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval");
+  const open = runs.filter(isOpen).length;
+  const others = runs.filter((run) => !isOpen(run) && !run.is_dry && run.counts.attention > 0).length;
   const { days, dag_id } = shared(query);
   const tile = (label, value, hint, { tone = "", to = null } = {}) =>
     element(
@@ -110,10 +110,10 @@ function tiles(runs, query) {
     tile("Scheduled", totals.scheduled, `deletions queued by Nexthink, in ${plural(totals.runs, "real run")}`),
     tile(
       "Runs to look at",
-      withAttention + open,
-      `${number(withAttention)} with devices that need attention, ${number(open)} blocked, failed or awaiting approval`,
+      open + others,
+      `${number(open)} blocked, failed or awaiting approval, ${plural(others, "other")} with devices that need attention`,
       {
-        tone: withAttention + open ? "warn" : "",
+        tone: open + others ? "warn" : "",
         to: href({ view: "attention", days, dag_id }),
       },
     ),
