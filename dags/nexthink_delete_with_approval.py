@@ -1,20 +1,20 @@
 """Every month: plan, get an approval in the Airflow UI, query again, delete the devices both approved and still stale.
 
-The request shows counts, the oldest and the newest device, and the first names; the whole list is in the XCom of
-``plan``. If it is rejected or times out, nothing is deleted. The timeout is a week, and devices may become active
-again in a week: so the deletion task queries Nexthink again, at each of its tries. A backfill requests no approval and
-deletes nothing. There is no undo.
+The request says how many devices of which tenant, their share of the fleet and their ages, and why others on the list
+are kept; it links to the whole list. If it is rejected or times out, nothing is deleted. The timeout is a week, and
+devices may become active again in a week: so the deletion task queries Nexthink again, at each of its tries. A backfill
+requests no approval and deletes nothing. There is no undo.
 
 With ``TWO_PEOPLE = True`` two people must approve this very plan, one after the other, and neither may be the person
 who triggered the run: otherwise nothing is deleted.
 
-Before the first run: the connection and the query of ``nexthink_delete_stale_devices``.
+Before the first run: the connection and the query of ``nexthink_delete_stale_devices``, and the query ``#all_devices``
+of ``nexthink_lifecycle``, which counts the fleet.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ import pendulum
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, chain, dag, task
 
+from airflow_provider_nexthink.approval import plan_as_markdown
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.filters import anti_join, newest_of_each_name, not_seen_for, still_stale
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -36,32 +37,10 @@ if TWO_PEOPLE:
     SUBJECTS["approve_second"] = "Delete these devices from Nexthink? A second person must approve, too."
 
 QUERY = "#stale_devices"
-AGE = "device.days_since_last_seen"
+FLEET_QUERY = "#all_devices"
 KEPT = ["SRV-*", "VIP-*"]
 
-DESCRIPTION = """\
-**{planned} devices would be deleted from Nexthink.** {kept} more are on the list but will not be sent. There is no
-undo.
-
-Oldest: {oldest}
-
-Newest: {newest}
-
-The first 20, oldest first:
-
-{first}
-
-The whole list is in the XCom of the task `plan`. After the approval Nexthink is queried again: devices seen in the
-meantime are kept.
-"""
-
 log = logging.getLogger(__name__)
-
-
-def as_code(name: str) -> str:
-    """Return Markdown that shows a name verbatim, whatever it contains."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
-    return f"{fence} {' '.join(name.splitlines())} {fence}"
 
 
 def read_responses(ti: Any) -> list[dict[str, Any]]:
@@ -122,6 +101,9 @@ def check_two_people(responses: list[dict[str, Any]], planned_at: datetime, dag_
     params={
         "min_days_unseen": Param(90, type="integer", minimum=30, description="Not seen for this many days."),
         "max_devices": Param(500, type="integer", minimum=1, description="Maximum; above it, nothing is deleted."),
+        "max_share": Param(
+            0.1, type="number", exclusiveMinimum=0, maximum=1, description="Maximum, of the devices there are now."
+        ),
     },
 )
 def nexthink_delete_with_approval() -> None:
@@ -142,26 +124,27 @@ def nexthink_delete_with_approval() -> None:
 
     chosen = choose_devices(pull.output)
     plan = NexthinkDeleteDevicesOperator(
-        task_id="plan", devices=chosen, exclude=KEPT, max_devices="{{ params.max_devices }}", dry_run=True
+        task_id="plan",
+        devices=chosen,
+        exclude=KEPT,
+        max_devices="{{ params.max_devices }}",
+        max_share="{{ params.max_share }}",
+        fleet_query_id=FLEET_QUERY,
+        dry_run=True,
+        retries=2,
+        retry_delay=timedelta(minutes=5),
     )
 
     @task
-    def describe_plan(table: list[dict[str, Any]], rows: list[dict[str, str]]) -> str:
+    def describe_plan(
+        table: list[dict[str, Any]], rows: list[dict[str, str]], params: Any = None, ti: Any = None
+    ) -> str:
         """Return the request for approval as Markdown; skip if there is nothing to delete."""
-        by_age = sorted(
-            (row for row, planned in zip(rows, table, strict=True) if planned["status"] == "PLANNED"),
-            key=lambda row: -float(row[AGE]),
-        )
-        if not by_age:
+        summary = ti.xcom_pull(task_ids="plan", key="summary")
+        if not summary["PLANNED"]:
             raise AirflowSkipException("Nothing to delete: no approval is requested.")
-        lines = [f"{as_code(row['device.name'])}, not seen for {row[AGE]} days" for row in by_age]
-        return DESCRIPTION.format(
-            planned=len(by_age),
-            kept=len(table) - len(by_age),
-            oldest=lines[0],
-            newest=lines[-1],
-            first="\n".join(f"1. {line}" for line in lines[:20]),
-        )
+        text = plan_as_markdown(table, summary, rows, min_days_unseen=params["min_days_unseen"])
+        return f"{text}\n\nAfter the approval Nexthink is queried again: devices seen in the meantime are kept.\n"
 
     body: Any = describe_plan(plan.output, chosen)
     approvals = [
@@ -178,6 +161,8 @@ def nexthink_delete_with_approval() -> None:
     @task.nexthink_delete_devices(
         exclude=KEPT,
         max_devices="{{ params.max_devices }}",
+        max_share="{{ params.max_share }}",
+        fleet_query_id=FLEET_QUERY,
         reason="Not seen for {{ params.min_days_unseen }} days, approved by {{ approvers(ti) }}",
         retries=2,
         retry_delay=timedelta(minutes=5),

@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 
@@ -24,7 +25,7 @@ TWO = f"{DAG_ID}_two"
 
 @pytest.fixture(scope="module")
 def tenant() -> Iterator[Sandbox]:
-    with Sandbox(devices=300, stale=120, removal_delay=0.0, pending_polls=0) as sandbox:
+    with Sandbox(devices=1500, stale=120, removal_delay=0.0, pending_polls=0) as sandbox:
         yield sandbox
 
 
@@ -80,7 +81,9 @@ def test_approval_given_deletes_the_devices_that_are_still_stale(airflow: Runnin
     body = wait_for_request(airflow, DAG_ID, run_id)["body"]
     planned = {row["uid"] for row in airflow.xcom(DAG_ID, run_id, "plan") if row["status"] == "PLANNED"}
     assert planned <= expected
-    assert f"**{len(planned)} devices would be deleted from Nexthink.**" in body
+    share = f"{len(planned) / 15:.1f} % of the 1,500 devices in the fleet"
+    assert f"**{len(planned)} devices would be deleted from sandbox**, {share}." in body
+    assert f"&run_id={quote_plus(run_id)}&task_id=plan&map_index=-1)" in body
     assert tenant.tenant.queued == []
     back = sorted(planned)[:2]
     tenant.tenant.mark_seen(back)

@@ -3,7 +3,7 @@
 import { canRunAgain, noRunAgain, showRunAgain } from "./again.js";
 import { copyText, tabSeparated } from "./clipboard.js";
 import { AttentionList, attentionIn, attentionRows, byWhom, matcher, openRuns, reasonsOf } from "./devices.js";
-import { element, number, plural } from "./dom.js";
+import { element, number, options, plural } from "./dom.js";
 import { grid } from "./grid.js";
 import { heading, shared } from "./heading.js";
 import { chunksLeft, loadRuns } from "./load.js";
@@ -12,7 +12,7 @@ import { inAirflow } from "./parent.js";
 import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { remedyOf } from "./remedies.js";
 import { change, href, parameters } from "./route.js";
-import { STATES, explainState } from "./run.js";
+import { STATES, explainState, sentNothing } from "./run.js";
 import { outcomeAddress } from "./runs.js";
 import { empty, failure, loading } from "./states.js";
 import { STATUSES, groupOf } from "./statuses.js";
@@ -75,7 +75,8 @@ async function fill(content, { runs, notices, canRun, dagId }, signal) {
       for (const table of tables) if (table) list.add(run, table);
       if (tables[0] && sizeOf(tables[0]) < attentionRows(run))
         capped.push({ run, rows: sizeOf(tables[0]), file: (await manifestOrNull(run, signal))?.unscheduled ?? null });
-      if (tables.includes(null)) unread.push(run);
+      // A run that sent nothing need not have tables: it is in the list of runs.
+      if (tables.includes(null) && !sentNothing(run.summary)) unread.push(run);
       done += 1;
       report("Reading the rows that need attention", done, bad.length);
       view.update(list.rows(), true);
@@ -350,8 +351,9 @@ function devicesView(canRun) {
     if (chosen.tenant && !tenants.includes(chosen.tenant)) tenants.push(chosen.tenant);
     tenant.hidden = tenants.length < 2 && !chosen.tenant;
     tenant.replaceChildren(
-      ...["", ...tenants].map((each) =>
-        element("option", { value: each, selected: each === chosen.tenant }, each || "All tenants"),
+      ...options(
+        ["", ...tenants].map((each) => [each, each || "All tenants"]),
+        chosen.tenant,
       ),
     );
   }

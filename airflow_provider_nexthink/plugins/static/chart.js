@@ -11,6 +11,19 @@ const BOTTOM = 26;
 const LEFT = 52;
 const LABEL_PX = 70;
 
+// A place for a chart, which is drawn as wide as it is.
+export function canvas(className, draw) {
+  const node = element("div", { class: `canvas ${className}` });
+  let drawn = 0;
+  new ResizeObserver(() => {
+    const width = Math.max(280, node.clientWidth);
+    if (width === drawn) return;
+    drawn = width;
+    node.replaceChildren(draw(width));
+  }).observe(node);
+  return node;
+}
+
 export function chart(runs, width, addressOf) {
   const inner = HEIGHT - TOP - BOTTOM;
   const most = niceMaximum(Math.max(...runs.map(heightOf), 1));

@@ -8,16 +8,30 @@ import { dryRunOf, realRunOf } from "./run.js";
 import { readManifest, readOutcome } from "./table.js";
 import { time } from "./time.js";
 
+export const COMPARED_DAYS = 28;
+const DAY_MS = 86_400_000;
 const SHOWN = 200;
 
 const addressOf = ({ dag_id, run_id, task_id, map_index }) => href({ dag_id, run_id, task_id, map_index });
 
-// Adds the comparison to a node, once the other runs are known; nothing where there is none to compare with.
+// Adds the comparison to a node, once the other runs are known; nothing where there is none to compare with. The runs are
+// those of the last COMPARED_DAYS.
 export async function showComparison(node, run, runsSoon, signal) {
   if (!run.summary) return;
   const runs = await runsSoon.catch(() => []); // optional: the page works without it
   const other = run.is_dry ? realRunOf(run, runs) : dryRunOf(run, runs);
-  if (!other || signal.aborted) return;
+  if (signal.aborted) return;
+  if (!other) {
+    if (Date.parse(run.when) < Date.now() - COMPARED_DAYS * DAY_MS)
+      node.replaceChildren(
+        element(
+          "p",
+          { class: "hint" },
+          "Dry runs are compared with real ones for the last 4 weeks only, and this run is older.",
+        ),
+      );
+    return;
+  }
   const [dry, real] = run.is_dry ? [run, other] : [other, run];
   const isInFile = await Promise.all([dry, real].map((each) => hasManifest(each, signal)));
   if (signal.aborted) return;

@@ -21,6 +21,18 @@ function fill(node, attributes, children) {
   return node;
 }
 
+// A list to choose from. pairs: [value, text]; choose: gets the value that is chosen.
+export function select(label, pairs, value, choose) {
+  return element(
+    "select",
+    { "aria-label": label, onchange: (event) => choose(event.target.value) },
+    options(pairs, value),
+  );
+}
+
+export const options = (pairs, chosen) =>
+  pairs.map(([value, text]) => element("option", { value, selected: value === chosen }, text));
+
 const numbers = new Intl.NumberFormat("en");
 export const number = (value) => numbers.format(value);
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;

@@ -1,6 +1,6 @@
 // The heading of the views over all runs: their tabs, the period, and the search for a device.
 
-import { element } from "./dom.js";
+import { element, select } from "./dom.js";
 import { PERIODS } from "./load.js";
 import { go, href } from "./route.js";
 import { zoneLabel } from "./time.js";
@@ -17,12 +17,9 @@ export function heading(query, refresh) {
   const view = query.get("view") ?? "";
   const common = shared(query);
   const kept = { ...common, view };
-  const period = element("select", {
-    "aria-label": "Period",
-    onchange: (event) => go({ ...Object.fromEntries(query), days: event.target.value, page: "" }),
-  });
-  for (const [value, label] of Object.entries(PERIODS))
-    period.append(element("option", { value, selected: value === common.days }, label));
+  const period = select("Period", Object.entries(PERIODS), common.days, (days) =>
+    go({ ...Object.fromEntries(query), days, page: "" }),
+  );
   const device = element("input", {
     type: "search",
     name: "q",

@@ -1,7 +1,7 @@
 // The outcome of one run: what is known of it, and the table with each device.
 
 import { ApiError, taskAddress, taskInstance, xcom } from "./airflow.js";
-import { showComparison } from "./comparison.js";
+import { COMPARED_DAYS, showComparison } from "./comparison.js";
 import { duration, element, number, plural } from "./dom.js";
 import { approvalOf, loadRuns } from "./load.js";
 import { describePart } from "./manifest.js";
@@ -64,8 +64,9 @@ const missing = (error) => {
   throw error;
 };
 
-// All runs of the Dag, for the dry run before this one.
-const findRuns = (entry, signal) => loadRuns({ days: "28", dag_id: entry.dag_id }, { signal }).then(({ runs }) => runs);
+// The runs of the Dag, for the dry run before this one.
+const findRuns = (entry, signal) =>
+  loadRuns({ days: String(COMPARED_DAYS), dag_id: entry.dag_id }, { signal }).then(({ runs }) => runs);
 
 function heading(entry, run = null) {
   const label = run?.label ?? entry.map_index;

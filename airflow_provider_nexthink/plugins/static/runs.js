@@ -1,7 +1,7 @@
 // The runs of a period: what needs attention, the totals, a chart and the list.
 
-import { chart, legend } from "./chart.js";
-import { element, number, plural } from "./dom.js";
+import { canvas, chart, legend } from "./chart.js";
+import { element, number, plural, select } from "./dom.js";
 import { heading, shared } from "./heading.js";
 import { chunksLeft, loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
@@ -91,10 +91,10 @@ const changed = (query, values) => ({ ...Object.fromEntries(query), page: "", ..
 
 function tiles(runs, query) {
   const totals = totalsOf(runs);
-  const withAttention = runs.filter((run) => !run.is_dry && run.counts.attention > 0).length;
-  const open = runs.filter(
-    (run) => ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval"),
-  ).length;
+  const isOpen = (run) =>
+    ["blocked", "failed", "approval"].includes(run.state) && (!run.is_dry || run.state === "approval");
+  const open = runs.filter(isOpen).length;
+  const others = runs.filter((run) => !isOpen(run) && !run.is_dry && run.counts.attention > 0).length;
   const { days, dag_id } = shared(query);
   const tile = (label, value, hint, { tone = "", to = null } = {}) =>
     element(
@@ -110,10 +110,10 @@ function tiles(runs, query) {
     tile("Scheduled", totals.scheduled, `deletions queued by Nexthink, in ${plural(totals.runs, "real run")}`),
     tile(
       "Runs to look at",
-      withAttention + open,
-      `${number(withAttention)} with devices that need attention, ${number(open)} blocked, failed or awaiting approval`,
+      open + others,
+      `${number(open)} blocked, failed or awaiting approval, ${plural(others, "other")} with devices that need attention`,
       {
-        tone: withAttention + open ? "warn" : "",
+        tone: open + others ? "warn" : "",
         to: href({ view: "attention", days, dag_id }),
       },
     ),
@@ -127,48 +127,31 @@ function tiles(runs, query) {
 }
 
 function filters(runs, chosen, query) {
-  const select = (label, name, options, value) => {
-    const node = element("select", {
-      "aria-label": label,
-      onchange: (event) => go(changed(query, { [name]: event.target.value })),
-    });
-    for (const [each, text] of options) node.append(element("option", { value: each, selected: each === value }, text));
-    return node;
-  };
-  const distinct = (pick) => [...new Set(runs.map(pick).filter(Boolean))].sort();
+  const filter = (label, name, pairs) =>
+    select(label, pairs, chosen[name], (value) => go(changed(query, { [name]: value })));
+  const distinct = (name) =>
+    [...new Set(runs.map((run) => run[name]).filter(Boolean))].sort().map((each) => [each, each]);
   const count = (state) => runs.filter((run) => isShown(run, { ...chosen, state })).length;
   const states = Object.entries(STATES).map(([state, label]) => [state, `${label} (${number(count(state))})`]);
   return element(
     "div",
     { class: "tools", role: "group", "aria-label": "Filters" },
-    select("Kind", "kind", Object.entries(KINDS), chosen.kind),
-    select("State", "state", [["", "All states"], ...states], chosen.state),
-    select(
-      "Dag",
-      "dag_id",
-      [["", "All Dags"], ...distinct((run) => run.dag_id).map((each) => [each, each])],
-      chosen.dag_id,
-    ),
-    select(
-      "Tenant",
-      "tenant",
-      [["", "All tenants"], ...distinct((run) => run.tenant).map((each) => [each, each])],
-      chosen.tenant,
-    ),
+    filter("Kind", "kind", Object.entries(KINDS)),
+    filter("State", "state", [["", "All states"], ...states]),
+    filter("Dag", "dag_id", [["", "All Dags"], ...distinct("dag_id")]),
+    filter("Tenant", "tenant", [["", "All tenants"], ...distinct("tenant")]),
   );
 }
 
 function chartCard(shown) {
   const oldestFirst = sorted(shown, "when");
-  const canvas = element("div", { class: "canvas" });
-  let drawn = 0;
-  new ResizeObserver(() => {
-    const width = Math.max(280, canvas.clientWidth);
-    if (width === drawn) return;
-    drawn = width;
-    canvas.replaceChildren(chart(oldestFirst, width, outcomeAddress));
-  }).observe(canvas);
-  return element("section", { class: "card" }, element("h2", {}, "Devices of each run"), legend(shown), canvas);
+  return element(
+    "section",
+    { class: "card" },
+    element("h2", {}, "Devices of each run"),
+    legend(shown),
+    canvas("", (width) => chart(oldestFirst, width, outcomeAddress)),
+  );
 }
 
 export const outcomeAddress = ({ dag_id, run_id, task_id, map_index }) => href({ dag_id, run_id, task_id, map_index });

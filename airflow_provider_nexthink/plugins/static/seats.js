@@ -2,7 +2,8 @@
 
 import { taskAddress } from "./airflow.js";
 import { totalLine, weekBars } from "./bars.js";
-import { element, number, plural } from "./dom.js";
+import { canvas } from "./chart.js";
+import { element, number, plural, select } from "./dom.js";
 import { heading, shared } from "./heading.js";
 import { loadRuns } from "./load.js";
 import { inAirflow } from "./parent.js";
@@ -85,13 +86,9 @@ function nothing(all) {
 }
 
 function filter(all, tenant, query) {
-  const node = element("select", {
-    "aria-label": "Tenant",
-    onchange: (event) => go({ ...Object.fromEntries(query), tenant: event.target.value }),
-  });
-  const options = [["", `All tenants (${number(all.length)})`], ...all.map(({ id, label }) => [id, label])];
-  if (tenant && !all.some(({ id }) => id === tenant)) options.push([tenant, tenant]);
-  for (const [value, label] of options) node.append(element("option", { value, selected: value === tenant }, label));
+  const tenants = [["", `All tenants (${number(all.length)})`], ...all.map(({ id, label }) => [id, label])];
+  if (tenant && !all.some(({ id }) => id === tenant)) tenants.push([tenant, tenant]);
+  const node = select("Tenant", tenants, tenant, (chosen) => go({ ...Object.fromEntries(query), tenant: chosen }));
   return element("div", { class: "tools", role: "group", "aria-label": "Filters" }, node);
 }
 
@@ -198,19 +195,6 @@ function looksTable(looks, query) {
       element("tbody", {}, rows),
     ),
   );
-}
-
-// A chart as wide as its place.
-function canvas(className, draw) {
-  const node = element("div", { class: `canvas ${className}` });
-  let drawn = 0;
-  new ResizeObserver(() => {
-    const width = Math.max(280, node.clientWidth);
-    if (width === drawn) return;
-    drawn = width;
-    node.replaceChildren(draw(width));
-  }).observe(node);
-  return node;
 }
 
 function charts(weeks) {

@@ -290,6 +290,16 @@ def test_run_again_needs_the_on_demand_dag(page: Page, mixed: AirflowApi) -> Non
     assert page.get_by_role("button", name="Run these again", exact=True).count() == 0
 
 
+def test_attention_run_that_was_blocked_has_no_rows_and_none_are_missed(page: Page, api: AirflowApi) -> None:
+    blocked = a_run(21, [row_of(1, status="INVALID")], state="failed", error=GUARD)
+    blocked.xcoms = {"summary": blocked.xcoms["summary"]}  # all that a run pushes which has not begun
+    api.tasks = [blocked]
+    page.goto("?view=attention")
+    page.get_by_text("80,003 devices, limit 500: nothing sent").wait_for()
+    page.get_by_text("No device needs attention.").wait_for()
+    expect(page.locator(".notice")).to_have_count(0)
+
+
 def test_attention_says_which_runs_it_did_not_check(page: Page, api: AirflowApi) -> None:
     large = a_run(23, [row_of(1)])
     large.xcoms["summary"]["requested"] = 200_001

@@ -43,6 +43,15 @@ def progress(page: Page) -> Locator:
     return page.locator(".progress")
 
 
+def test_find_shows_the_whole_status(page: Page, api: AirflowApi) -> None:
+    api.tasks = [a_run(20, [row_of(172)]), a_run(21, [row_of(172, status="DUPLICATE")])]
+    page.set_viewport_size({"width": 1216, "height": 640})
+    page.goto(f"?view=find&q={row_of(172)['uid']}")
+    expect(rows(page)).to_have_count(2)
+    for cell in rows(page).locator(".cell.status").all():
+        assert cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
+
+
 def test_find_answers_what_happened_to_a_device(page: Page, api: AirflowApi) -> None:
     devices = [row_of(number) for number in range(170, 175)]
     api.tasks = [

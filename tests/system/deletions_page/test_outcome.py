@@ -220,6 +220,41 @@ def test_as_many_devices_are_not_said_to_be_the_same(page: Page, api: AirflowApi
     expect(compared.get_by_role("listitem")).to_have_count(2)
 
 
+def test_differences_are_all_counted_and_the_first_listed(page: Page, api: AirflowApi) -> None:
+    planned = [row_of(at, status="PLANNED") for at in range(1250)]
+    api.tasks = [
+        Task({"summary": summary_of(1250, PLANNED=1250, dry_run=True), "return_value": planned}, run_id="manual__1"),
+        Task(
+            {
+                "summary": summary_of(1, SCHEDULED=1, started_at="2026-11-23T00:00:00+00:00"),
+                "return_value": [row_of(0)],
+            },
+            run_id="manual__2",
+            start_date="2026-11-23T00:00:00+00:00",
+        ),
+    ]
+    page.goto(f"?{urlencode(api.tasks[1].entry)}")
+    page.get_by_role("button", name="Compare the devices").click()
+    compared = page.get_by_role("region", name="Dry run and real run")
+    expect(compared.get_by_role("heading")).to_have_text("Planned, and not scheduled: 1,249")
+    expect(compared.get_by_role("listitem")).to_have_count(201)
+    expect(compared.get_by_role("listitem").last).to_have_text("and 1,049 more devices")
+
+
+@pytest.mark.parametrize(
+    ("started_at", "is_said"), [("2026-10-30T00:00:00+00:00", True), ("2026-11-01T00:00:00+00:00", False)]
+)
+def test_run_that_is_too_old_for_a_comparison_says_so(
+    page: Page, api: AirflowApi, started_at: str, is_said: bool
+) -> None:
+    set_outcome(api, [row_of(0)], started_at=started_at).start_date = started_at
+    page.goto(OUTCOME)
+    page.get_by_text("1 row", exact=True).wait_for()
+    page.wait_for_load_state("networkidle")  # the runs to compare with are read in the background
+    said = page.get_by_text("Dry runs are compared with real ones for the last 4 weeks only, and this run is older.")
+    expect(said).to_have_count(int(is_said))
+
+
 def test_outcome_of_a_mapped_task_has_its_label(page: Page, api: AirflowApi) -> None:
     task = set_outcome(api, [row_of(0)])
     task.map_index, task.rendered_map_index = 3, "nexthink_globex"

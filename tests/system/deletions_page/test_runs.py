@@ -51,6 +51,33 @@ def test_runs_none_says_so(page: Page, api: AirflowApi) -> None:
     assert any("/dags/stale/dagRuns/~/" in asked for asked in api.asked)
 
 
+def test_runs_to_look_at_are_each_counted_once(page: Page, api: AirflowApi) -> None:
+    refused = {"type": "NexthinkPermissionError", "message": "No: 403.", "sent_nothing": False}
+    api.tasks = [
+        a_run(1, rows=15, SCHEDULED=0, NOT_SENT=15, state="failed", error=refused),  # failed, and has such devices
+        a_run(2, rows=130, SCHEDULED=0, NOT_SENT=130, state="failed", error=GUARD),
+        a_run(3, SCHEDULED=99, INVALID=1),
+        a_run(4),
+    ]
+    page.goto("")
+    expect(rows(page)).to_have_count(4)
+    assert tile(page, "Runs to look at") == "3"
+    page.get_by_text("2 blocked, failed or awaiting approval, 1 other with devices that need attention").wait_for()
+
+
+def test_runs_with_a_long_address_in_an_error_fit_the_page(page: Page, api: AirflowApi) -> None:
+    message = "POST https://acme-corp.api.eu.nexthink.cloud/api/v1/data-management/device/deletions returned 403."
+    error = {"type": "NexthinkPermissionError", "message": message, "sent_nothing": False}
+    names = {"dag_id": "nexthink_delete_with_approval", "task_id": "delete_devices", "triggered_by": "Anonymous"}
+    failed = a_run(1, rows=15, SCHEDULED=0, NOT_SENT=15, state="failed", error=error, **names)
+    api.tasks = [failed, a_run(2, EXCLUDED=3, reason="Not seen for 90 days, approved by Anonymous", **names)]
+    page.set_viewport_size({"width": 1216, "height": 640})
+    page.goto("")
+    expect(rows(page)).to_have_count(2)
+    card = page.locator(".card", has=page.get_by_role("table", name="Runs"))
+    assert card.evaluate("card => card.scrollWidth <= card.clientWidth")
+
+
 def test_runs_are_listed_by_the_time_at_which_they_happened(page: Page, api: AirflowApi) -> None:
     # A backfill of minutes ago has a logical date and a run_after of weeks ago.
     api.tasks = [a_run(1, at="2026-11-28T11:50:00+00:00", rows=3), a_run(2, at="2026-11-24T09:00:00+00:00", rows=4)]
