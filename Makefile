@@ -76,16 +76,16 @@ docs: $(READY) ## Build the documentation into site/.
 	$(BIN)/mkdocs build --strict
 
 pages: $(READY) ## Write the example Dags into their pages.
-	$(BIN)/python -m tools.dag_pages
+	$(BIN)/python -m tests.tools.dag_pages
 
 public-names: $(READY) ## Accept a change of the public names: write them into tests/public_names.txt.
-	$(BIN)/python -m tools.public_names
+	$(BIN)/python -m tests.tools.public_names
 
 build: $(READY) ## Build the wheel and the source distribution into dist/.
 	$(BIN)/python -m build
 
 release: $(READY) ## A dry release: check, build, and say what is left to do. Publishes nothing.
-	@$(BIN)/python -m tools.release
+	@$(BIN)/python -m tests.tools.release
 
 clean: ## Remove everything that the other commands made.
 	rm -rf $(VENV) .demo .matrix .coverage* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

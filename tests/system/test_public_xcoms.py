@@ -15,7 +15,7 @@ from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from tests.support.dags import Run
-from tools.public_names import XCOMS
+from tests.tools.public_names import XCOMS
 
 
 def test_xcoms_of_each_operator_are_the_public_ones(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.dag_pages import ROOT, pages, with_dags
+from tests.tools.dag_pages import ROOT, pages, with_dags
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)

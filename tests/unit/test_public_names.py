@@ -6,12 +6,12 @@ import subprocess
 import sys
 from difflib import unified_diff
 
-from tools.public_names import NAMES, REFERENCE, ROOT, XCOMS, public_names, referenced
+from tests.tools.public_names import NAMES, REFERENCE, ROOT, XCOMS, public_names, referenced
 
 
 def test_public_names_are_those_of_the_file() -> None:
     # In a process of its own: other tests replace constants that are the defaults of parameters.
-    code = "from tools.public_names import public_names; print(*public_names(), sep='\\n')"
+    code = "from tests.tools.public_names import public_names; print(*public_names(), sep='\\n')"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     recorded = NAMES.read_text().splitlines()
     changes = "\n".join(

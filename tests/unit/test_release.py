@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from airflow_provider_nexthink import __version__
-from tools.release import address_problems, changelog_problems, tag_problems, tree_problems
+from tests.tools.release import address_problems, changelog_problems, tag_problems, tree_problems
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -27,7 +27,7 @@ def test_address_problems_placeholder_is_found() -> None:
 
 
 def test_address_placeholder_is_in_one_file_only() -> None:
-    here = {"pyproject.toml", "tests/unit/test_release.py", "tools/release.py"}
+    here = {"pyproject.toml", "tests/unit/test_release.py", "tests/tools/release.py"}
     files = [path for pattern in ("*.md", "docs/*.md", ".github/**/*", "mkdocs.yml") for path in ROOT.glob(pattern)]
     found = {
         str(path.relative_to(ROOT)) for path in files if path.is_file() and "forge.invalid" in path.read_text()

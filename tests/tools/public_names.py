@@ -22,7 +22,7 @@ from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.ledger.schema import metadata
 from airflow_provider_nexthink.status import COLUMNS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = ROOT / "tests" / "public_names.txt"
 REFERENCE = ROOT / "docs" / "reference.md"
 

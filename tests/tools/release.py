@@ -16,7 +16,7 @@ from pathlib import Path
 
 from airflow_provider_nexthink import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PLACEHOLDER = ".invalid"
 STEPS = """
 To release {version}:
