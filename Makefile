@@ -8,7 +8,7 @@ SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # JavaScript and CSS
 PAGE = airflow_provider_nexthink/plugins/static tests/js
 
-.PHONY: help demo test test-unit bench growth test-services test-browser matrix matrix-ci lint lint-forge format pages public-names docs build release clean
+.PHONY: help demo test test-unit bench growth coverage test-services test-browser matrix matrix-ci lint lint-forge format pages public-names docs build release clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | column -t -s '	'
@@ -25,10 +25,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Run the lifecycle Dag through four weeks, in a real Airflow against the sandbox tenant.
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
-# Coverage is of the unit tests: until Python 3.12 it doubles what a test costs, and the others start an Airflow each.
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest $(SPREAD) tests/unit tests/contract --cov --cov-report=term
-	$(BIN)/python -m pytest $(SPREAD) tests/system tests/benchmarks tests/matrix -m 'not service and not browser'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser'
 
 test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
 	$(BIN)/python -m pytest $(SPREAD) tests/unit -m 'not slow'
@@ -38,6 +36,9 @@ bench: $(READY) ## Measure speed, processor time and memory, and write docs/spee
 
 growth: $(READY) ## Measure the Dag for lists of any length up to ten million devices, and write docs/scaling-out.md.
 	$(BIN)/python -m tests.benchmarks.growth
+
+coverage: $(READY) ## Say which lines no unit test runs (half as much again as the tests alone).
+	$(BIN)/python -m pytest $(SPREAD) tests/unit tests/contract -m 'not service' --cov --cov-report=term
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB, Redis and squid.
 	$(BIN)/python -m pytest $(SPREAD) -m service
