@@ -54,6 +54,8 @@ TESTS = (
 )
 # API server, scheduler, Dag processor and triggerer: once for each Airflow.
 RUNNING = ("tests/system/test_running_airflow.py",)
+# `airflow standalone`, as the page says it: where the processes run, too, and in CI.
+STANDALONE = ("tests/system/test_see_it.py",)
 NOT_THESE = "not duckdb and not postgres and not mariadb and not triggerer_lost"
 
 
@@ -62,6 +64,7 @@ class Cell:
     """A combination of versions: minor versions of Airflow and Python, the major one of pandas.
 
     :param running: whether it also tries a running Airflow, with all its processes.
+    :param standalone: whether it also follows the page *See it in your own Airflow*.
     :param in_ci: whether CI runs it.
     """
 
@@ -69,6 +72,7 @@ class Cell:
     python: str
     pandas: str
     running: bool = False
+    standalone: bool = False
     in_ci: bool = False
 
     def __str__(self) -> str:
@@ -84,15 +88,15 @@ class Cell:
 
 
 CELLS = (
-    Cell("3.1", "3.11", "2", running=True, in_ci=True),
+    Cell("3.1", "3.11", "2", running=True, standalone=True, in_ci=True),
     Cell("3.1", "3.12", "3"),
     Cell("3.1", "3.13", "2"),
-    Cell("3.2", "3.11", "3", running=True),
+    Cell("3.2", "3.11", "3", running=True, standalone=True),
     Cell("3.2", "3.12", "2"),
     Cell("3.2", "3.13", "3"),
     Cell("3.3", "3.11", "2"),
     Cell("3.3", "3.12", "3"),
-    Cell("3.3", "3.13", "3", running=True, in_ci=True),
+    Cell("3.3", "3.13", "3", running=True, standalone=True, in_ci=True),
 )
 
 
@@ -236,7 +240,7 @@ def look_at(cell: Cell) -> dict[str, str]:
 def run_tests(cell: Cell) -> tuple[int, int]:
     """Run the tests away from the checkout, so that they meet the wheel; return how many passed and were skipped."""
     work = cell.home / "work"
-    for folder in ("tests", "dags"):
+    for folder in ("tests", "dags", "docs"):
         shutil.copytree(ROOT / folder, work / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", work)
     python = str(cell.home / "env" / "bin" / "python")
@@ -246,7 +250,7 @@ def run_tests(cell: Cell) -> tuple[int, int]:
     if "airflow-provider-nexthink" not in step(cell, [python, "-m", "airflow", "providers", "list"], cwd=work):
         raise CellError("airflow providers list does not show it")
     report = cell.home / "junit.xml"
-    tests = TESTS + RUNNING * cell.running
+    tests = TESTS + RUNNING * cell.running + STANDALONE * cell.standalone
     options = ["-q", "--hypothesis-profile=ci", f"--junitxml={report}", "-k", NOT_THESE]
     step(cell, [python, "-m", "pytest", *options, *tests], cwd=work)
     counts = next(ET.parse(report).getroot().iter("testsuite")).attrib

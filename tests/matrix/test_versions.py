@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.run import CELLS, ROOT, RUNNING, TESTS, Cell, Result, in_one_line, short_table, write_between_markers
+from tests.matrix.run import (
+    CELLS,
+    ROOT,
+    RUNNING,
+    STANDALONE,
+    TESTS,
+    Cell,
+    Result,
+    in_one_line,
+    short_table,
+    write_between_markers,
+)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -20,7 +31,7 @@ def test_each_cell_stands_in_the_pages(cell: Cell) -> None:
     assert f"pandas {found[2]}" in line
 
 
-@pytest.mark.parametrize("test", TESTS + RUNNING)
+@pytest.mark.parametrize("test", TESTS + RUNNING + STANDALONE)
 def test_selection_for_the_cells_exists(test: str) -> None:
     path, _, name = test.partition("::")
     assert f"def {name}" in (ROOT / path).read_text()

@@ -41,6 +41,7 @@ function overview({ runs, notices }, query) {
         shared(query).dag_id
           ? "This Dag has started no deletion in this period."
           : "Each run of NexthinkDeleteDevicesOperator, SqlToNexthinkDeleteDevicesOperator or @task.nexthink_delete_devices appears here when it starts.",
+        "To see it with a generated fleet, without a tenant: python -m airflow_provider_nexthink sandbox (Docs: See it in your own Airflow).",
         "Dags that you may not read are not listed.",
       ),
     ];
