@@ -74,7 +74,7 @@ format: $(READY) ## Format the code.
 	$(BIN)/oxfmt $(PAGE)
 
 docs: $(READY) ## Build the documentation into site/.
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
 pages: $(READY) ## Write the example Dags into their pages.
 	$(BIN)/python -m tests.tools.dag_pages
@@ -89,4 +89,4 @@ release: $(READY) ## A dry release: check, build, and say what is left to do. Pu
 	@$(BIN)/python -m tests.tools.release
 
 clean: ## Remove everything that the other commands made.
-	rm -rf $(VENV) .demo .matrix .coverage* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .matrix .coverage* build dist site .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -44,7 +44,10 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "PYTHON"))}
         self.api_port, self.sandbox_port, worker_logs, trigger_logs = free_ports(4)
-        environment |= {  # the ports, which may be taken here
+        environment |= {
+            # The machine may be busy with much else.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            # The usual ports may be taken.
             "AIRFLOW__API__PORT": str(self.api_port),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{self.api_port}/execution/",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_logs),
