@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from nexthink_api.Models.nxt_settings import NxtSettings
 from sqlalchemy import create_engine
 
 from airflow_provider_nexthink.ledger import Ledger
@@ -36,6 +37,12 @@ def test_docs_snippet_runs(code: str, sandbox: Sandbox, tmp_path: Path, monkeypa
     monkeypatch.setenv("NEXTHINK_CLIENT_SECRET", sandbox.client_secret)
     if "Ledger.existing(" in code:
         Ledger(create_engine("sqlite:///ledger.db"), tenant="acme", instance="acme").open()
+    if '"devices.csv"' in code:
+        laptops = [device for device in sandbox.tenant.devices() if device.name.startswith("LAPTOP")]
+        rows = [f"{device.uid},{device.name}" for device in laptops[:120]]  # more than a batch
+        Path("devices.csv").write_text("\n".join(["device.uid,device.name", *rows]), encoding="utf-8")
     # The one thing that is changed: the tenant of the snippets is not there.
+    monkeypatch.setattr(NxtSettings, "base_url", sandbox.url)
+    monkeypatch.setattr(NxtSettings, "login_base_url", sandbox.url)
     code = code.replace('region="eu",', f'base_url="{sandbox.url}", login_url="{sandbox.login_url}",')
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
