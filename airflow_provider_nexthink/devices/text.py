@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,12 @@ from airflow_provider_nexthink.devices.formats import (
 )
 from airflow_provider_nexthink.devices.references import Reference
 from airflow_provider_nexthink.devices.rows import HINT
-from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkRetryableError
 from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9]*://\S+")
+_LASTING_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+_FOLDER_HINT = "Of a folder, pass the files in it: devices=[{'path': ...}, ...]."
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def read_text_or_file(devices: str | os.PathLike[str], open_file: Callable[[str]
         return read_reference(Reference(str(devices)), (lambda _: opened("rb")) if opened else open_file)
     devices = devices.removeprefix("\ufeff")
     text = devices.strip()
-    if is_path(text):
+    if is_path(text) or _ADDRESS.fullmatch(text):
         return read_reference(Reference(text), open_file)
     lines = list(io.StringIO(text, newline=""))  # splitlines() would also split at characters that a name may have
     if len(lines) > 1 and text.startswith("{") and not _is_json(text):
@@ -89,25 +94,40 @@ def opened(path: str, open_file: Callable[[str], BinaryIO]) -> Iterator[BinaryIO
     :param path: of the file.
     :param open_file: opens a path for reading bytes.
     :raises NexthinkInputError: if it cannot be opened or read, and will not be.
+    :raises NexthinkRetryableError: if its storage may be back later. Object storage has other errors, too.
     """
     shown = redacted_path(path)
     if not suffix_of(path):
-        raise NexthinkInputError(f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}.")
+        raise NexthinkInputError(
+            f"devices is the path {shown}: its name must end in {' or '.join(SUFFIXES)}. {_FOLDER_HINT}"
+        )
     try:
         try:
             file = open_file(path)
         except (ImportError, ValueError) as error:  # an unknown protocol, or its library is not installed
             raise NexthinkInputError(f"The file {shown} cannot be opened: {error}. {STORAGE_HINT}") from None
         with file:
+            if _is_folder(file):
+                raise IsADirectoryError
             yield file
     except (FileNotFoundError, NotADirectoryError):
         raise NexthinkInputError(f"The file {shown} does not exist.") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise NexthinkInputError(f"The file {shown} cannot be read: {error.strerror}.") from None
+    except IsADirectoryError:
+        raise NexthinkInputError(f"{shown} is a folder. {_FOLDER_HINT}") from None
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise  # of a storage that may be back later
-        raise NexthinkInputError(f"The file {shown:.200} cannot be opened: {error.strerror}.") from None
+        if error.errno in _LASTING_ERRORS:
+            raise NexthinkInputError(f"The file {shown:.200} cannot be read: {error.strerror}.") from None
+        # Object storage refuses without a number, and not for good: a token has expired, a clock is wrong.
+        raise NexthinkRetryableError(
+            f"The file {shown} cannot be read just now: {str(error) or type(error).__name__}. See the connection and "
+            "the storage; then clear the task."
+        ) from error
+
+
+def _is_folder(file: BinaryIO) -> bool:
+    """Tell whether this is a folder on object storage, which reads as an empty file."""
+    details = getattr(file, "details", None)
+    return isinstance(details, dict) and details.get("type") == "directory"
 
 
 def _open_with_fsspec(path: str) -> BinaryIO:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
-    from airflow_provider_nexthink.deletion.outcome import DeletionResult
+    from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
 
@@ -178,6 +178,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.policy: object = ConnectionPolicy()
         self._hook: NexthinkHook | None = None
         self._stored: tuple[DeletionResult, dict[str, Any]] | None = None
+        self._written: Outcomes | None = None
         self._unwritten: NexthinkResultsError | None = None
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():
@@ -205,7 +206,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
-        self._hook = self._stored = self._unwritten = None
+        self._hook = self._stored = self._written = self._unwritten = None
         report = DeletionReport(
             context,
             enabled=self.do_xcom_push,
@@ -433,8 +434,10 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         if self._stored is not None and self._stored[0].outcomes is result.outcomes:
             return self._stored[1]
         path = str(self.results_path)
-        if self._is_refused(result):
+        # Written once: after a timeout, a storage that hangs would hold the task for ever.
+        if self._is_refused(result) or self._written is result.outcomes:
             return result.outcomes.columns()
+        self._written = result.outcomes
         try:
             manifest = store_results(path, result.outcomes, result.uid_column)
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,14 +27,19 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 
 _LOCAL = ("", "file", "local")
 _PIECE_BYTES = 1024 * 1024
+# A task reads the rows of its chunk, and s3fs 50 MB beyond them unless told otherwise.
+_READ_AHEAD_BYTES = 256 * 1024
+_WHOLE_FILE_READ_AHEAD_BYTES = 8 * 1024 * 1024
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str, read_ahead: int = _READ_AHEAD_BYTES) -> BinaryIO:
     """Open a file for reading bytes.
 
     :param path: local, or an address such as ``s3://connection@bucket/key``.
+    :param read_ahead: how many bytes more than asked for are read from object storage at once.
+    :raises OSError: if it cannot be opened; others as the object storage's library has them.
     """
-    file: BinaryIO = _place(path).open("rb")  # type: ignore[no-untyped-call]
+    file: BinaryIO = _place(path).open("rb", block_size=read_ahead)  # type: ignore[no-untyped-call]
     return file
 
 
@@ -167,7 +173,7 @@ def remove(path: str) -> None:
 def _local_copy(path: str) -> Iterator[tuple[BinaryIO, StoredFile]]:
     """Give a file, open for reading bytes; one on object storage is copied to this machine first."""
     with tempfile.TemporaryFile() as made:
-        with opened(path, open_file) as file:
+        with opened(path, partial(open_file, read_ahead=_WHOLE_FILE_READ_AHEAD_BYTES)) as file:
             is_local = _place(path).protocol in _LOCAL
             stored = _copied(file, None if is_local else made)
         if not is_local:

@@ -348,7 +348,7 @@ def test_results_path_file_is_whole_also_when_the_task_fails(sandbox: Sandbox, r
     [
         ("/proc/no/such/table.csv", "nothing can be written there.*This try sent nothing"),
         ("{{ '/tmp' }}/.csv", "it takes the path of a file that ends in .csv"),
-        ("s3://conn@bucket/table.csv", "cannot be opened.*apache-airflow-providers-amazon.*This try sent nothing"),
+        ("gs://conn@bucket/table.csv", "cannot be opened.*apache-airflow-providers-amazon.*This try sent nothing"),
         ("nosuch://bucket/table.csv", "cannot be opened"),
         ("{{ 'table.xlsx' }}", "results_path is 'table.xlsx': it takes the path of a file that ends in .csv or"),
         ("{{ '' }}", "results_path is ''"),

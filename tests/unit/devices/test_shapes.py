@@ -278,7 +278,7 @@ def test_read_devices_columns_override_the_fields_of_named_tuples() -> None:
         ("/no/such/file.parquet", "does not exist"),
         (Path("/etc/hosts"), "the path /etc/hosts: its name must end in .csv or .parquet or .jsonl"),
         ("nosuch://bucket/a.csv", "cannot be opened.*needs its Airflow provider"),
-        ("s3://user:secret@bucket/a.csv", r"s3://\*\*\*@bucket/a.csv cannot be opened"),
+        ("gs://user:secret@bucket/a.csv", r"gs://\*\*\*@bucket/a.csv cannot be opened"),
         ("list.xlsx", "text that is not JSON"),
     ],
 )
