@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 BUCKET = "bucket"
@@ -83,7 +83,6 @@ class S3:
         self._released = threading.Event()
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
         self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
-        self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -107,8 +106,8 @@ class S3:
         )
 
     def connection(self) -> str:
-        """Return the Airflow connection. It does not try again for long."""
-        quick = {"read_timeout": 0.5, "retries": {"max_attempts": 1}}
+        """Return the Airflow connection: with it, only s3fs tries again, after a body that was cut or no response."""
+        quick = {"read_timeout": 0.5, "retries": {"total_max_attempts": 1}}
         extra = {"endpoint_url": self.url, "region_name": "us-east-1", "config_kwargs": quick}
         return json.dumps({"conn_type": "aws", "login": "made-up", "password": "made-up", "extra": extra})
 
