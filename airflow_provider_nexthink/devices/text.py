@@ -119,8 +119,8 @@ def opened(path: str, open_file: Callable[[str], BinaryIO]) -> Iterator[BinaryIO
             raise NexthinkInputError(f"The file {shown:.200} cannot be read: {error.strerror}.") from None
         # Object storage refuses without a number, and not for good: a token has expired, a clock is wrong.
         raise NexthinkRetryableError(
-            f"The file {shown} cannot be read just now: {str(error) or type(error).__name__}. See the connection and "
-            "the storage; then clear the task."
+            f"The file {shown} cannot be read just now: {str(error) or type(error).__name__}. A retry reads it "
+            "again; if this stays, check the connection and the storage."
         ) from error
 
 

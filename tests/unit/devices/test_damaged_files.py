@@ -17,7 +17,7 @@ from pyarrow.parquet import encryption
 
 from airflow_provider_nexthink.devices.formats import write_file
 from airflow_provider_nexthink.devices.reader import DeviceRows, read_devices
-from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkRetryableError
 from airflow_provider_nexthink.filters import anti_join
 from airflow_provider_nexthink.status import COLUMNS
 
@@ -206,5 +206,5 @@ class BrokenStorage(io.BytesIO):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_read_devices_storage_failure_is_not_an_input_error(suffix: str) -> None:
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(NexthinkRetryableError, match=f"The file a{suffix} cannot be read just now: connection to the"):
         read_devices(f"a{suffix}", open_file=lambda _: BrokenStorage())

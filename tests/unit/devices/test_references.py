@@ -16,7 +16,7 @@ from pyarrow import parquet
 from airflow_provider_nexthink.devices.parquet import ParquetRows
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.devices.references import write_chunks
-from airflow_provider_nexthink.exceptions import NexthinkInputError
+from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkRetryableError
 
 ROWS = 25
 UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012x}" for number in range(ROWS)]
@@ -152,5 +152,5 @@ def test_storage_that_fails_in_the_middle_is_not_a_damaged_file(path: str) -> No
                 raise ConnectionResetError("the storage has gone")
             return super().read(size)
 
-    with pytest.raises(ConnectionResetError, match="the storage has gone"):
+    with pytest.raises(NexthinkRetryableError, match="cannot be read just now: the storage has gone"):
         read_devices({"path": path, "start": 0, "stop": 10}, open_file=lambda _: Failing(content))

@@ -427,5 +427,5 @@ def test_read_devices_file_with_nul_characters_is_an_error(tmp_path: Path, encod
 
 
 def test_read_devices_path_that_is_too_long_is_an_input_error() -> None:
-    with pytest.raises(NexthinkInputError, match="cannot be opened"):
+    with pytest.raises(NexthinkInputError, match="cannot be read: File name too long"):
         read_devices("x" * 300 + ".csv")
