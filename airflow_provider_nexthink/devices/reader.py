@@ -161,9 +161,7 @@ def tables_of(
     else:
         labels = mapping_columns(rows)
         if "path" in labels and any(Reference.of(row) is not None for row in rows):
-            raise NexthinkInputError(
-                f"devices has devices and files in one list: put the devices in a list too. {HINT}"
-            )
+            raise NexthinkInputError(f"devices has rows and files in one list: put the rows into a list. {HINT}")
         yield Columns(labels, len(rows), mapping_cells(rows, labels))
 
 

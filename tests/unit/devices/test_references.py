@@ -91,7 +91,7 @@ def test_reference_in_a_list_of_devices_is_no_device(path: str, is_first: bool) 
     if is_first:
         assert len(read_devices([part, device])) == 11
     else:
-        with pytest.raises(NexthinkInputError, match="devices and files in one list"):
+        with pytest.raises(NexthinkInputError, match="rows and files in one list"):
             read_devices([device, part])
 
 
