@@ -23,8 +23,11 @@ from airflow_provider_nexthink.status import MAX_UNSCHEDULED
 from airflow_provider_nexthink.utils import results
 from airflow_provider_nexthink.utils.results import unfinished_path
 from tests.support.dags import Run
+from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
 from tests.support.ledger_rows import rows_of
+from tests.support.secrets import reset_secrets_maskers
 from tests.support.tables import read_table
+from tests.support.tries import TaskInstance
 
 RunDag = Callable[..., Run]
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -274,3 +277,33 @@ def test_manifest_is_not_mapped_over(sandbox: Sandbox, run_dag: RunDag, rows: li
     run = run_dag(dag)
     assert "a manifest has no rows to map over" in run.error
     assert sandbox.requests == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # whose connection was interrupted while it was opened
+@pytest.mark.parametrize("do_xcom_push", [True, False])
+def test_timeout_at_any_line_once_devices_were_sent_their_table_is_in_its_file(
+    sandbox: Sandbox, rows: list[dict[str, str]], tmp_path: Path, do_xcom_push: bool
+) -> None:
+    files = {"data_management.py", "_report.py", "results.py", "storage.py"}
+    seen, interrupted = set[Line](), -1
+    while len(seen) > interrupted:
+        interrupted = len(seen)
+        reset_secrets_maskers()
+        sandbox.tenant.queued.clear()
+        path = tmp_path / f"{interrupted}.parquet"
+        operator = NexthinkDeleteDevicesOperator(
+            task_id="delete",
+            devices=rows[:2],
+            return_format="manifest",
+            results_path=str(path),
+            do_xcom_push=do_xcom_push,
+        )
+        ti = TaskInstance()
+        with suppress(TaskTimeout), interrupted_at_new_line(seen, files, lambda: sandbox.tenant.queued):
+            operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        assert path.exists(), sorted(seen)[-1]
+        assert parquet.read_table(path)["status"].to_pylist() == ["SCHEDULED"] * 2
+        if do_xcom_push:
+            assert read_table(ti.xcoms["return_value"])["uid"] == [row["device.uid"] for row in rows[:2]]
+    assert {Path(name).name for name, *_ in seen} == files
