@@ -229,12 +229,17 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             checkpoint = self._begin(context, report, self._hook)
             self._check_rendered()
             devices = self._read_devices(context)
-            if (reference := self._file_to_plan(devices, self._hook)) is not None:
+            reference = self._file_to_plan(devices, self._hook)
+            if reference is not None and not (checkpoint and checkpoint.earlier):  # whose rows are reported, too
                 self._check_table(context, 0)
                 result, manifest = self._hook.plan_file(
-                    reference, str(self.results_path), origin=report.origin, **self._chosen_options()
+                    reference,
+                    str(self.results_path),
+                    keeps_file=self.on_empty != "succeed",
+                    origin=report.origin,
+                    **self._chosen_options(),
                 )
-                self._stored = result, manifest
+                self._stored = None if manifest is None else (result, manifest)
             else:
                 result = self._hook.delete_devices(
                     devices,

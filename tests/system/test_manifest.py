@@ -26,8 +26,9 @@ from tests.support.dags import Run
 from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
 from tests.support.ledger_rows import rows_of
 from tests.support.secrets import reset_secrets_maskers
+from tests.support.store import Store
 from tests.support.tables import read_table
-from tests.support.tries import TaskInstance
+from tests.support.tries import TaskInstance, execute
 
 RunDag = Callable[..., Run]
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -307,3 +308,40 @@ def test_timeout_at_any_line_once_devices_were_sent_their_table_is_in_its_file(
         if do_xcom_push:
             assert read_table(ti.xcoms["return_value"])["uid"] == [row["device.uid"] for row in rows[:2]]
     assert {Path(name).name for name, *_ in seen} == files
+
+
+@pytest.mark.parametrize(("on_empty", "state"), [("succeed", "success"), ("skip", "skipped"), ("fail", "failed")])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_empty_file_is_an_empty_list_and_where_that_is_no_success_keeps_the_table_that_is_there(
+    sandbox: Sandbox, run_dag: RunDag, path: str, tmp_path: Path, on_empty: str, state: str, dry_run: bool
+) -> None:
+    pd.DataFrame().to_parquet(tmp_path / "empty.parquet")
+    Path(path).write_text("of an earlier run")
+    run = delete(run_dag, str(tmp_path / "empty.parquet"), path, dry_run=dry_run, on_empty=on_empty)
+    assert run.states["delete"] == state
+    if on_empty == "succeed":
+        assert read_table(run.xcom("delete"))["uid"] == []
+    else:
+        assert Path(path).read_text() == "of an earlier run"
+
+
+def test_retry_that_plans_a_file_reports_what_earlier_tries_have_sent(
+    sandbox: Sandbox, rows: list[dict[str, str]], path: str, tmp_path: Path
+) -> None:
+    """Such as after somebody has set the connection to dry runs only."""
+    store = Store()
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "1800"}, skip=1))
+    for try_number, dry_run in ((1, False), (2, True)):
+        operator = NexthinkDeleteDevicesOperator(
+            task_id="delete",
+            devices=str(tmp_path / "devices.parquet"),
+            max_concurrency=1,
+            return_format="manifest",
+            results_path=path,
+            dry_run=dry_run,
+        )
+        xcoms = execute(operator, store, try_number).xcoms
+    assert len(sandbox.tenant.queued) == 100
+    assert read_table(xcoms["return_value"])["status"].count("PLANNED") == 250
+    assert Counter(row["status"] for row in xcoms["earlier_tries"])["SCHEDULED"] == 100
+    assert xcoms["summary"]["earlier_tries"]["SCHEDULED"] == 100
