@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
     from airflow_provider_nexthink.deletion.outcome import DeletionResult
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+    from airflow_provider_nexthink.utils.results import ResultsKeeper
 
 
 _TRY_OVER = (
@@ -179,6 +180,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self._hook: NexthinkHook | None = None
         self._stored: tuple[DeletionResult, dict[str, Any]] | None = None
         self._unwritten: NexthinkResultsError | None = None
+        self._keeper: ResultsKeeper | None = None
         self._is_reported = False  # in XCom and in the file, or refused by them
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():
@@ -206,7 +208,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
-        self._hook = self._stored = self._unwritten = None
+        self._hook = self._stored = self._unwritten = self._keeper = None
         self._is_reported = False
         report = DeletionReport(
             context,
@@ -311,7 +313,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             return lambda: None
         from airflow_provider_nexthink.utils.results import ResultsKeeper
 
-        keeper = ResultsKeeper(self.results_path)
+        self._keeper = keeper = ResultsKeeper(self.results_path)
         return lambda: keeper.keep(lambda: hook.deletion.snapshot() if hook.deletion else None)
 
     def _check_rendered(self) -> None:
@@ -456,6 +458,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             return result.outcomes.columns()
         self._unwritten = None
         self._stored = result, manifest
+        if self._keeper:
+            self._keeper.close()
         self.log.info("The outcome table is in %s.", redacted_path(path))
         return manifest
 
