@@ -448,8 +448,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
         if self._stored is not None and self._stored[0].outcomes is result.outcomes:
             return self._stored[1]
-        path = str(self.results_path)
-        if self._is_refused(result):
+        path = options.check_results_path(self.results_path)  # a retry comes here before its options are checked
+        if path is None or self._is_refused(result):
             return result.outcomes.columns()
         try:
             manifest = store_results(path, result.outcomes, result.uid_column)

@@ -325,6 +325,14 @@ def test_empty_file_is_an_empty_list_and_where_that_is_no_success_keeps_the_tabl
         assert Path(path).read_text() == "of an earlier run"
 
 
+def test_plan_of_a_file_that_fails_for_rows_that_are_not_listed_says_how_many(
+    sandbox: Sandbox, rows: list[dict[str, str]], run_dag: RunDag, path: str, tmp_path: Path
+) -> None:
+    pd.DataFrame(rows[10:20] * 2).to_parquet(tmp_path / "twice.parquet")
+    run = delete(run_dag, str(tmp_path / "twice.parquet"), path, dry_run=True, fail_on=["DUPLICATE"])
+    assert "10 DUPLICATE of 20 devices. A retry changes nothing" in run.error
+
+
 def test_retry_that_plans_a_file_reports_what_earlier_tries_have_sent(
     sandbox: Sandbox, rows: list[dict[str, str]], path: str, tmp_path: Path
 ) -> None:
@@ -345,3 +353,26 @@ def test_retry_that_plans_a_file_reports_what_earlier_tries_have_sent(
     assert read_table(xcoms["return_value"])["status"].count("PLANNED") == 250
     assert Counter(row["status"] for row in xcoms["earlier_tries"])["SCHEDULED"] == 100
     assert xcoms["summary"]["earlier_tries"]["SCHEDULED"] == 100
+
+
+@pytest.mark.parametrize("rendered", [None, "None", "outcome.txt"])
+def test_retry_whose_results_path_is_none_writes_no_file(
+    sandbox: Sandbox,
+    rows: list[dict[str, str]],
+    path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rendered: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store()
+    operator = NexthinkDeleteDevicesOperator(
+        task_id="delete", devices=rows, return_format="manifest", results_path=path
+    )
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "1800"}, skip=1))
+    execute(operator, store, 1)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    operator.results_path = rendered
+    xcoms = execute(operator, store, 2).xcoms
+    assert "results_path" in str(xcoms["raised"])
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

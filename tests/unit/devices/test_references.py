@@ -103,7 +103,7 @@ def test_reference_to_rows_of_a_manifest_is_an_error_if_its_file_has_changed(
     parquet.write_table(pa.table({"uid": UIDS, "name": NAMES}), place)
     content = place.read_bytes()
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    part = {"path": str(place), "start": 0, "stop": 10, "size": len(content), "checksum": digest}
+    part: dict[str, Any] = {"path": str(place), "start": 0, "stop": 10, "size": len(content), "checksum": digest}
     with file_of(Reference(**part)):
         assert len(read_devices(part)) == 10
     changed = part | known
