@@ -26,7 +26,7 @@ from airflow_provider_nexthink.devices.formats import redacted_path, suffix_of
 from airflow_provider_nexthink.devices.parquet import ParquetRows, ParquetWriter
 from airflow_provider_nexthink.devices.references import Reference, write_chunks
 from airflow_provider_nexthink.exceptions import NexthinkInputError
-from airflow_provider_nexthink.status import COLUMNS, NUMBER_COLUMNS, Status
+from airflow_provider_nexthink.status import COLUMNS, NUMBER_COLUMNS, RETRYABLE, Status
 from airflow_provider_nexthink.utils.results import publish_results, unfinished_path
 from airflow_provider_nexthink.utils.storage import exists, file_of, publish
 from airflow_provider_nexthink.version_compat import max_map_length
@@ -174,24 +174,46 @@ class _TablesOfChunks:
 
 def _rows_of(number: int, table: Any) -> dict[Any, Row]:
     """Return the rows of the table of a chunk by uid; none if there is no table."""
-    if isinstance(table, str):
-        table = next(({"path": place} for place in (table, unfinished_path(table)) if exists(place)), None)
-    rows: Iterable[Row] = ()
-    if isinstance(table, Mapping) and (reference := Reference.of(table)) is not None:
-        try:
-            with file_of(reference) as file:
-                parquet = ParquetRows(file, f"The file {redacted_path(reference.path)}")
-                rows = [row for cells in _batches(parquet) for row in zip(*cells, strict=True)]
-        except NexthinkInputError as error:
-            log.error("The table of chunk %d cannot be read, so its devices are UNKNOWN: %s", number, error)  # noqa: TRY400
-    elif isinstance(table, Mapping) and table.keys() >= set(COLUMNS):
-        rows = zip(*(table[column] for column in COLUMNS), strict=True)
-    elif table is not None:
-        raise NexthinkInputError(
-            f"The table of chunk {number} is a {type(table).__name__}, and neither a manifest nor a table by columns: "
-            "set return_format='manifest' on the operator that made it."
-        )
-    return {row[0]: row for row in rows}
+    if table is None:
+        return {}
+    reference = Reference(table) if isinstance(table, str) else Reference.of(table)
+    if reference is not None:
+        return _rows_in_files(number, reference, is_lost=isinstance(table, str))
+    if isinstance(table, Mapping) and table.keys() >= set(COLUMNS):
+        return {row[0]: row for row in zip(*(table[column] for column in COLUMNS), strict=True)}
+    raise NexthinkInputError(
+        f"The table of chunk {number} is a {type(table).__name__}, and neither a manifest nor a table by columns: "
+        "set return_format='manifest' on the operator that made it."
+    )
+
+
+def _rows_in_files(number: int, reference: Reference, *, is_lost: bool) -> dict[Any, Row]:
+    """Return the rows of the table of a chunk, and of the one that a try has left that was lost after it was written.
+
+    The file of a task that was lost may be that of an earlier try: what is not settled there, it may have sent since.
+    """
+    unfinished = Reference(unfinished_path(reference.path))
+    rows: dict[Any, Row] = {}
+    for found in (reference, unfinished):
+        if (is_lost or found is unfinished) and not exists(found.path):
+            continue
+        for row in _rows_in_file(number, found):
+            before = rows.get(row[0])
+            if before is None or before[2] in RETRYABLE or row[2] not in RETRYABLE:
+                rows[row[0]] = row
+    if is_lost:
+        return {uid: row for uid, row in rows.items() if row[2] not in RETRYABLE or row[2] == Status.UNKNOWN}
+    return rows
+
+
+def _rows_in_file(number: int, reference: Reference) -> list[Row]:
+    try:
+        with file_of(reference) as file:
+            parquet = ParquetRows(file, f"The file {redacted_path(reference.path)}")
+            return [row for cells in _batches(parquet) for row in zip(*cells, strict=True)]
+    except NexthinkInputError as error:
+        log.error("The table of chunk %d cannot be read, so its devices are UNKNOWN: %s", number, error)  # noqa: TRY400
+        return []
 
 
 def _write_row(part: Outcomes, at: int, row: Row | None) -> None:

@@ -93,10 +93,10 @@ def nexthink_delete_at_scale() -> None:
     def join(params: Any = None, run_id: Any = None, ti: Any = None) -> dict[str, Any] | None:
         """Write one table with one row per row of the list, in the same order; return its manifest."""
         plan, chunks = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="split")
-        if plan is None:
+        if plan is None or chunks is None:  # also in a run that was cleared, whose devices may have been sent before
             log.error(
-                "There is no plan, so no table; what was sent is not known here. See the log of plan, and those of "
-                "delete_devices if they have any."
+                "There is no plan, or it was not split, so no table; what was sent is not known here. See the logs of "
+                "plan and split, and those of delete_devices if they have any."
             )
             return None
         if not chunks:  # no chunk, so nothing was sent

@@ -52,7 +52,8 @@ class FilePlan:
     ) -> None:
         self._rows = rows
         self._start, self._stop = start, stop
-        self._uid, self._name = find_uid_and_name(rows.labels, uid_column, name_column)
+        # A list without rows needs no columns, as in memory.
+        self._uid, self._name = find_uid_and_name(rows.labels, uid_column, name_column) if len(self) else (0, 0)
         self._statuses = StatusFinder(rows.labels, self._uid, self._name)
         self._status_at: int | None = None
         self._reason_at: int | None = None
@@ -105,14 +106,17 @@ class FilePlan:
         """Find the uids that occur in several rows, and whether the list is an outcome table."""
         columns = [self._uid, self._name, *self._statuses.columns]
         buckets = [bytearray() for _ in range(_BUCKETS)]
+        first = 0
         for cells in self._rows.batches(columns, self._start, self._stop):
             of_column = dict(zip(columns, cells, strict=True))
-            check_cells(of_column[self._uid], of_column[self._name])
+            check_cells(of_column[self._uid], of_column[self._name], first)
+            first += len(of_column[self._uid])
             self._statuses.add(of_column.__getitem__)
             for uid in map(_pack, of_column[self._uid]):
                 if uid is not None:
                     buckets[hash(uid) % _BUCKETS] += uid
-        self._status_at, self._reason_at = self._statuses.choose()
+        if len(self):
+            self._status_at, self._reason_at = self._statuses.choose()
         repeated = _Repeated()
         for bucket in buckets:
             repeated.add(bucket)

@@ -301,12 +301,13 @@ class DeletionResult:
     def _failure(self, counts: dict[str, int]) -> NexthinkDevicesError:
         count = sum(counts.values())
         numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
+        rows = self.outcomes.rows_with(counts, _PREVIEW_ROWS)  # none where only a file has rows with these statuses
         first = "; ".join(
             f"{row['name']} ({row['uid']}): {row['status']}{f', {reason}' if (reason := row['reason']) else ''}"
-            for row in self.outcomes.rows_with(counts, _PREVIEW_ROWS)
+            for row in rows
         )
-        more = f"; and {count - _PREVIEW_ROWS} more" if count > _PREVIEW_ROWS else ""
-        message = f"{numbers} of {len(self.outcomes)} devices. {first}{more}."
+        more = f"; and {count - len(rows)} more" if count > len(rows) else ""
+        message = f"{numbers} of {len(self.outcomes)} devices.{f' {first}{more}.' if rows else ''}"
         if RETRYABLE.intersection(counts):
             return NexthinkDevicesRetryableError(f"{message} A retry is harmless and may schedule them.", counts=counts)
         return NexthinkDevicesRefusedError(f"{message} A retry changes nothing: correct the list.", counts=counts)

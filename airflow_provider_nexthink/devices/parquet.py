@@ -132,10 +132,12 @@ class ParquetRows:
         :raises NexthinkInputError: if the file is damaged.
         """
         stop = self.length if stop is None else stop
+        if start >= stop:
+            return
         groups = self.groups_of(start, stop)
         at = self._rows_before(groups)
-        labels = [self.labels[position] for position in columns]
-        batches = self._file.iter_batches(ROWS_AT_ONCE, groups, list(dict.fromkeys(labels)), use_threads=False)
+        labels = list({self.labels[position]: None for position in columns})
+        batches = self._file.iter_batches(ROWS_AT_ONCE, groups, labels, use_threads=False)
         while True:
             with self._errors():
                 batch = next(batches, None)
@@ -144,8 +146,16 @@ class ParquetRows:
             first, at = at, at + len(batch)
             part = batch.slice(max(start - first, 0), max(0, min(stop, at) - max(start, first)))
             if len(part):
-                found = [part.column(part.schema.names.index(label)) for label in labels]
-                yield [arrow_cells(cells, f"The column {label!r}") for cells, label in zip(found, labels, strict=True)]
+                yield [
+                    arrow_cells(self._column(part, position), f"The column {self.labels[position]!r}")
+                    for position in columns
+                ]
+
+    def _column(self, part: Any, position: int) -> Any:
+        """Return a column of a batch, which has all columns of each name that was asked for: there may be several."""
+        label = self.labels[position]
+        same = [at for at, name in enumerate(part.schema.names) if name == label]
+        return part.column(same[self.labels[:position].count(label)])
 
     def _rows_in(self, group: int) -> int:
         return int(self._file.metadata.row_group(group).num_rows)

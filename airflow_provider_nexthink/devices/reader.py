@@ -144,9 +144,9 @@ def tables_of(
     if not rows:
         return
     if is_whole_list(first):
-        check_no_overlap(part for each in rows if (part := Reference.of(each)) is not None)
         read = partial(tables_of, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file)
         try:
+            check_no_overlap(_references_in(rows))
             for part in rows:
                 if part is not None:
                     yield from read(part)
@@ -160,7 +160,18 @@ def tables_of(
         yield Lines(fields, rows)
     else:
         labels = mapping_columns(rows)
+        if "path" in labels and any(Reference.of(row) is not None for row in rows):
+            raise NexthinkInputError(f"devices has rows and files in one list: put the rows into a list. {HINT}")
         yield Columns(labels, len(rows), mapping_cells(rows, labels))
+
+
+def _references_in(rows: Iterable[Any]) -> Iterator[Reference]:
+    """Return the references in a list of lists, of any depth."""
+    for each in rows:
+        if (reference := Reference.of(each)) is not None:
+            yield reference
+        elif isinstance(each, list) and is_whole_list(next((row for row in each if row is not None), None)):
+            yield from _references_in(each)
 
 
 def pick_rows(

@@ -24,6 +24,7 @@ _KEYS = frozenset(
     {"path", "start", "stop", "rows", "columns", "counts", "size", "checksum", "uid_column", "unscheduled"}
 )
 _DIGESTS = "nexthink_chunks"
+_PIECE_BYTES = 1024 * 1024
 _NAME = re.compile(r"~([0-9a-f]{8})\.parquet$")
 
 
@@ -68,6 +69,11 @@ class Reference:
         file = f"the file {redacted_path(self.path)}"
         return file if self.start is None and self.stop is None else f"rows {self.start} to {self.stop} of {file}"
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether it says what the whole file is to be, so that all of it has to be read, also for some of its rows."""
+        return self.size is not None or self.checksum is not None
+
     def read(self, file: BinaryIO) -> Any:
         """Read the rows.
 
@@ -84,6 +90,12 @@ class Reference:
                 f"{self} cannot be read: only Parquet says where its rows are. Write the list as .parquet (split_plan "
                 "of airflow_provider_nexthink.chunks does), or pass the whole file."
             )
+        if self.is_checked:
+            digest, size = hashlib.blake2b(digest_size=16), 0
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                size += len(piece)
+            self.check_unchanged(size, digest.hexdigest())
         rows = ParquetRows(file, f"The file {redacted_path(self.path)}")
         return rows.table(*self.rows_in(rows))
 

@@ -62,17 +62,18 @@ def is_container(cell: object) -> bool:
     return (isinstance(cell, Iterable) or bool(loader_hint(cell))) and not isinstance(cell, _TEXT)
 
 
-def check_single_values(cells: list[Any], what: str, owner: str = "devices") -> None:
+def check_single_values(cells: list[Any], what: str, owner: str = "devices", first: int = 0) -> None:
     """Check that a column has one value in each row: a list in one cell would count as a single device.
 
     :param cells: the cells of the column.
     :param what: what the column holds, for the error.
     :param owner: the name of the list, for the error.
+    :param first: the number of the first of these rows, for the error.
     :raises NexthinkInputError: if a row has a list, a mapping, an array, a frame or the like.
     """
     if set(map(type, cells)) <= _SINGLE:
         return
-    for number, cell in enumerate(cells):
+    for number, cell in enumerate(cells, first):
         if is_container(cell):
             raise NexthinkInputError(
                 f"Row {number} of {owner} has {type_name(cell)} as its {what}, and not one value.{loader_hint(cell)} "
@@ -80,14 +81,15 @@ def check_single_values(cells: list[Any], what: str, owner: str = "devices") -> 
             )
 
 
-def check_cells(uids: list[Any], names: list[Any]) -> None:
+def check_cells(uids: list[Any], names: list[Any], first: int = 0) -> None:
     """Check that each row has one uid, and that no cell is an XCom: only Airflow can resolve it.
 
     :param uids: the cells of the column with the uid.
     :param names: the cells of the column with the name.
+    :param first: the number of the first of these rows, for the error.
     :raises NexthinkInputError: if they are not so.
     """
-    check_single_values(uids, "uid")
+    check_single_values(uids, "uid", first=first)
     if any(hasattr(kind, "iter_references") for kind in {*map(type, uids), *map(type, names)}):
         raise NexthinkInputError(
             "devices has an XCom as a uid or a name that Airflow has not resolved: it finds those in lists, tuples and "

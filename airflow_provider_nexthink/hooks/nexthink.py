@@ -237,16 +237,18 @@ class NexthinkHook(BaseHook):
         reference: Reference,
         results_path: str,
         *,
+        keeps_file: bool = False,
         origin: RunOrigin | None = None,
         **options: Unpack[DeletionOptionsDict],
-    ) -> tuple[DeletionResult, dict[str, Any]]:
+    ) -> tuple[DeletionResult, dict[str, Any] | None]:
         """Plan the deletion of a list of any length, in bounded memory: a dry run from a Parquet file to another.
 
         :param reference: the file with the devices, or some of its rows.
         :param results_path: where to write the outcome table, a .parquet file.
+        :param keeps_file: leave a file that is there as it is if the list has no rows.
         :param origin: who started it, and in which task; None for the task that this is called in, if it is one.
         :param options: as ``DeletionOptions`` describes them; it is a dry run whatever they say.
-        :return: the result, without the rows themselves; and the manifest of the table.
+        :return: the result, without the rows themselves; and the manifest of the table, None if it was not written.
         :raises NexthinkInputError: if the input, an option or the connection is wrong, its policy forbids it, or a
             guard trips.
         :raises OSError: if the table cannot be written; others as the object storage's library has them.
@@ -263,7 +265,9 @@ class NexthinkHook(BaseHook):
                 origin=origin or current_origin(),
                 **options,
             )
-            manifest = publish_results(results_path, result.outcomes, table, unscheduled, result.uid_column)
+            manifest = None
+            if result.outcomes or not keeps_file:
+                manifest = publish_results(results_path, result.outcomes, table, unscheduled, result.uid_column)
         observer.on_result(result)
         return result, manifest
 

@@ -163,7 +163,7 @@ class DeviceInput(ResolveMixin):
             text = self.value.strip()
             return f"the file {redacted_path(text)}" if is_path(text) else f"text of {len(text)} characters"
         if isinstance(self.value, Mapping) and isinstance(self.value.get("path"), str):
-            rows = f"rows {self.value['start']} to {self.value['stop']} of " if "start" in self.value else ""
+            rows = f"rows {self.value['start']} to {self.value.get('stop')} of " if "start" in self.value else ""
             return f"{rows}the file {redacted_path(self.value['path'])}"
         if isinstance(self.value, Mapping) or not isinstance(self.value, Sized):
             return f"devices ({kind})"

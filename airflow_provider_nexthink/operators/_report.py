@@ -61,8 +61,6 @@ class DeletionReport:
         self._checkpoint: Checkpoint | None = None
         self._earlier: EarlierTries | None = None
         self._is_earlier_known = False  # until ``begin``
-        self.is_complete = False
-        """Whether each value of this try's own result has been pushed, or refused."""
 
     def begin(self, checkpoint: Checkpoint | None, *, is_retry: bool) -> None:
         """Push the outcomes of earlier tries.
@@ -105,9 +103,7 @@ class DeletionReport:
         :param result: the outcome of each device.
         :return: the error that kept a value from being pushed, or None.
         """
-        failure = self._push_all(self._with_earlier(result))
-        self.is_complete = True
-        return failure
+        return self._push_all(self._with_earlier(result))
 
     def push_failure(
         self, error: BaseException, deletion: Deletion | None, describe: Callable[[], dict[str, Any]]

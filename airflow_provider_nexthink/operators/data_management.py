@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
     from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
     from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
+    from airflow_provider_nexthink.utils.results import ResultsKeeper
 
 
 _TRY_OVER = (
@@ -180,6 +181,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self._stored: tuple[DeletionResult, dict[str, Any]] | None = None
         self._written: Outcomes | None = None
         self._unwritten: NexthinkResultsError | None = None
+        self._keeper: ResultsKeeper | None = None
+        self._is_reported = False  # in XCom and in the file, or refused by them
         self._templated_limits = [limit for limit in _LIMITS if is_template(getattr(self, limit))]
         with option_errors():
             self._check_options()
@@ -206,7 +209,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
-        self._hook = self._stored = self._written = self._unwritten = None
+        self._hook = self._stored = self._written = self._unwritten = self._keeper = None
+        self._is_reported = False
         report = DeletionReport(
             context,
             enabled=self.do_xcom_push,
@@ -228,12 +232,17 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             checkpoint = self._begin(context, report, self._hook)
             self._check_rendered()
             devices = self._read_devices(context)
-            if (reference := self._file_to_plan(devices, self._hook)) is not None:
+            reference = self._file_to_plan(devices, self._hook)
+            if reference is not None and not (checkpoint and checkpoint.earlier):  # whose rows are reported, too
                 self._check_table(context, 0)
                 result, manifest = self._hook.plan_file(
-                    reference, str(self.results_path), origin=report.origin, **self._chosen_options()
+                    reference,
+                    str(self.results_path),
+                    keeps_file=self.on_empty != "succeed",
+                    origin=report.origin,
+                    **self._chosen_options(),
                 )
-                self._stored = result, manifest
+                self._stored = None if manifest is None else (result, manifest)
             else:
                 result = self._hook.delete_devices(
                     devices,
@@ -264,18 +273,15 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         return checkpoint
 
     def _report_failure(self, report: DeletionReport, error: BaseException) -> None:
-        """Push what is known to XCom, if the error came before this try had reported its result."""
-        if report.is_complete:
+        """Report what is known, if the error came before this try had reported its result."""
+        if self._is_reported:
             return
         try:
             deletion = self._hook.deletion if self._hook else None
             if deletion is None or not deletion.has_begun:
                 report.push_failure(error, deletion, partial(self._describe_request, error))
                 return
-            result = deletion.result(error)
-            report.push(result)
-            if not report.is_over:
-                self._write_results(result)
+            self._report(report, deletion.result(error))
         finally:
             if self._hook:
                 self._hook.close()  # the report may have used the ledger again
@@ -308,7 +314,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             return lambda: None
         from airflow_provider_nexthink.utils.results import ResultsKeeper
 
-        keeper = ResultsKeeper(self.results_path)
+        self._keeper = keeper = ResultsKeeper(self.results_path)
         return lambda: keeper.keep(lambda: hook.deletion.snapshot() if hook.deletion else None)
 
     def _check_rendered(self) -> None:
@@ -382,9 +388,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             result.raise_for_status(self.fail_on)
         except BaseException as error:  # noqa: BLE001 - also a timeout; the table is pushed first
             failure = error
-        unpushed = report.push(result)
-        unwritten = None if report.is_over else self._write_results(result)
-        if (failure := failure or unpushed or unwritten) is not None:
+        unreported = self._report(report, result)
+        if (failure := failure or unreported) is not None:
             raise failure
         if self.execution_timeout:
             cancel_timeout()  # the work is done: a timeout now could only give it a wrong outcome
@@ -396,7 +401,20 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             self.do_xcom_push = False
         return self._formatted(result)
 
-    def _write_results(self, result: DeletionResult) -> BaseException | None:
+    def _report(self, report: DeletionReport, result: DeletionResult) -> BaseException | None:
+        """Push the result to XCom and write it to its file; return what prevented or interrupted that."""
+        failure = report.push(result)
+        for _ in range(2):  # a timeout comes once, and there may be no other table than the file
+            try:
+                unwritten = None if report.is_over else self._write_results(result)
+                failure = failure or unwritten
+                break
+            except BaseException as interruption:  # noqa: BLE001 - killed, or out of time; raised once it is written
+                failure = failure or interruption
+        self._is_reported = True
+        return failure
+
+    def _write_results(self, result: DeletionResult) -> Exception | None:
         """Write the table to its file; return what kept it from being written."""
         if self.results_path is None or self._is_refused(result):
             return None
@@ -409,8 +427,6 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             write_table(self.results_path, result.outcomes.columns())
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own
             return self._not_written(error)
-        except BaseException as error:  # noqa: BLE001 - killed, or out of time
-            return error
         self.log.info("The outcome table is in %s.", redacted_path(self.results_path))
         return None
 
@@ -433,9 +449,9 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
         if self._stored is not None and self._stored[0].outcomes is result.outcomes:
             return self._stored[1]
-        path = str(self.results_path)
+        path = options.check_results_path(self.results_path)  # a retry comes here before its options are checked
         # Written once: after a timeout, a storage that hangs would hold the task for ever.
-        if self._is_refused(result) or self._written is result.outcomes:
+        if path is None or self._is_refused(result) or self._written is result.outcomes:
             return result.outcomes.columns()
         self._written = result.outcomes
         try:
@@ -445,6 +461,8 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
             return result.outcomes.columns()
         self._unwritten = None
         self._stored = result, manifest
+        if self._keeper:
+            self._keeper.close()
         self.log.info("The outcome table is in %s.", redacted_path(path))
         return manifest
 

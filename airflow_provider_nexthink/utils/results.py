@@ -102,13 +102,19 @@ class ResultsKeeper:
         self._monotonic = monotonic
         self._due_at = monotonic() + KEEP_SECONDS
         self._is_writing = False
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Write no more, since the table is where it belongs, and delete what has been written."""
+        self._is_closed = True
+        remove(self._path)
 
     def keep(self, snapshot: Callable[[], Outcomes | None]) -> None:
         """Write the table if it is time, in a thread: a storage that hangs must not hold up the run.
 
         :param snapshot: returns the table.
         """
-        if self._is_writing or self._monotonic() < self._due_at or (table := snapshot()) is None:
+        if self._is_closed or self._is_writing or self._monotonic() < self._due_at or (table := snapshot()) is None:
             return
         self._is_writing = True
         threading.Thread(target=self._write, args=(table,), name="nexthink-results", daemon=True).start()
@@ -117,6 +123,8 @@ class ResultsKeeper:
         start = self._monotonic()
         with suppress(Exception):
             write_table(self._path, table.columns())
+        if self._is_closed:
+            remove(self._path)
         now = self._monotonic()
         self._due_at = now + max(KEEP_SECONDS, _COST * (now - start))
         self._is_writing = False

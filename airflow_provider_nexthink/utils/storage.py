@@ -48,10 +48,10 @@ def file_of(reference: Reference) -> Iterator[BinaryIO]:
     """Give the file of a reference, open for reading bytes, to be read several times.
 
     :param reference: the file, which is copied to this machine first if it is on object storage; or some of its rows,
-        for which it is not.
+        for which it is not, unless it says what the whole file is to be.
     :raises NexthinkInputError: if it cannot be read, or has changed.
     """
-    if reference.start is not None:
+    if reference.start is not None and not reference.is_checked:
         with opened(reference.path, open_file) as file:
             pass
         with open_file(reference.path) as file:

@@ -84,7 +84,7 @@ def test_at_scale_guard_counts_the_whole_list(
     assert run.states["join"] == "success"
     assert run.tries("plan") == 1
     assert "90 devices, more than max_devices=89" in run.error
-    assert "There is no plan, so no table; what was sent is not known here. See the log of plan" in caplog.text
+    assert "There is no plan, or it was not split, so no table; what was sent is not known here" in caplog.text
     assert sandbox.requests == []
 
 
@@ -97,6 +97,19 @@ def test_at_scale_with_one_chunk_or_none_returns_one_table(
     assert run.state == "success"
     assert run.states["delete_devices"] == "skipped"
     assert joined(run)["status"] == ["EXCLUDED"]
+
+
+def test_at_scale_plan_that_could_not_be_split_is_no_outcome(
+    sandbox: Sandbox, dag: DAG, run_dag: RunDag, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run may have been cleared, and have sent these devices before."""
+    split: Any = dag.get_task("split")
+    split.retries = 0
+    split.pre_execute = lambda context: 1 / 0
+    run = run_dag(dag, **options)
+    assert run.state == "failed"
+    assert run.xcom("join") is None
+    assert "There is no plan, or it was not split, so no table" in caplog.text
 
 
 def test_at_scale_failed_chunk_is_in_the_table_and_fails_the_run(

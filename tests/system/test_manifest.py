@@ -23,8 +23,12 @@ from airflow_provider_nexthink.status import MAX_UNSCHEDULED
 from airflow_provider_nexthink.utils import results
 from airflow_provider_nexthink.utils.results import unfinished_path
 from tests.support.dags import Run
+from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
 from tests.support.ledger_rows import rows_of
+from tests.support.secrets import reset_secrets_maskers
+from tests.support.store import Store
 from tests.support.tables import read_table
+from tests.support.tries import TaskInstance, execute
 
 RunDag = Callable[..., Run]
 ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -274,3 +278,101 @@ def test_manifest_is_not_mapped_over(sandbox: Sandbox, run_dag: RunDag, rows: li
     run = run_dag(dag)
     assert "a manifest has no rows to map over" in run.error
     assert sandbox.requests == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # whose connection was interrupted while it was opened
+@pytest.mark.parametrize("do_xcom_push", [True, False])
+def test_timeout_at_any_line_once_devices_were_sent_their_table_is_in_its_file(
+    sandbox: Sandbox, rows: list[dict[str, str]], tmp_path: Path, do_xcom_push: bool
+) -> None:
+    files = {"data_management.py", "_report.py", "results.py", "storage.py"}
+    seen, interrupted = set[Line](), -1
+    while len(seen) > interrupted:
+        interrupted = len(seen)
+        reset_secrets_maskers()
+        sandbox.tenant.queued.clear()
+        path = tmp_path / f"{interrupted}.parquet"
+        operator = NexthinkDeleteDevicesOperator(
+            task_id="delete",
+            devices=rows[:2],
+            return_format="manifest",
+            results_path=str(path),
+            do_xcom_push=do_xcom_push,
+        )
+        ti = TaskInstance()
+        with suppress(TaskTimeout), interrupted_at_new_line(seen, files, lambda: sandbox.tenant.queued):
+            operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        assert path.exists(), sorted(seen)[-1]
+        assert parquet.read_table(path)["status"].to_pylist() == ["SCHEDULED"] * 2
+        if do_xcom_push:
+            assert read_table(ti.xcoms["return_value"])["uid"] == [row["device.uid"] for row in rows[:2]]
+    assert {Path(name).name for name, *_ in seen} == files
+
+
+@pytest.mark.parametrize(("on_empty", "state"), [("succeed", "success"), ("skip", "skipped"), ("fail", "failed")])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_empty_file_is_an_empty_list_and_where_that_is_no_success_keeps_the_table_that_is_there(
+    sandbox: Sandbox, run_dag: RunDag, path: str, tmp_path: Path, on_empty: str, state: str, dry_run: bool
+) -> None:
+    pd.DataFrame().to_parquet(tmp_path / "empty.parquet")
+    Path(path).write_text("of an earlier run")
+    run = delete(run_dag, str(tmp_path / "empty.parquet"), path, dry_run=dry_run, on_empty=on_empty)
+    assert run.states["delete"] == state
+    if on_empty == "succeed":
+        assert read_table(run.xcom("delete"))["uid"] == []
+    else:
+        assert Path(path).read_text() == "of an earlier run"
+
+
+def test_plan_of_a_file_that_fails_for_rows_that_are_not_listed_says_how_many(
+    sandbox: Sandbox, rows: list[dict[str, str]], run_dag: RunDag, path: str, tmp_path: Path
+) -> None:
+    pd.DataFrame(rows[10:20] * 2).to_parquet(tmp_path / "twice.parquet")
+    run = delete(run_dag, str(tmp_path / "twice.parquet"), path, dry_run=True, fail_on=["DUPLICATE"])
+    assert "10 DUPLICATE of 20 devices. A retry changes nothing" in run.error
+
+
+def test_retry_that_plans_a_file_reports_what_earlier_tries_have_sent(
+    sandbox: Sandbox, rows: list[dict[str, str]], path: str, tmp_path: Path
+) -> None:
+    """Such as after somebody has set the connection to dry runs only."""
+    store = Store()
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "1800"}, skip=1))
+    for try_number, dry_run in ((1, False), (2, True)):
+        operator = NexthinkDeleteDevicesOperator(
+            task_id="delete",
+            devices=str(tmp_path / "devices.parquet"),
+            max_concurrency=1,
+            return_format="manifest",
+            results_path=path,
+            dry_run=dry_run,
+        )
+        xcoms = execute(operator, store, try_number).xcoms
+    assert len(sandbox.tenant.queued) == 100
+    assert read_table(xcoms["return_value"])["status"].count("PLANNED") == 250
+    assert Counter(row["status"] for row in xcoms["earlier_tries"])["SCHEDULED"] == 100
+    assert xcoms["summary"]["earlier_tries"]["SCHEDULED"] == 100
+
+
+@pytest.mark.parametrize("rendered", [None, "None", "outcome.txt"])
+def test_retry_whose_results_path_is_none_writes_no_file(
+    sandbox: Sandbox,
+    rows: list[dict[str, str]],
+    path: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rendered: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store()
+    operator = NexthinkDeleteDevicesOperator(
+        task_id="delete", devices=rows, return_format="manifest", results_path=path
+    )
+    sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "1800"}, skip=1))
+    execute(operator, store, 1)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    operator.results_path = rendered
+    xcoms = execute(operator, store, 2).xcoms
+    assert "results_path" in str(xcoms["raised"])
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

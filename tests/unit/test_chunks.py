@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +25,8 @@ from airflow_provider_nexthink.devices import parquet as our_parquet
 from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import COLUMNS, Status
-from airflow_provider_nexthink.utils.results import store_results, unfinished_path
+from airflow_provider_nexthink.utils import results
+from airflow_provider_nexthink.utils.results import ResultsKeeper, store_results, unfinished_path
 from airflow_provider_nexthink.utils.storage import file_of, write_table
 from tests.support.tables import read_table
 
@@ -207,6 +209,56 @@ def test_join_tables_takes_what_a_lost_task_has_left(folder: str) -> None:
     write_table(unfinished_path(f"{folder}/0.parquet"), left.columns())
     joined = join(folder, plan, chunks, [f"{folder}/0.parquet"])
     assert joined["status"] == ["SCHEDULED"] * 4 + ["UNKNOWN"]
+
+
+def test_join_tables_what_an_earlier_try_has_not_settled_is_unknown_if_its_retry_was_lost(folder: str) -> None:
+    """The file is that of the earlier try: the retry, whose XComs are not there, may have sent these devices."""
+    plan = plan_of(folder, ROWS)
+    earlier = outcomes_of(ROWS, Status.SCHEDULED)
+    earlier.status[2:] = [Status.FAILED, Status.NOT_SENT, Status.REJECTED]
+    place = stored(folder, "0", earlier)["path"]
+    joined = join(folder, plan, split(folder, plan, 5), [place])
+    assert joined["status"] == ["SCHEDULED", "SCHEDULED", "UNKNOWN", "UNKNOWN", "REJECTED"]
+
+
+@pytest.mark.parametrize("has_xcom", [True, False])
+def test_join_tables_what_a_lost_retry_has_left_is_newer_than_the_table_of_earlier_tries(
+    folder: str, has_xcom: bool
+) -> None:
+    """A retry pushes the table of earlier tries when it begins; its own is in the other file until it ends."""
+    plan = plan_of(folder, ROWS)
+    earlier = outcomes_of(ROWS, Status.SCHEDULED)
+    earlier.status[1:] = [Status.FAILED, Status.NOT_SENT, Status.UNKNOWN, Status.SCHEDULED]
+    table = stored(folder, "0", earlier)
+    left = outcomes_of(ROWS, Status.SCHEDULED)
+    left.status[3:] = [Status.UNKNOWN, Status.UNKNOWN]
+    write_table(unfinished_path(table["path"]), left.columns())
+    joined = join(folder, plan, split(folder, plan, 5), [table if has_xcom else table["path"]])
+    assert joined["status"] == ["SCHEDULED", "SCHEDULED", "SCHEDULED", "UNKNOWN", "SCHEDULED"]
+
+
+def test_results_keeper_that_is_still_writing_when_the_run_has_ended_leaves_nothing(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_writing, may_write = threading.Event(), threading.Event()
+
+    def hanging(*written: Any) -> None:
+        is_writing.set()
+        assert may_write.wait(30)
+        write_table(*written)
+
+    monkeypatch.setattr(results, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(results, "write_table", hanging)
+    keeper = ResultsKeeper(f"{folder}/0.parquet")
+    keeper.keep(lambda: outcomes_of(ROWS, Status.UNKNOWN))
+    (writer,) = [thread for thread in threading.enumerate() if thread.name == "nexthink-results"]
+    assert is_writing.wait(30)
+    stored(folder, "0", outcomes_of(ROWS, Status.SCHEDULED))
+    keeper.close()
+    may_write.set()
+    writer.join()
+    assert not Path(unfinished_path(f"{folder}/0.parquet")).exists()
+    keeper.keep(lambda: pytest.fail("it is closed"))
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content + b"x", lambda _: b""])

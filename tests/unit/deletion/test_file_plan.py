@@ -132,6 +132,35 @@ def test_file_plan_without_its_columns_is_an_error() -> None:
         planned(file_of({"serial": ["1"], "name": ["PC"]}))
 
 
+@pytest.mark.parametrize("table", [{}, {"serial": []}, {"uid": [], "name": [], "request_id": []}])
+def test_file_plan_without_rows_needs_no_columns(table: Table) -> None:
+    outcomes, written, _ = planned(file_of(table))
+    assert (len(outcomes), written) == (0, planned_in_memory(table).columns())
+
+
+@pytest.mark.parametrize("first", ["active", None, "PLANNED"])
+def test_file_plan_of_two_columns_with_one_name_reads_both(first: str | None) -> None:
+    """Else a device that the second one holds back would be sent."""
+    uids = [f"0fbd5a5c-0000-4000-8000-{n:012x}" for n in range(2)]
+    cells = [uids, ["PC", "PC"], [first, first], ["EXCLUDED", "PLANNED"]]
+    made = io.BytesIO()
+    columns = [pa.array(column, pa.string()) for column in cells]
+    parquet.write_table(pa.Table.from_arrays(columns, ["uid", "name", "status", "status"]), made)
+    if first == "PLANNED":
+        with pytest.raises(NexthinkInputError, match="'status' and 'status', which both hold statuses"):
+            planned(made)
+    else:
+        assert planned(made)[1]["status"] == ["EXCLUDED", "PLANNED"]
+
+
+def test_file_plan_names_the_row_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(our_parquet, "ROWS_AT_ONCE", 2)
+    made = io.BytesIO()
+    parquet.write_table(pa.table({"uid": [None] * 5 + [["x"]], "name": ["PC"] * 6}), made)
+    with pytest.raises(NexthinkInputError, match="Row 5 of devices has a list as its uid"):
+        planned(made)
+
+
 def test_file_plan_repeated_devices_are_found_over_the_whole_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(our_parquet, "ROWS_AT_ONCE", 100)
     uids = [f"0fbd5a5c-0000-4000-8000-{n:012x}" for n in range(1000)]

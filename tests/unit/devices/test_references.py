@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -15,8 +16,9 @@ from pyarrow import parquet
 
 from airflow_provider_nexthink.devices.parquet import ParquetRows
 from airflow_provider_nexthink.devices.reader import read_devices
-from airflow_provider_nexthink.devices.references import write_chunks
+from airflow_provider_nexthink.devices.references import Reference, write_chunks
 from airflow_provider_nexthink.exceptions import NexthinkInputError, NexthinkRetryableError
+from airflow_provider_nexthink.utils.storage import file_of
 
 ROWS = 25
 UIDS = [f"0fbd5a5c-0000-4000-8000-{number:012x}" for number in range(ROWS)]
@@ -73,6 +75,42 @@ def test_references_that_overlap_are_an_error(path: str) -> None:
             read_devices([{"path": path, "start": 10, "stop": 20}, {"path": path, "start": start, "stop": stop}])
     with pytest.raises(NexthinkInputError, match="overlap"):
         read_devices([{"path": path}, {"path": path, "start": 0, "stop": 1}])
+
+
+def test_references_in_lists_of_lists_that_overlap_are_an_error(path: str) -> None:
+    """As the XComs of several tasks come."""
+    part = {"path": path, "start": 10, "stop": 20}
+    with pytest.raises(NexthinkInputError, match="overlap"):
+        read_devices([[part], None, [{"path": path, "start": 0, "stop": 11}]])
+    assert len(read_devices([[part], [{"path": path, "start": 0, "stop": 10}]])) == 20
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_reference_in_a_list_of_devices_is_no_device(path: str, is_first: bool) -> None:
+    part, device = {"path": path, "start": 0, "stop": 10}, {"device.uid": UIDS[20], "name": NAMES[20]}
+    if is_first:
+        assert len(read_devices([part, device])) == 11
+    else:
+        with pytest.raises(NexthinkInputError, match="rows and files in one list"):
+            read_devices([device, part])
+
+
+@pytest.mark.parametrize("known", [{"size": 1}, {"checksum": "0" * 32}])
+def test_reference_to_rows_of_a_manifest_is_an_error_if_its_file_has_changed(
+    tmp_path: Path, known: dict[str, Any]
+) -> None:
+    place = tmp_path / "list.parquet"
+    parquet.write_table(pa.table({"uid": UIDS, "name": NAMES}), place)
+    content = place.read_bytes()
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    part: dict[str, Any] = {"path": str(place), "start": 0, "stop": 10, "size": len(content), "checksum": digest}
+    with file_of(Reference(**part)):
+        assert len(read_devices(part)) == 10
+    changed = part | known
+    with pytest.raises(NexthinkInputError, match="has changed"):
+        read_devices(changed)
+    with pytest.raises(NexthinkInputError, match="has changed"), file_of(Reference(**changed)):
+        pass
 
 
 def test_reference_outside_the_file_is_an_error(path: str) -> None:
