@@ -179,7 +179,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         self.policy: object = ConnectionPolicy()
         self._hook: NexthinkHook | None = None
         self._stored: tuple[DeletionResult, dict[str, Any]] | None = None
-        self._written: Outcomes | None = None
+        self._begun: Outcomes | None = None  # the table that is being written
         self._unwritten: NexthinkResultsError | None = None
         self._keeper: ResultsKeeper | None = None
         self._is_reported = False  # in XCom and in the file, or refused by them
@@ -209,7 +209,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Delete the devices and return the outcome table."""
-        self._hook = self._stored = self._written = self._unwritten = self._keeper = None
+        self._hook = self._stored = self._begun = self._unwritten = self._keeper = None
         self._is_reported = False
         report = DeletionReport(
             context,
@@ -445,17 +445,18 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _manifest(self, result: DeletionResult) -> dict[str, Any]:
         """Write the table to its file, and return the manifest; the table itself if it cannot be written."""
-        from airflow_provider_nexthink.utils.results import store_results
+        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, store_results
 
         if self._stored is not None and self._stored[0].outcomes is result.outcomes:
             return self._stored[1]
         path = options.check_results_path(self.results_path)  # a retry comes here before its options are checked
-        # Written once: after a timeout, a storage that hangs would hold the task for ever.
-        if path is None or self._is_refused(result) or self._written is result.outcomes:
+        if path is None or self._is_refused(result):
             return result.outcomes.columns()
-        self._written = result.outcomes
+        # Again after a timeout, which comes once: a storage that hangs must not hold the task for ever.
+        seconds = AFTER_TIMEOUT_SECONDS if self._begun is result.outcomes else None
+        self._begun = result.outcomes
         try:
-            manifest = store_results(path, result.outcomes, result.uid_column)
+            manifest = store_results(path, result.outcomes, result.uid_column, seconds=seconds)
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own
             self._unwritten = self._not_written(error)
             return result.outcomes.columns()
