@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, BinaryIO, Self
 
 from airflow_provider_nexthink.devices.formats import require_parquet
@@ -137,7 +137,10 @@ class ParquetRows:
         groups = self.groups_of(start, stop)
         at = self._rows_before(groups)
         labels = list({self.labels[position]: None for position in columns})
-        batches = self._file.iter_batches(ROWS_AT_ONCE, groups, labels, use_threads=False)
+        # One row group at a time: asked for several, pyarrow keeps what it has read of all of them.
+        batches = chain.from_iterable(
+            self._file.iter_batches(ROWS_AT_ONCE, [group], labels, use_threads=False) for group in groups
+        )
         while True:
             with self._errors():
                 batch = next(batches, None)
