@@ -91,7 +91,8 @@ def join_tables(
     :param plan: the manifest of the dry run that was split into chunks.
     :param chunks: what ``split_plan`` returned.
     :param tables: for each chunk the manifest of its outcome table; or the table by columns; or the path of its
-        file, in whose place may be what a lost task has left; or None. Read one at a time.
+        file if the task was lost, in whose place may be what it has left, and whose devices that are not settled are
+        UNKNOWN; or None. Read one at a time.
     :param path: where to write the outcome table, a .parquet file: one row for every row of the list, in its order.
     :return: its manifest, as that of the plan.
     :raises NexthinkInputError: if the plan is no manifest of such a dry run, its file has changed, or the chunks are
