@@ -145,8 +145,8 @@ def tables_of(
         return
     if is_whole_list(first):
         read = partial(tables_of, columns=columns, uid_column=uid_column, name_column=name_column, open_file=open_file)
+        check_no_overlap(_references_in(rows))
         try:
-            check_no_overlap(_references_in(rows))
             for part in rows:
                 if part is not None:
                     yield from read(part)
@@ -166,12 +166,12 @@ def tables_of(
 
 
 def _references_in(rows: Iterable[Any]) -> Iterator[Reference]:
-    """Return the references in a list of lists, of any depth."""
+    """Return the references in a list, or in lists in it, as those of several tasks come."""
     for each in rows:
-        if (reference := Reference.of(each)) is not None:
-            yield reference
-        elif isinstance(each, list) and is_whole_list(next((row for row in each if row is not None), None)):
-            yield from _references_in(each)
+        is_list_of_references = isinstance(each, list) and each and Reference.of(each[0]) is not None
+        for part in each if is_list_of_references else [each]:
+            if (reference := Reference.of(part)) is not None:
+                yield reference
 
 
 def pick_rows(
