@@ -32,9 +32,9 @@ from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDe
 log = logging.getLogger(__name__)
 
 
-def file_of(params: Mapping[str, Any], run_id: str, name: str | int) -> str:
+def file_of(ti: Any, params: Mapping[str, Any], name: str | int) -> str:
     """Return the path of a file of a run. It is short, since each reference repeats it."""
-    run = hashlib.blake2b(run_id.encode(), digest_size=4).hexdigest()
+    run = hashlib.blake2b(f"{ti.dag_id} {ti.run_id}".encode(), digest_size=4).hexdigest()
     return f"{params['folder']}/{run}.{name}.parquet"
 
 
@@ -69,13 +69,13 @@ def nexthink_delete_at_scale() -> None:
         dry_run="{{ True if params.dry_run else 'plan' }}",  # also in a real run this task only plans
         reason="{{ params.reason or '' }}",
         return_format="manifest",
-        results_path="{{ file_of(params, run_id, 'plan') }}",
+        results_path="{{ file_of(ti, params, 'plan') }}",
     )
 
     @task
-    def split(plan: dict[str, Any], params: Any = None, run_id: Any = None) -> list[dict[str, Any]]:
+    def split(plan: dict[str, Any], params: Any = None, ti: Any = None) -> list[dict[str, Any]]:
         """Write the planned devices to a file in chunks, at most as many as Airflow maps a task over."""
-        return split_plan(plan, params["chunk_size"], file_of(params, run_id, "chunks"))
+        return split_plan(plan, params["chunk_size"], file_of(ti, params, "chunks"))
 
     delete = NexthinkDeleteDevicesOperator.partial(
         task_id="delete_devices",
@@ -84,13 +84,13 @@ def nexthink_delete_at_scale() -> None:
         reason="{{ params.reason or '' }}",
         max_concurrency=4,  # requests in flight: this, times the slots of the pool
         return_format="manifest",
-        results_path="{{ file_of(params, run_id, ti.map_index) }}",
+        results_path="{{ file_of(ti, params, ti.map_index) }}",
         map_index_template="{{ task.devices.value.start }} to {{ task.devices.value.stop }}",
         pool="nexthink",
     ).expand(devices=split(plan.output))
 
     @task
-    def join(params: Any = None, run_id: Any = None, ti: Any = None) -> dict[str, Any] | None:
+    def join(params: Any = None, ti: Any = None) -> dict[str, Any] | None:
         """Write one table with one row per row of the list, in the same order; return its manifest."""
         plan, chunks = ti.xcom_pull(task_ids="plan"), ti.xcom_pull(task_ids="split")
         if plan is None or chunks is None:  # also in a run that was cleared, whose devices may have been sent before
@@ -103,10 +103,10 @@ def nexthink_delete_at_scale() -> None:
             return plan
         # A task that was lost leaves no XCom, but perhaps a file.
         tables = (
-            ti.xcom_pull(task_ids="delete_devices", map_indexes=number) or file_of(params, run_id, number)
+            ti.xcom_pull(task_ids="delete_devices", map_indexes=number) or file_of(ti, params, number)
             for number in range(len(chunks))
         )
-        table = join_tables(plan, chunks, tables, file_of(params, run_id, "outcome"))
+        table = join_tables(plan, chunks, tables, file_of(ti, params, "outcome"))
         log.info("%d rows: %s", table["rows"], {status: count for status, count in table["counts"].items() if count})
         return table
 
