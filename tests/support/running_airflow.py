@@ -131,6 +131,10 @@ class RunningAirflow:
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.http.post(f"/api/v2/{path}", json=body).raise_for_status().json()
 
+    def clear(self, dag_id: str, body: Mapping[str, Any]) -> Any:
+        """Clear tasks. Tried again after a server error: on SQLite, a busy Airflow may find its database locked."""
+        return until(lambda: self.post(f"dags/{dag_id}/clearTaskInstances", body), f"the clearing of {dag_id}")
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.http.patch(f"/api/v2/{path}", json=body).raise_for_status().json()
 

@@ -223,7 +223,7 @@ def test_dag_test_has_no_supervisor_to_lose(run_dag: Callable[..., Run]) -> None
 
 def clear(airflow: RunningAirflow, dag_id: str, run_id: str) -> None:
     body = {"dag_run_id": run_id, "task_ids": ["delete"], "only_failed": False, "dry_run": False}
-    assert airflow.post(f"dags/{dag_id}/clearTaskInstances", body)["total_entries"] == 1
+    assert airflow.clear(dag_id, body)["total_entries"] == 1
 
 
 def deletions(sandbox: Sandbox) -> list[ReceivedRequest]:

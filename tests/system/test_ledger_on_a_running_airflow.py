@@ -186,7 +186,7 @@ def test_task_that_is_marked_or_cleared_while_it_runs_gives_back_what_it_has_not
         airflow.patch(path, {"new_state": "success"})
     else:
         clear = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["delete"], "only_failed": False}
-        airflow.post("dags/interrupted/clearTaskInstances", clear)
+        airflow.clear("interrupted", clear)
     until(lambda: runs_of(ledger, run_id)[0]["finished_at"], "the end of the run in the ledger")
     first = runs_of(ledger, run_id)[0]
     tenant.faults.clear()
