@@ -215,17 +215,18 @@ def test_plan_of_a_folder_is_refused(s3: S3, sandbox: Sandbox, run_dag: RunDag) 
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("suffix", "fault"),
     [
-        StorageFault("list"),
-        StorageFault("list", "HEAD", status=403),
-        StorageFault("list", status=403),
-        StorageFault("list", status=503),
-        StorageFault("list", kind="cut"),
+        ("parquet", StorageFault("list")),
+        ("parquet", StorageFault("list", "HEAD", status=403)),
+        ("parquet", StorageFault("list", status=403)),
+        ("parquet", StorageFault("list", status=503)),
+        ("parquet", StorageFault("list", kind="cut")),
+        ("csv", StorageFault("list")),
+        ("csv", StorageFault("list", "HEAD", status=403)),
     ],
-    ids=lambda fault: f"{fault.method} {fault.kind} {fault.status}",
+    ids=lambda value: value if isinstance(value, str) else f"{value.method} {value.kind} {value.status}",
 )
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_plan_that_cannot_read_the_list_is_retried(
     s3: S3, sandbox: Sandbox, run_dag: RunDag, fault: StorageFault, suffix: str
 ) -> None:
