@@ -403,10 +403,13 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _report(self, report: DeletionReport, result: DeletionResult) -> BaseException | None:
         """Push the result to XCom and write it to its file; return what prevented or interrupted that."""
+        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, within
+
         failure = report.push(result)
-        for _ in range(2):  # a timeout comes once, and there may be no other table than the file
+        # Again after a timeout, which comes once: there may be no other table than the file.
+        for seconds in (None, AFTER_TIMEOUT_SECONDS):
             try:
-                unwritten = None if report.is_over else self._write_results(result)
+                unwritten = None if report.is_over else within(seconds, partial(self._write_results, result))
                 failure = failure or unwritten
                 break
             except BaseException as interruption:  # noqa: BLE001 - killed, or out of time; raised once it is written
@@ -445,22 +448,22 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _manifest(self, result: DeletionResult) -> dict[str, Any]:
         """Write the table to its file, and return the manifest; the table itself if it cannot be written."""
-        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, store_results
+        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, store_results, within
 
         if self._stored is not None and self._stored[0].outcomes is result.outcomes:
             return self._stored[1]
         path = options.check_results_path(self.results_path)  # a retry comes here before its options are checked
-        if path is None or self._is_refused(result):
+        is_again = self._begun is result.outcomes
+        if path is None or self._is_refused(result) or (is_again and self._unwritten is not None):
             return result.outcomes.columns()
         # Again after a timeout, which comes once: a storage that hangs must not hold the task for ever.
-        seconds = AFTER_TIMEOUT_SECONDS if self._begun is result.outcomes else None
-        self._begun = result.outcomes
+        seconds = AFTER_TIMEOUT_SECONDS if is_again else None
+        self._begun, self._unwritten = result.outcomes, None
         try:
-            manifest = store_results(path, result.outcomes, result.uid_column, seconds=seconds)
+            manifest = within(seconds, partial(store_results, path, result.outcomes, result.uid_column))
         except Exception as error:  # noqa: BLE001 - object storage has errors of its own
             self._unwritten = self._not_written(error)
             return result.outcomes.columns()
-        self._unwritten = None
         self._stored = result, manifest
         if self._keeper:
             self._keeper.close()

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePosixPath
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 from airflow_provider_nexthink.devices.formats import write_file
 from airflow_provider_nexthink.status import ACTION_REQUIRED
@@ -25,6 +26,8 @@ AFTER_TIMEOUT_SECONDS = 10.0
 """So long a table may take to be written after a timeout of the task has interrupted that once."""
 
 _COST = 20.0
+
+T = TypeVar("T")
 
 
 def beside(path: str, word: str) -> str:
@@ -45,39 +48,46 @@ def unfinished_path(path: str) -> str:
     return beside(path, "unfinished")
 
 
-def store_results(
-    path: str, outcomes: Outcomes, uid_column: str | None, *, seconds: float | None = None
-) -> dict[str, Any]:
+def within(seconds: float | None, write: Callable[[], T]) -> T:
+    """Call what writes to a storage, which may hang; in a thread, unless there is no limit.
+
+    :param seconds: after which to give up; None for never.
+    :param write: what to call.
+    :return: what it returns.
+    :raises TimeoutError: if it takes longer; others as ``write`` has them.
+    """
+    if seconds is None:
+        return write()
+    ended: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            written = write()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+            ended.put(partial(_raise, error))
+        else:
+            ended.put(lambda: written)
+
+    threading.Thread(target=run, name="nexthink-results", daemon=True).start()
+    try:
+        result = ended.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"the storage has not responded for {seconds:g} seconds") from None
+    return result()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def store_results(path: str, outcomes: Outcomes, uid_column: str | None) -> dict[str, Any]:
     """Write an outcome table, and its rows that need attention to a file of their own; return the manifest.
 
     :param path: where to; its suffix says in which format.
     :param outcomes: the table.
     :param uid_column: the name of the column with the uids in the list.
-    :param seconds: after which to give up; None for never.
-    :raises TimeoutError: if it takes longer.
     :raises OSError: if it cannot be written; others as the object storage's library has them.
     """
-    if seconds is None:
-        return _store_results(path, outcomes, uid_column)
-    ended: SimpleQueue[dict[str, Any] | BaseException] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            ended.put(_store_results(path, outcomes, uid_column))
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
-            ended.put(error)
-
-    threading.Thread(target=run, name="nexthink-results", daemon=True).start()
-    try:
-        found = ended.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError(f"the storage has not responded for {seconds:.0f} seconds") from None
-    if isinstance(found, BaseException):
-        raise found
-    return found
-
-
-def _store_results(path: str, outcomes: Outcomes, uid_column: str | None) -> dict[str, Any]:
     attention = outcomes.only(ACTION_REQUIRED)
     with tempfile.TemporaryFile() as table, tempfile.TemporaryFile() as unscheduled:
         write_file(table, path, outcomes.columns())

@@ -23,7 +23,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.status import COLUMNS
-from airflow_provider_nexthink.utils import storage
+from airflow_provider_nexthink.utils import results, storage
 from tests.support.dags import KEEPS_TASK_STATE, Run
 from tests.support.s3 import S3, StorageFault
 
@@ -215,17 +215,18 @@ def test_plan_of_a_folder_is_refused(s3: S3, sandbox: Sandbox, run_dag: RunDag) 
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("suffix", "fault"),
     [
-        StorageFault("list"),
-        StorageFault("list", "HEAD", status=403),
-        StorageFault("list", status=403),
-        StorageFault("list", status=503),
-        StorageFault("list", kind="cut"),
+        ("parquet", StorageFault("list")),
+        ("parquet", StorageFault("list", "HEAD", status=403)),
+        ("parquet", StorageFault("list", status=403)),
+        ("parquet", StorageFault("list", status=503)),
+        ("parquet", StorageFault("list", kind="cut")),
+        ("csv", StorageFault("list")),
+        ("csv", StorageFault("list", "HEAD", status=403)),
     ],
-    ids=lambda fault: f"{fault.method} {fault.kind} {fault.status}",
+    ids=lambda value: value if isinstance(value, str) else f"{value.method} {value.kind} {value.status}",
 )
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_plan_that_cannot_read_the_list_is_retried(
     s3: S3, sandbox: Sandbox, run_dag: RunDag, fault: StorageFault, suffix: str
 ) -> None:
@@ -300,11 +301,26 @@ def test_table_written_by_the_retry_sends_nothing_again(s3: S3, sandbox: Sandbox
         assert len(sandbox.tenant.queued) == 150
 
 
-@pytest.mark.parametrize(("key", "method"), [("list", "GET"), ("table", "PUT")])
+@pytest.mark.parametrize(
+    ("key", "method", "table", "return_format"),
+    [
+        ("list", "GET", "table.parquet", "manifest"),
+        ("table", "PUT", "table.parquet", "manifest"),
+        ("table", "PUT", "table.csv", "columns"),
+    ],
+)
 def test_storage_that_hangs_ends_with_the_timeout_of_the_task(
-    s3: S3, sandbox: Sandbox, run_dag: RunDag, key: str, method: str
+    s3: S3,
+    sandbox: Sandbox,
+    run_dag: RunDag,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    method: str,
+    table: str,
+    return_format: Any,
 ) -> None:
     """Botocore and s3fs each try again many times; an upload without a response waits for ever."""
+    monkeypatch.setattr(results, "AFTER_TIMEOUT_SECONDS", 0.5)
     rows = rows_of(sandbox)[:150]
     duckdb_on(s3, rows).execute("COPY stale TO 's3://bucket/list.parquet' (FORMAT parquet)")
     s3.fail(StorageFault(key, method, kind="hang"))
@@ -312,8 +328,8 @@ def test_storage_that_hangs_ends_with_the_timeout_of_the_task(
         NexthinkDeleteDevicesOperator(
             task_id="delete",
             devices=s3.path("list.parquet"),
-            return_format="manifest",
-            results_path=s3.path("table.parquet"),
+            return_format=return_format,
+            results_path=s3.path(table),
             execution_timeout=timedelta(seconds=3),
         )
     run = run_dag(dag)
@@ -322,9 +338,9 @@ def test_storage_that_hangs_ends_with_the_timeout_of_the_task(
         assert run.xcom("delete", "summary")["error"]["sent_nothing"] is True
         assert sandbox.requests == []
     else:
-        table = run.xcom("delete")
-        assert list(zip(table["uid"], table["name"], strict=True)) == rows
-        assert set(table["status"]) == {"SCHEDULED"}
+        outcomes = run.xcom("delete")
+        assert list(zip(outcomes["uid"], outcomes["name"], strict=True)) == rows
+        assert set(outcomes["status"]) == {"SCHEDULED"}
 
 
 def test_list_that_changes_while_it_is_read_is_not_mixed(s3: S3) -> None:
