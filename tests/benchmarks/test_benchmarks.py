@@ -31,19 +31,6 @@ def test_a_small_run_writes_every_table_and_the_chart(tmp_path: Path) -> None:
     assert len(bars) == 3 * 6
 
 
-def test_a_small_run_of_the_growth_writes_its_tables(tmp_path: Path) -> None:
-    page = tmp_path / "scaling-out.md"
-    page.write_text(f"before\n{growth.BEGIN}\nold\n{growth.END}\nafter\n")
-    sizes = ["--devices", "250", "--chunk-size", "100", "--page", str(page)]
-    subprocess.run([sys.executable, "-m", "tests.benchmarks.growth", *sizes], check=True, cwd=ROOT)
-    text = page.read_text()
-    assert text.startswith(f"before\n{growth.BEGIN}\n")
-    assert text.endswith(f"{growth.END}\nafter\n")
-    assert "old" not in text
-    assert text.count("| 250 | 3 |") == 1
-    assert "tables of the chunks" in text
-
-
 @pytest.mark.parametrize(
     ("page", "begin", "end"), [("speed.md", BEGIN, END), ("scaling-out.md", growth.BEGIN, growth.END)]
 )
