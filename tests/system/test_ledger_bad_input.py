@@ -108,7 +108,7 @@ def fails(
     ("connection", "error", "words"),
     [
         (None, NexthinkInputError, "cannot be used"),
-        ({"conn_type": "http", "host": "example.com"}, NexthinkInputError, "cannot be used"),
+        ({"conn_type": "snowflake", "host": "example.com"}, NexthinkInputError, "cannot be used"),
         ({"conn_type": "fs"}, NexthinkInputError, "not one to a SQL database"),
         ({"conn_type": "duckdb", "host": "DIR/ledger.duckdb"}, NexthinkLedgerMismatchError, "the kind 'duckdb'"),
         ({"conn_type": "sqlite", "host": ":memory:"}, NexthinkLedgerMismatchError, "Give it a file"),
