@@ -265,7 +265,7 @@ class NexthinkClient:
             return deletion.execute(send, self._transport.get_token, check)
         except NexthinkGuardError as error:
             if recorder:
-                recorder.record_blocked(deletion, error)
+                recorder.record_blocked(recorder.request_of(deletion), error)
             raise
 
     def plan_file(
@@ -306,6 +306,7 @@ class NexthinkClient:
         check()
         if checked.fleet_query_id is not None and outcomes.planned:
             checked = replace(checked, fleet_size=self._count_fleet(checked, recorder, plan.uid_column))
+        request = recorder and recorder.request_of_plan(plan, outcomes.planned, checked, self.policy, origin)
         try:
             check_guards(
                 outcomes.planned,
@@ -315,11 +316,11 @@ class NexthinkClient:
                 fleet_size=checked.fleet_size,
                 fleet_query_id=checked.fleet_query_id,
             )
-            if recorder:
-                recorder.check_limits(plan, outcomes.planned, checked, self.policy, origin)
+            if recorder and request:
+                recorder.check_limits(request)
         except NexthinkGuardError as error:
-            if recorder:
-                recorder.record_blocked_plan(plan, outcomes.planned, checked, self.policy, origin, error)
+            if recorder and request:
+                recorder.record_blocked(request, error)
             raise
         return DeletionResult(
             outcomes,

@@ -51,7 +51,7 @@ class DeletionRecorder:
         run = LedgerRun(self._database, ahead=options.max_concurrency * options.batch_size)
         try:
             run.reserve(
-                self._request(deletion),
+                self.request_of(deletion),
                 deletion.outcomes,
                 to_send,
                 check=self._check,
@@ -63,54 +63,29 @@ class DeletionRecorder:
             run.abandon()
             raise
 
-    def record_blocked(self, deletion: Deletion, error: NexthinkGuardError) -> None:
-        """Record that a guard has stopped a deletion, or its plan, before it sent anything; not of another dry run.
-
-        :param deletion: the deletion.
-        :param error: of the guard.
-        """
-        if deletion.options.dry_run in (False, PLAN):
-            LedgerRun(self._database, ahead=0).record_blocked(self._request(deletion), error, check=self._check)
-
-    def check_limits(
-        self, plan: FilePlan, planned: int, options: DeletionOptions, policy: DeletionPolicy, origin: RunOrigin
-    ) -> None:
+    def check_limits(self, request: RunRequest) -> None:
         """Check the limits that need memory for a plan in a file; record nothing.
 
-        :param plan: the plan.
-        :param planned: how many devices it would send.
-        :param options: of the deletion, as the policy tightens them.
-        :param policy: of the connection.
-        :param origin: who started it, and in which task.
+        :param request: what ``request_of_plan`` returned.
         :raises NexthinkGuardError: if a limit is exceeded.
         :raises NexthinkLedgerError: if the ledger cannot be used.
         """
-        request = _request_of_plan(plan, planned, options, policy, origin)
         LedgerRun(self._database, ahead=0).check_limits(request, check=self._check)
 
-    def record_blocked_plan(
-        self,
-        plan: FilePlan,
-        planned: int,
-        options: DeletionOptions,
-        policy: DeletionPolicy,
-        origin: RunOrigin,
-        error: NexthinkGuardError,
-    ) -> None:
-        """Record that a guard has stopped a plan in a file; not of another dry run.
+    def record_blocked(self, request: RunRequest, error: NexthinkGuardError) -> None:
+        """Record that a guard has stopped a deletion, or its plan, before it sent anything; not of another dry run.
 
-        :param plan: the plan.
-        :param planned: how many devices it would send.
-        :param options: of the deletion, as the policy tightens them.
-        :param policy: of the connection.
-        :param origin: who started it, and in which task.
+        :param request: of the deletion, or of the plan.
         :param error: of the guard.
         """
-        if options.dry_run == PLAN:
-            request = _request_of_plan(plan, planned, options, policy, origin)
+        if request.is_plan or not request.dry_run:
             LedgerRun(self._database, ahead=0).record_blocked(request, error, check=self._check)
 
-    def _request(self, deletion: Deletion) -> RunRequest:
+    def request_of(self, deletion: Deletion) -> RunRequest:
+        """Return what a deletion is about to do, for the ledger.
+
+        :param deletion: the deletion.
+        """
         return _request(
             deletion.options,
             deletion.policy,
@@ -121,6 +96,20 @@ class DeletionRecorder:
             self._uid_kind(deletion),
         )
 
+    def request_of_plan(
+        self, plan: FilePlan, planned: int, options: DeletionOptions, policy: DeletionPolicy, origin: RunOrigin
+    ) -> RunRequest:
+        """Return what a plan in a file would do, for the ledger.
+
+        :param plan: the plan.
+        :param planned: how many devices it would send.
+        :param options: of the deletion, as the policy tightens them.
+        :param policy: of the connection.
+        :param origin: who started it, and in which task.
+        """
+        kind = uid_kind(plan.uid_column)
+        return _request(options, policy, origin, planned, plan.uid_column, plan.name_column, kind)
+
     def _uid_kind(self, deletion: Deletion) -> str | None:
         """Return the kind of uid: what the column says, or that of the look in which one of these uids is."""
         kind = uid_kind(deletion.rows.uid_column)
@@ -128,13 +117,6 @@ class DeletionRecorder:
             uids = (deletion.outcomes.uid[at] for at in deletion.plan.to_send)
             kind = self._look.uid_kind if any(uid in self._look.days_unseen for uid in uids) else None
         return kind
-
-
-def _request_of_plan(
-    plan: FilePlan, planned: int, options: DeletionOptions, policy: DeletionPolicy, origin: RunOrigin
-) -> RunRequest:
-    kind = uid_kind(plan.uid_column)
-    return _request(options, policy, origin, planned, plan.uid_column, plan.name_column, kind)
 
 
 def _request(

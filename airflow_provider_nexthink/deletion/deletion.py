@@ -235,7 +235,7 @@ class Deletion:
         )
 
     def snapshot(self) -> Outcomes | None:
-        """Return the table as it is while the run goes on: rows without a final status are UNKNOWN.
+        """Return the table as it is while the run is in progress: rows without a final status are UNKNOWN.
 
         :return: the table; None as long as nothing is sent.
         """

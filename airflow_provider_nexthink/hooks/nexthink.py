@@ -212,7 +212,7 @@ class NexthinkHook(BaseHook):
             device that an earlier try has settled is not sent again, and what earlier tries have sent counts in the
             limits.
         :param on_plan: called with the plan before the first request; if it raises, nothing is sent.
-        :param on_progress: called a few times a second while the run goes on.
+        :param on_progress: called a few times a second while the run is in progress.
         :param origin: who started it, and in which task; None for the task that this is called in, if it is one.
         :param options: as ``DeletionOptions`` describes them.
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.

@@ -309,7 +309,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         return reference if hook.read_policy().tighten(chosen).dry_run else None
 
     def _results_keeper(self, hook: NexthinkHook) -> Callable[[], object]:
-        """Return what writes the table while the run goes on."""
+        """Return what writes the table while the run is in progress."""
         if self.return_format != "manifest" or self.results_path is None:
             return lambda: None
         from airflow_provider_nexthink.utils.results import ResultsKeeper

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_nexthink.deletion.outcome import Outcomes
 
 KEEP_SECONDS = 10.0
-"""The table of a run that goes on is written this often, but takes at most a twentieth of the time."""
+"""The table of a run in progress is written this often, but takes at most a twentieth of the time."""
 
 AFTER_TIMEOUT_SECONDS = 10.0
 """So long a table may take to be written after a timeout of the task has interrupted that once."""
@@ -41,7 +41,7 @@ def beside(path: str, word: str) -> str:
 
 
 def unfinished_path(path: str) -> str:
-    """Return where the table of a run is as long as the run goes on.
+    """Return where the table of a run is as long as the run is in progress.
 
     :param path: where it is in the end.
     """
@@ -130,7 +130,7 @@ def publish_results(
 
 
 class ResultsKeeper:
-    """Writes the table of a run that goes on, so that a lost worker leaves what it had. Errors are ignored.
+    """Writes the table of a run in progress, so that a lost worker leaves what it had. Errors are ignored.
 
     :param path: where the table is in the end; until then it is in ``unfinished_path``.
     :param monotonic: the time, in seconds.
