@@ -26,7 +26,7 @@ demo: $(READY) ## Run the lifecycle Dag through four weeks, in a real Airflow ag
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest $(SPREAD) -m 'not service and not browser'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not service' --ignore tests/browser
 
 test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
 	$(BIN)/python -m pytest $(SPREAD) tests/unit -m 'not slow'
@@ -41,10 +41,10 @@ coverage: $(READY) ## Say which lines no unit test runs (half as much again as t
 	$(BIN)/python -m pytest $(SPREAD) tests/unit tests/contract -m 'not service' --cov --cov-report=term
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB, Redis and squid.
-	$(BIN)/python -m pytest $(SPREAD) -m service
+	$(BIN)/python -m pytest $(SPREAD) tests/system tests/unit/ledger -m service
 
 test-browser: $(READY) ## Run the tests that use Airflow's pages in Chromium.
-	$(BIN)/python -m pytest $(SPREAD) -m browser
+	$(BIN)/python -m pytest $(SPREAD) tests/browser
 
 matrix: $(READY) ## Run the main job on Airflow 3.1 to 3.3 and Python 3.11 to 3.13; write the tables of versions.
 	@$(BIN)/python tests/matrix/run.py

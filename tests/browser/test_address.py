@@ -18,7 +18,6 @@ from tests.support.browser import open_page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FrameLocator, Page
 
-pytestmark = pytest.mark.browser
 
 IN_AIRFLOW = "../plugin/nexthink-deletions"
 

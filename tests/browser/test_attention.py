@@ -18,7 +18,6 @@ from tests.support.airflow_api import AirflowApi, Task, row_of, summary_of
 if TYPE_CHECKING:
     from playwright.sync_api import FrameLocator, Locator, Page
 
-pytestmark = pytest.mark.browser
 
 ON_DEMAND = "nexthink_delete_on_demand"
 GUARD = {

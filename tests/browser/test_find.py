@@ -12,8 +12,6 @@ from tests.support.airflow_api import AirflowApi, Task, row_of, summary_of
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
 
-pytestmark = pytest.mark.browser
-
 
 def a_run(day: int, rows: list[dict[str, Any]], **values: Any) -> Task:
     """Return a run of a day in November 2026, with its table."""

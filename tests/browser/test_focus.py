@@ -15,7 +15,6 @@ from tests.support.browser import open_page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.browser
 
 MAX_STOPS = 80
 

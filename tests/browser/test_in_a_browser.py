@@ -20,14 +20,13 @@ from playwright.sync_api import expect
 
 from airflow_provider_nexthink.sandbox.fleet import Device
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.support.browser import IMAGES, SIZE, chromium, open_page
+from tests.support.browser import IMAGES, SIZE, open_page
 from tests.support.dags import DAGS
 from tests.support.running_airflow import RunningAirflow, running_airflow, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FrameLocator, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 ON_DEMAND = "nexthink_delete_on_demand"
 APPROVAL = "nexthink_delete_with_approval"
@@ -43,12 +42,6 @@ Picture = Callable[..., None]
 def tenant() -> Iterator[Sandbox]:
     with Sandbox(devices=3500, stale=300, seed=3, removal_delay=0.0, pending_polls=0) as sandbox:
         yield sandbox
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

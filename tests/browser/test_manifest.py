@@ -15,7 +15,6 @@ from tests.support.airflow_api import AirflowApi, Task, manifest_of, row_of, sum
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-pytestmark = pytest.mark.browser
 
 PATH = "s3://aws_default@bucket/outcome.parquet"
 NO_SLOT = "no slot: try later"

@@ -17,7 +17,6 @@ from tests.support.airflow_api import AirflowApi, Task, row_of, summary_of
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
 
 OUTCOME = f"?{urlencode(Task().entry)}"
 HOSTILE = "<img src=x onerror=alert(1)>"

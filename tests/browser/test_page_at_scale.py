@@ -12,14 +12,13 @@ from playwright.sync_api import expect
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.support.browser import chromium, open_page
+from tests.support.browser import open_page
 from tests.support.dags import DAGS
 from tests.support.running_airflow import RunningAirflow, running_airflow
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 DAG_ID = "nexthink_delete_at_scale"
 
@@ -34,7 +33,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def page(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(browser: Browser, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The page in an Airflow that has deleted 90 devices in three chunks; the last one failed."""
     root = tmp_path_factory.mktemp("at_scale")
     (root / "dags").mkdir()
@@ -42,7 +41,7 @@ def page(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     rows = [{"uid": device.uid, "name": f"PC-{at}"} for at, device in enumerate(sandbox.tenant.devices()[:90])]
     pd.DataFrame(rows).to_parquet(root / "devices.parquet")
     connection = {"AIRFLOW_CONN_NEXTHINK_DEFAULT": sandbox.airflow_connection()}
-    with chromium() as browser, running_airflow(root / "home", root / "dags", connection) as airflow:
+    with running_airflow(root / "home", root / "dags", connection) as airflow:
         airflow.post("pools", {"name": "nexthink", "slots": 1})
         delete(airflow, root)
         with open_page(browser, f"{airflow.http.base_url}/nexthink/") as page:

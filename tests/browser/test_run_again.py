@@ -13,14 +13,13 @@ from playwright.sync_api import expect
 
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
-from tests.support.browser import chromium, open_page
+from tests.support.browser import open_page
 from tests.support.dags import DAGS
 from tests.support.running_airflow import RunningAirflow, running_airflow, until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 ON_DEMAND = "nexthink_delete_on_demand"
 DELETE = "delete_devices"
@@ -33,8 +32,8 @@ def tenant() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with chromium() as browser, open_page(browser, "http://127.0.0.1") as page:
+def page(browser: Browser) -> Iterator[Page]:
+    with open_page(browser, "http://127.0.0.1") as page:
         page.set_default_timeout(60_000)
         page.context.grant_permissions(["clipboard-read"])
         yield page

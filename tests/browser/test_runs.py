@@ -13,7 +13,6 @@ from tests.support.airflow_api import AirflowApi, Task, summary_of
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-pytestmark = pytest.mark.browser
 
 GUARD = {
     "type": "NexthinkGuardError",

@@ -16,7 +16,6 @@ from tests.support.airflow_api import AirflowApi, Task, summary_of
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=document.title='hacked'>\"'&tenant=acme"
 
