@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.file_systems import attached_file_systems_kept
 from tests.support.secrets import reset_secrets_maskers
 
 # How long an example takes says how busy the machine is, and nothing about the code.
@@ -32,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _no_secrets_of_other_tests() -> Iterator[None]:
     yield
     reset_secrets_maskers()
+
+
+@pytest.fixture(autouse=True)
+def _no_file_systems_of_other_tests() -> Iterator[None]:
+    with attached_file_systems_kept():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

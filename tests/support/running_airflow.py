@@ -255,6 +255,8 @@ def running_airflow(
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__SECRET_KEY": "made-up-for-the-tests",
         "AIRFLOW__API_AUTH__JWT_SECRET": "made-up-for-the-tests-and-long-enough-to-sign",
+        # So long the scheduler sleeps where nothing is to do; 1 second where nothing is said.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
         # As late a supervisor may notice that its task process has ended; 5 seconds where nothing is said.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_provider_nexthink import backoff
 from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import DAGS, DagBag, Run, sync_bag_to_db
@@ -19,9 +20,10 @@ from tests.support.services import mariadb_connection, postgres_connection
 
 
 @pytest.fixture(autouse=True)
-def _no_wait_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the sensor poll an export without a wait: it has no option for that."""
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let polls and retries of requests come at once: there is no option for that."""
     monkeypatch.setattr(nql, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(backoff, "_BASE_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")

@@ -278,6 +278,11 @@ def assert_invariants(ran: Ran, *, ambiguous: bool) -> None:
     assert ran.result.counters.requests == len(ran.sent)
 
 
+@pytest.fixture(autouse=True)
+def _short_waits() -> None:
+    """The waits are as they are: nobody waits for them, see ``SkippingTime``."""
+
+
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(devices=120, stale=100, removal_delay=1e9) as sandbox:

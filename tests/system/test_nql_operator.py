@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_provider_nexthink import backoff
 from airflow_provider_nexthink.exceptions import NexthinkEventError
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
@@ -84,12 +83,6 @@ def test_export_late_gives_up(sandbox: Sandbox, run_dag: RunDag, deferrable: boo
     assert exports(sandbox) == 2
 
 
-@pytest.fixture
-def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "_BASE_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize(
     ("blip", "pending_polls"),
     [
@@ -111,7 +104,6 @@ def test_export_short_outage_does_not_fail_the_task(
     assert "raise the timeout" not in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("_no_wait_before_retries")
 def test_export_tenant_down_until_the_timeout_is_what_the_error_says(
     sandbox: Sandbox, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,6 @@ import duckdb
 import pyarrow as pa
 import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
-from airflow.sdk.io.store import _STORE_CACHE
 from pyarrow import parquet
 
 from airflow_provider_nexthink.chunks import join_tables
@@ -34,11 +33,8 @@ DEVICES, CHUNK = 600, 300
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3]:
-    before = dict(_STORE_CACHE)
     with S3() as server:
         yield server
-    _STORE_CACHE.clear()
-    _STORE_CACHE.update(before)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from airflow.sdk import DAG, task
 
-from airflow_provider_nexthink import backoff
 from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.exceptions import NexthinkEventError, NexthinkInputError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -208,12 +207,6 @@ BLIPS = [
 ]
 
 
-@pytest.fixture
-def _no_wait_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "_BASE_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize("deferrable", [False, True], ids=["poke", "defer"])
 @pytest.mark.parametrize("blip", BLIPS, ids=lambda blip: f"{blip.path} {blip.kind} {blip.status}")
 def test_sensor_failed_check_does_not_fail_it_before_the_timeout(
@@ -229,7 +222,6 @@ def test_sensor_failed_check_does_not_fail_it_before_the_timeout(
     assert "raise the timeout" not in log
 
 
-@pytest.mark.usefixtures("_no_wait_before_retries")
 @pytest.mark.parametrize("pending_polls", [1, 3])
 def test_sensor_failed_trigger_does_not_fail_it(
     sandbox: Sandbox, run_dag: RunDag, pending_polls: int, capsys: pytest.CaptureFixture[str]
@@ -260,7 +252,6 @@ def test_sensor_without_a_successful_check_says_so_and_pushes_no_table(
     assert run.xcom("gone") is None
 
 
-@pytest.mark.usefixtures("_no_wait_before_retries")
 def test_sensor_deferred_failed_last_check_keeps_the_table_of_the_one_before(sandbox: Sandbox, run_dag: RunDag) -> None:
     rows = devices_of(sandbox, 5)
     sandbox.tenant.never_removed |= {row["uid"] for row in rows}

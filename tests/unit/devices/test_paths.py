@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from airflow.sdk import ObjectStoragePath
 from airflow.sdk.io import attach
-from airflow.sdk.io.store import _STORE_CACHE
 from airflow.sdk.serde import deserialize, serialize
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
@@ -27,16 +26,12 @@ ROWS = [{"uid": uid, "name": name} for uid, name in zip(EXPECTED.uids, EXPECTED.
 
 
 @pytest.fixture
-def stores() -> Iterator[None]:
+def stores() -> None:
     """Attach an in-memory file system to each scheme; the rest is Airflow's own code."""
-    before = dict(_STORE_CACHE)
     for protocol, conn_id in (("memory", None), ("s3", None), ("s3", "aws_default"), ("gs", "gcp"), ("abfs", "wasb")):
         file_system = MemoryFileSystem(skip_instance_cache=True)
         file_system.store, file_system.pseudo_dirs = {}, [""]
         attach(protocol, conn_id=conn_id, fs=file_system)
-    yield
-    _STORE_CACHE.clear()
-    _STORE_CACHE.update(before)
 
 
 def write(path: Any) -> None:
