@@ -54,13 +54,17 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture(params=[False, True], ids=["as text", "natively"])
+BOTH_WAYS = pytest.mark.parametrize("dag_of", [False, True], ids=["as text", "natively"], indirect=True)
+"""Once with templates rendered as text, as in each Dag, and once natively, as whoever copies one may want it."""
+
+
+@pytest.fixture
 def dag_of(request: pytest.FixtureRequest) -> ExampleDag:
-    """Return what loads a Dag of the lifecycle, with its templates rendered one way and the other."""
+    """Return what loads a Dag of the lifecycle."""
 
     def load(dag_id: str) -> DAG:
         dag = load_dag(dag_id)
-        dag.render_template_as_native_obj = request.param
+        dag.render_template_as_native_obj = getattr(request, "param", dag.render_template_as_native_obj)
         return dag
 
     return load
@@ -78,6 +82,7 @@ def load_dag(dag_id: str, folder: Path = DAGS) -> DAG:
 # The lifecycle
 
 
+@BOTH_WAYS
 def test_lifecycle_over_weeks_deletes_what_stays_stale_and_releases_what_comes_back(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, set_extras: Callable[..., None]
 ) -> None:
@@ -154,6 +159,7 @@ def test_lifecycle_run_with_another_threshold_releases_nothing(
     assert {row["device.uid"] for row in run.xcom("quarantine")} == stale
 
 
+@BOTH_WAYS
 def test_lifecycle_limits_of_the_form_hold(
     sandbox: Sandbox, dag_of: ExampleDag, run_dag: RunDag, set_extras: Callable[..., None]
 ) -> None:
@@ -211,6 +217,7 @@ def without_wait(dag: DAG) -> DAG:
     return dag
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("require_proof", [False, True])
 def test_canary_gone_lets_the_rest_go(
     sandbox: Sandbox,

@@ -256,7 +256,7 @@ def test_sensor_deferred_failed_last_check_keeps_the_table_of_the_one_before(san
     rows = devices_of(sandbox, 5)
     sandbox.tenant.never_removed |= {row["uid"] for row in rows}
     sandbox.faults.add(Fault(path="export", kind="status", status=503, skip=1, times=-1))
-    run = delete_and_wait(run_dag, rows, timeout=10, deferrable=True)
+    run = delete_and_wait(run_dag, rows, timeout=10, poke_interval=2, deferrable=True)
     assert run.states == {"delete": "success", "gone": "failed"}
     assert "The last check failed" in run.error
     assert "If an earlier check has succeeded" in run.error
