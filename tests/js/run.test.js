@@ -6,6 +6,7 @@ import {
   explainState,
   isShown,
   limitsOf,
+  newestFirst,
   realRunOf,
   sorted,
   toRun,
@@ -36,6 +37,18 @@ function a_run(number, summary = {}, instance = {}) {
     summary: summary && { requested: 0, dry_run: false, instance: "acme", started_at: at, ...zeros, ...summary },
   });
 }
+
+test("the newest is first, and chunks of one moment are in their order, whichever was read first", () => {
+  const chunk = (map_index) => ({ when: "2026-11-22T00:00:00Z", map_index });
+  const newer = { when: "2026-11-23T00:00:00+00:00", map_index: -1 };
+  const inOrder = [newer, chunk(0), chunk(2), chunk(10)];
+  for (const read of [
+    [2, 0, 3, 1],
+    [3, 2, 1, 0],
+    [1, 3, 0, 2],
+  ])
+    assert.deepEqual(read.map((at) => inOrder[at]).sort(newestFirst), inOrder);
+});
 
 test("a blocked run has its planned devices as blocked, and nothing else", () => {
   const run = a_run(1, {

@@ -10,7 +10,7 @@ import { PERIODS, chunksLeft, loadRuns } from "./load.js";
 import { MAX_ROWS, earlierTries, inParallel, manifestOrNull, outcomeOrNull, tableOrNull } from "./reading.js";
 import { href } from "./route.js";
 import { outcomeAddress } from "./runs.js";
-import { sentNothing, whoOf } from "./run.js";
+import { newestFirst, sentNothing, whoOf } from "./run.js";
 import { empty, failure, loading } from "./states.js";
 import { STATUSES, groupOf } from "./statuses.js";
 import { sizeOf } from "./table.js";
@@ -118,8 +118,7 @@ async function searchRun(state, run, signal) {
         });
     }
   }
-  if (found.length > 0)
-    state.hits = [...state.hits, ...found].sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when));
+  if (found.length > 0) state.hits = [...state.hits, ...found].sort((one, other) => newestFirst(one.run, other.run));
 }
 
 // The devices in the newest look at the inventory of each tenant.
@@ -224,7 +223,7 @@ function noticesOf({ notices, hits, unread, skipped, searched }, isCut) {
 function filesNotice(files) {
   if (files.length === 0) return null;
   const items = [...files]
-    .sort((one, other) => Date.parse(other.run.when) - Date.parse(one.run.when))
+    .sort((one, other) => newestFirst(one.run, other.run))
     .map(({ run, path }) =>
       element(
         "li",

@@ -1,7 +1,7 @@
 // Reads the runs of a period from Airflow's API: task instances, summaries, pending approvals.
 
 import { ApiError, approvalAddress, get, list, xcom } from "./airflow.js";
-import { isQuarantine, isReconcile, isSummary, keyOf, toRun, wasRun } from "./run.js";
+import { isQuarantine, isReconcile, isSummary, keyOf, newestFirst, toRun, wasRun } from "./run.js";
 
 // Subclasses are found by their summary.
 const DELETIONS = [
@@ -56,7 +56,7 @@ async function readRuns(days, dagId, signal, progress) {
     runs: runs
       .slice(0, MAX_RUNS)
       .map(({ run }) => run)
-      .sort((one, other) => Date.parse(other.when) - Date.parse(one.when)),
+      .sort(newestFirst),
     reconciles: newestOfEachTask(read.filter(({ summary }) => isReconcile(summary))),
     quarantines: newestOfEachTask(read.filter(({ summary }) => isQuarantine(summary))),
     notices: {

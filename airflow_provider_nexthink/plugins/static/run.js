@@ -31,6 +31,10 @@ const NOT_RUN = ["skipped", "removed", null];
 export const keyOf = ({ dag_id, run_id, task_id, map_index }) =>
   JSON.stringify([dag_id, run_id, task_id, map_index ?? -1]);
 
+// The newest first, and the chunks of one moment in their order: which of them was read first is chance.
+export const newestFirst = (one, other) =>
+  Date.parse(other.when) - Date.parse(one.when) || one.map_index - other.map_index;
+
 // Every deletion pushes an XCom "summary". Other operators may use that key too.
 const isMapping = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 export const isSummary = (value) =>
