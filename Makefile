@@ -8,6 +8,9 @@ SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # JavaScript and CSS
 PAGE = airflow_provider_nexthink/plugins/static tests/js
 
+# The tests start hundreds of processes that import the same files.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-unit bench growth coverage test-services test-browser matrix matrix-ci lint lint-forge format pages public-names docs build release clean
 
 help: ## Show this list.

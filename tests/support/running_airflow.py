@@ -20,7 +20,7 @@ import httpx
 
 COMPONENTS = ("api-server", "dag-processor", "scheduler", "triggerer")
 
-PATIENCE = 240.0
+PATIENCE = 400.0
 """So many seconds a test waits for what takes a few: a machine may be busy with much else."""
 
 # Below those that the system gives to outgoing connections, which might take one before Airflow listens there.
@@ -96,9 +96,7 @@ class RunningAirflow:
         log = self.home / "processes.log"
         until(lambda: noted in log.read_text(errors="replace"), f"the end of the process of {task_id}")
 
-    def log(
-        self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1, *, until: str = ""
-    ) -> str:
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1, *, until: str) -> str:
         """Return the log of a try, as its worker wrote it.
 
         :param until: what to wait for: the last lines may be written after the task has its final state.

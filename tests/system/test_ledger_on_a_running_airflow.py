@@ -236,8 +236,8 @@ def test_secrets_of_the_ledger_are_written_nowhere(
 ) -> None:
     run_id, _ = start("unreachable")
     assert airflow.wait("unreachable", run_id) == "failed"
-    log = airflow.log("unreachable", run_id, "delete", 1)
-    assert "The ledger (connection 'away') cannot be opened" in log
+    said = "The ledger (connection 'away') cannot be opened"
+    assert said in airflow.log("unreachable", run_id, "delete", 1, until=said)
     assert airflow.xcom("unreachable", run_id, "delete", "summary")["error"]["type"] == "NexthinkLedgerError"
     assert tenant.tenant.queued == []
     assert PASSWORD.encode() not in airflow.everything_written()
