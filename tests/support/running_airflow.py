@@ -217,7 +217,7 @@ def _client(url: str, user: str | None = None) -> httpx.Client:
     else:
         response = httpx.post(f"{url}/auth/token", json={"username": user, "password": _PASSWORD})
     token = response.raise_for_status().json()["access_token"]
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
 
 @contextmanager

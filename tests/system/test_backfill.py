@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,16 +71,18 @@ def start(airflow: RunningAirflow, dag_id: str, logical_date: str | None = None,
 
 @pytest.fixture(scope="module")
 def backfills(airflow: RunningAirflow) -> dict[str, int]:
-    """The backfill of each Dag, all started at once: two runs each, which Airflow runs side by side."""
+    """The backfill of each Dag: two runs each, all of them side by side as soon as the Dags are not paused any more."""
     started = {}
     for dag_id, schedule in SCHEDULED.items():
-        # The run that is scheduled as soon as the Dag is not paused any more is a dry run, or is rejected in the end.
-        unpause(airflow, dag_id)
+        until(partial(airflow.get, f"dags/{dag_id}"), f"the Dag {dag_id}")
         conf = {} if dag_id == "nexthink_delete_with_approval" else {"dry_run": False}
         end = {"@weekly": "2026-02-08T00:00:00Z", "@monthly": "2026-03-01T00:00:00Z"}[schedule]
         period = {"from_date": "2026-02-01T00:00:00Z", "to_date": end}
         body = {"dag_id": dag_id, **period, "max_active_runs": 5, "dag_run_conf": conf}
         started[dag_id] = airflow.post("backfills", body)["id"]
+    for dag_id in SCHEDULED:
+        # The run that is scheduled by then, too, is a dry run, or is rejected in the end.
+        unpause(airflow, dag_id)
     return started
 
 
