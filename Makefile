@@ -4,8 +4,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 # The tests of a file stay together: they share what is dear to start. Many only wait, for an Airflow or a browser.
 # The order of the files is that of tests/conftest.py: the longest first.
-WORKERS ?= 3
-SPREAD = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+SPREAD = --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # JavaScript and CSS
 PAGE = airflow_provider_nexthink/plugins/static tests/js
 
