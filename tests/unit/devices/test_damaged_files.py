@@ -86,7 +86,7 @@ def test_read_devices_damaged_file_is_rows_or_an_input_error(
     try:
         rows = read_devices(path)
     except NexthinkInputError as error:
-        assert 10 < len(str(error)) < 3000
+        assert 10 < len(str(error)) < 4000
     else:
         assert len(rows.uids) == len(rows.names)
 
