@@ -227,7 +227,7 @@ def test_table_is_kept_while_the_run_goes_on(
 ) -> None:
     """So that a worker that is lost leaves what it had; what is not settled is UNKNOWN there, as it may be sent."""
     monkeypatch.setattr(results, "KEEP_SECONDS", 0.0)
-    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.7, skip=1, times=-1))
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=3.0, skip=1, times=-1))
     kept: list[dict[str, list[Any]]] = []
     has_ended = threading.Event()
 
