@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,10 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 # Compared without case and separators: `device.uid`, `Device UID` and `DEVICE_UID` are the same.
 UID_COLUMNS = frozenset({"uid", "deviceuid", "collectoruid", "devicecollectoruid"})
 NAME_COLUMNS = frozenset({"name", "devicename"})
+
+# What is no header, as in a damaged file, may be of any length.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 100
 
 
 class MissingColumnError(NexthinkInputError):
@@ -117,7 +122,7 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
         found = found or [at for at, label in enumerate(labels) if normal and normalize_label(label) == normal]
     if len(found) == 1:
         return found[0]
-    there = ", ".join(repr(str(label)) for label in labels[:20]) or "none"
+    there = ", ".join(_SHORT.repr(str(label)) for label in labels[:20]) or "none"
     if not found and asked is None:
         raise MissingColumnError(
             f"devices has no column for the {what}. Its columns are {there}: set {option} to the right one."

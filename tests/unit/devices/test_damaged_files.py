@@ -86,7 +86,7 @@ def test_read_devices_damaged_file_is_rows_or_an_input_error(
     try:
         rows = read_devices(path)
     except NexthinkInputError as error:
-        assert 10 < len(str(error)) < 4000
+        assert 10 < len(str(error)) < 3000
     else:
         assert len(rows.uids) == len(rows.names)
 
@@ -208,3 +208,10 @@ class BrokenStorage(io.BytesIO):
 def test_read_devices_storage_failure_is_not_an_input_error(suffix: str) -> None:
     with pytest.raises(NexthinkRetryableError, match=f"The file a{suffix} cannot be read just now: connection to the"):
         read_devices(f"a{suffix}", open_file=lambda _: BrokenStorage())
+
+
+def test_read_devices_missing_column_names_long_columns_in_short() -> None:
+    with pytest.raises(NexthinkInputError) as raised:
+        read_devices({"\u3000" * 5000: ["1"], "name": ["PC-1"]})
+    assert "'name'" in str(raised.value)
+    assert len(str(raised.value)) < 300
