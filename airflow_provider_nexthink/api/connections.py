@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -389,6 +390,12 @@ def _ssl_context(verify: bool | str) -> ssl.SSLContext:
             if not any(_HASHED_CERTIFICATE.fullmatch(name) for name in names):
                 raise ValueError("it holds no certificates under their hashes: run 'openssl rehash' on it")
             return ssl.create_default_context(capath=folders)
-        return httpx.create_ssl_context(verify=verify, trust_env=False)
+        return _public_authorities() if verify else httpx.create_ssl_context(verify=False, trust_env=False)
     except (OSError, ValueError) as error:
         raise NexthinkSettingsError(f"{source} cannot be read: {error}.") from None
+
+
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    """Return what trusts the authorities that httpx brings. To read them takes as long as ten small requests."""
+    return httpx.create_ssl_context(trust_env=False)

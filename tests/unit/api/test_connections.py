@@ -455,6 +455,19 @@ def test_ca_bundle_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, a
         assert send(secure, Exchange(timeout=5.0)) == b"{}"
 
 
+def test_ca_bundle_changed_is_read_by_the_next_client(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority, tmp_path: Path
+) -> None:
+    bundle = make_authority(tmp_path).bundle
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with server(tls_talk(authority.issue("127.0.0.1"), respond)) as url:
+        secure = url.replace("http:", "https:")
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            send(secure, Exchange(timeout=5.0))
+        bundle.write_bytes(authority.bundle.read_bytes())
+        assert send(secure, Exchange(timeout=5.0)) == b"{}"
+
+
 # --- downloads
 
 
