@@ -244,7 +244,8 @@ def test_table_is_kept_while_the_run_goes_on(
     assert run.xcom("delete")["counts"]["SCHEDULED"] == 249
     tables = [Counter(table["status"]) for table in kept]
     decided = {"EXCLUDED": 1, "DUPLICATE": 1, "INVALID": 1, "REJECTED": 1}
-    assert decided | {"SCHEDULED": 100, "UNKNOWN": 149} in tables
+    parts = [decided | {"SCHEDULED": sent, "UNKNOWN": 249 - sent} for sent in (100, 200)]
+    assert any(part in tables for part in parts)  # a busy machine may not see each
     for table in kept:
         assert set(table["reason"]) >= {"excluded by 'VIP-*'"}
         unknown = [row for row in zip(table["status"], table["reason"], strict=True) if row[0] == "UNKNOWN"]
