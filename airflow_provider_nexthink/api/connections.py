@@ -92,9 +92,14 @@ class Connections:
         self._idle: dict[_Way, list[_Connection]] = {"plain": [], "direct": [], "proxied": []}
         self._proxies = ProxyRules(settings.proxy)
         if given is None:
-            self._ssl_context = _ssl_context(settings.verify)
-            for url in (settings.base_url, settings.login_url):
-                self.proxy_for(httpx.URL(url))  # a proxy that cannot be used is an error now, if it is needed
+            self._verify = settings.verify
+            self._ssl_context: ssl.SSLContext | None = None
+            urls = [httpx.URL(url) for url in (settings.base_url, settings.login_url)]
+            for url in urls:
+                self.proxy_for(url)  # a proxy that cannot be used is an error now, if it is needed
+            # Reading the authorities takes longer than a small deletion, and a sandbox needs none.
+            if isinstance(self._verify, str) or any(self._way(url) != "plain" for url in urls):
+                self._read_authorities()
 
     @contextmanager
     def send(self, request: httpx.Request, exchange: Exchange) -> Iterator[httpx.Response]:
@@ -146,15 +151,21 @@ class Connections:
         return "proxied" if self._proxies.is_proxied(url) else "direct"
 
     def _connection(self, way: _Way) -> _Connection:
-        connection = _Connection(self._ssl_context, self._proxies.proxy if way == "proxied" else None)
+        ssl_context = None if way == "plain" else self._read_authorities()
+        connection = _Connection(ssl_context, self._proxies.proxy if way == "proxied" else None)
         self._made.append(connection)
         return connection
+
+    def _read_authorities(self) -> ssl.SSLContext:
+        if self._ssl_context is None:
+            self._ssl_context = _ssl_context(self._verify)
+        return self._ssl_context
 
 
 class _Connection:
     """A connection, made when it is first needed."""
 
-    def __init__(self, ssl_context: ssl.SSLContext, proxy: httpx.Proxy | None) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | None, proxy: httpx.Proxy | None) -> None:
         self._backend = _Backend(has_tls_proxy=proxy is not None and proxy.url.scheme == "https")
         self._is_proxied = proxy is not None
         options: dict[str, Any] = {
@@ -397,5 +408,5 @@ def _ssl_context(verify: bool | str) -> ssl.SSLContext:
 
 @cache
 def _public_authorities() -> ssl.SSLContext:
-    """Return what trusts the authorities that httpx brings. To read them takes as long as ten small requests."""
+    """Return what trusts the authorities that httpx brings."""
     return httpx.create_ssl_context(trust_env=False)
