@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_tree_problems_change_is_found(tmp_path: Path) -> None:
     assert tree_problems(tmp_path) == []
     (tmp_path / "new.txt").touch()
     assert tree_problems(tmp_path) == ["1 files are not committed: new.txt."]
+
+
+def test_registry_lists_the_public_classes_under_the_addresses_of_the_project() -> None:
+    registry = load(ROOT / ".airflow-registry.yaml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert registry["package-name"] == project["name"]
+    assert registry["description"] == project["description"]
+    assert [registry["docs-url"], registry["source-url"]] == [
+        project["urls"][key] for key in ("Documentation", "Source")
+    ]
+    names = (ROOT / "tests" / "public_names.txt").read_text().splitlines()
+    public = [name for name in names if name.startswith("airflow_provider_nexthink.")]
+    for section in ("operators", "transfers", "sensors", "triggers", "hooks"):
+        assert [each["module"] for each in registry[section]] == [
+            name for name in public if name.split(".")[1] == section
+        ]
+    assert {each["module"] for each in registry["other"]} <= set(public)
 
 
 def load(path: Path) -> dict[str, Any]:
