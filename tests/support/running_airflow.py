@@ -150,7 +150,7 @@ def until(what: Callable[[], _Value | None], name: str) -> _Value:
                 return value
         except (httpx.HTTPError, KeyError):
             pass
-        select_nothing(0.25)
+        select_nothing(0.5)
     raise TimeoutError(f"{name}: not within {PATIENCE:.0f} s")
 
 
@@ -255,6 +255,11 @@ def running_airflow(
         "AIRFLOW__API_AUTH__JWT_SECRET": "made-up-for-the-tests-and-long-enough-to-sign",
         # So long the scheduler sleeps where nothing is to do; 1 second where nothing is said.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+        # Dag files stay as they are: the next look at each after so many seconds, 30 where nothing is said. To read one
+        # takes a second or two, 30 and more where the machine is busy.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+        "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
         # As late a supervisor may notice that its task process has ended; 5 seconds where nothing is said.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
