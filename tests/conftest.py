@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +32,16 @@ gc.set_threshold(50_000, 20, 50)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write what a run shows into docs/")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a running Airflow said before its test failed: its folder is gone afterwards."""
+    report = yield
+    airflow = item.funcargs.get("airflow")
+    if report.failed and hasattr(airflow, "last_words"):
+        report.sections.append(("what Airflow wrote last", airflow.last_words()))
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -136,6 +136,11 @@ class RunningAirflow:
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         return self.http.patch(f"/api/v2/{path}", json=body).raise_for_status().json()
 
+    def last_words(self) -> str:
+        """Return the ends of the logs that were written last, for whoever reads why a test failed."""
+        logs = sorted(self.home.rglob("*.log"), key=lambda path: path.stat().st_mtime)[-4:]
+        return "\n".join(f"{log.relative_to(self.home)}:\n{log.read_text(errors='replace')[-5_000:]}" for log in logs)
+
     def everything_written(self) -> bytes:
         """Return all that is in its folder: the database, the logs of the tasks and of its own processes."""
         return b"\n".join(path.read_bytes() for path in sorted(self.home.rglob("*")) if path.is_file())
