@@ -86,7 +86,7 @@ def stopped_run(hook: NexthinkHook, sandbox: Sandbox, waits: Callable[[], bool],
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("wait", WAITS)
 def test_stop_while_waiting_ends_the_run_and_its_threads(sandbox: Sandbox, wait: str, concurrency: int) -> None:
-    of_other_tests = set(threading.enumerate())  # an interrupted run may leave one that waits
+    of_other_tests = set(threading.enumerate())  # in the same process
     for fault in WAITS[wait]:
         sandbox.faults.add(fault)
     with NexthinkHook() as hook:
