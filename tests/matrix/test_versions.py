@@ -11,7 +11,8 @@ from tests.matrix.run import (
     AIRFLOW,
     CELLS,
     DEMO,
-    LIBRARIES,
+    DEVICES,
+    LEDGER,
     ROOT,
     RUNNING,
     STANDALONE,
@@ -49,7 +50,7 @@ def test_oldest_and_newest_run_in_ci_and_each_pandas_on_the_oldest_and_the_newes
 
 def test_ci_runs_all_but_the_demo_and_the_running_airflow() -> None:
     in_ci = {test for cell in CELLS for test in cell.in_ci}
-    assert in_ci == {*LIBRARIES, *AIRFLOW, *STANDALONE} == {*WHOLE} - {*DEMO, *RUNNING}
+    assert in_ci == {*DEVICES, *LEDGER, *AIRFLOW, *STANDALONE} == {*WHOLE} - {*DEMO, *RUNNING}
 
 
 def test_a_cell_that_did_not_run_is_not_shown_as_one_that_did(tmp_path: Path) -> None:

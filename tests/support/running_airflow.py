@@ -127,14 +127,22 @@ class RunningAirflow:
         return self.http.get(f"/api/v2/{path}").raise_for_status().json()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self.http.post(f"/api/v2/{path}", json=body).raise_for_status().json()
-
-    def clear(self, dag_id: str, body: Mapping[str, Any]) -> Any:
-        """Clear tasks. Tried again after a server error: on SQLite, a busy Airflow may find its database locked."""
-        return until(lambda: self.post(f"dags/{dag_id}/clearTaskInstances", body), f"the clearing of {dag_id}")
+        return self._change("POST", path, body)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self.http.patch(f"/api/v2/{path}", json=body).raise_for_status().json()
+        return self._change("PATCH", path, body)
+
+    def clear(self, dag_id: str, body: Mapping[str, Any]) -> Any:
+        return self.post(f"dags/{dag_id}/clearTaskInstances", body)
+
+    def _change(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+        """Send a change, again after a server error: on SQLite, a busy Airflow may find its database locked."""
+
+        def answer() -> httpx.Response | None:
+            response = self.http.request(method, f"/api/v2/{path}", json=body)
+            return None if response.is_server_error else response
+
+        return until(answer, f"{method} {path}").raise_for_status().json()
 
     def last_words(self) -> str:
         """Return the ends of the logs that were written last, for whoever reads why a test failed."""
@@ -247,6 +255,8 @@ def running_airflow(
     settings = {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        # SQLite waits so many seconds for another writer; 5 where nothing is said.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
