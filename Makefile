@@ -2,9 +2,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# The tests of a file stay together: they share what is dear to start. Many only wait, for an Airflow or a browser.
-# The order of the files is that of tests/conftest.py: the longest first.
-SPREAD = --dist loadfile --no-loadscope-reorder --numprocesses
+# So many test processes: more than two cores need, as many tests only wait, for an Airflow or a browser.
+WORKERS ?= 3
+# The tests of a file stay together: they share what is dear to start. The order of the files is that of
+# tests/conftest.py: the longest first.
+SPREAD = --dist loadfile --no-loadscope-reorder --numprocesses $(WORKERS)
 # JavaScript and CSS
 PAGE = airflow_provider_nexthink/plugins/static tests/js
 
@@ -29,10 +31,10 @@ demo: $(READY) ## Run the lifecycle Dag through four weeks, in a real Airflow ag
 	@$(BIN)/python -m airflow_provider_nexthink.sandbox.demo
 
 test: $(READY) ## Run all tests that need no outside service.
-	$(BIN)/python -m pytest $(SPREAD) 3 -m 'not service' --ignore tests/browser
+	$(BIN)/python -m pytest $(SPREAD) -m 'not service' --ignore tests/browser
 
 test-unit: $(READY) ## Run the unit tests but the slow ones, in under a minute.
-	$(BIN)/python -m pytest $(SPREAD) 3 tests/unit -m 'not slow'
+	$(BIN)/python -m pytest $(SPREAD) tests/unit -m 'not slow'
 
 bench: $(READY) ## Measure speed, processor time and memory, and write docs/speed.md (about 20 minutes).
 	$(BIN)/python -m tests.benchmarks
@@ -41,13 +43,13 @@ growth: $(READY) ## Measure the Dag for lists of any length up to ten million de
 	$(BIN)/python -m tests.benchmarks.growth
 
 coverage: $(READY) ## Say which lines no unit test runs (half as much again as the tests alone).
-	$(BIN)/python -m pytest $(SPREAD) 3 tests/unit tests/contract -m 'not service' --cov --cov-report=term
+	$(BIN)/python -m pytest $(SPREAD) tests/unit tests/contract -m 'not service' --cov --cov-report=term
 
 test-services: $(READY) ## Run the tests that need PostgreSQL, MariaDB, Redis and squid.
-	$(BIN)/python -m pytest $(SPREAD) 2 tests/system tests/unit/ledger -m service
+	$(BIN)/python -m pytest $(SPREAD) tests/system tests/unit/ledger -m service
 
 test-browser: $(READY) ## Run the tests that use Airflow's pages in Chromium.
-	$(BIN)/python -m pytest $(SPREAD) 2 tests/browser
+	$(BIN)/python -m pytest $(SPREAD) tests/browser
 
 matrix: $(READY) ## Run the main job on Airflow 3.1 to 3.3 and Python 3.11 to 3.13; write the tables of versions.
 	@$(BIN)/python tests/matrix/run.py
