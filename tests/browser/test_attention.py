@@ -180,6 +180,7 @@ def test_attention_says_when_nothing_needs_it(page: Page, api: AirflowApi) -> No
 def test_attention_filters_are_in_the_address(page: Page, mixed: AirflowApi) -> None:
     mixed.tasks.append(a_run(25, [row_of(50, status="UNKNOWN")], instance="globex"))
     page.goto("?view=attention&days=28")
+    page.locator("main:not([aria-busy])").wait_for()  # the reasons are not drawn anew any more
     reasons(page).filter(has_text=TRY_LATER).focus()
     page.keyboard.press("Space")
     expect(page.locator(".ending .hint")).to_have_text("9 of 18 devices")
