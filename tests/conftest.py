@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.file_systems import attached_file_systems_kept
 from tests.support.secrets import reset_secrets_maskers
+from tests.support.threads import provider_threads
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -43,6 +44,16 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 def _no_secrets_of_other_tests() -> Iterator[None]:
     yield
     reset_secrets_maskers()
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wait for the end of what a test has left in the background, such as a write to a storage that hung."""
+    del monkeypatch  # which takes back the connections of the test only after this
+    yield
+    for thread in provider_threads():
+        thread.join(60)
+    assert provider_threads() == []
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,8 @@ from tests.support.running_airflow import free_ports, kill_session, until
 
 PAGE = Path(__file__).parents[2] / "docs" / "see-it.md"
 WEEKLY = ("nexthink_lifecycle", "nexthink_delete_stale_devices")
-FROM_A_WHEEL = '"editable": true' not in (
-    importlib.metadata.distribution("airflow-provider-nexthink").read_text("direct_url.json") or ""
-)
+_ORIGIN = importlib.metadata.distribution("airflow-provider-nexthink").read_text("direct_url.json")
+FROM_A_WHEEL = not json.loads(_ORIGIN or "{}").get("dir_info", {}).get("editable")
 
 
 def commands() -> list[str]:

@@ -21,6 +21,7 @@ from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkStoppedE
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from tests.support.threads import provider_threads
 
 PATIENCE = 60.0
 DEVICES, BATCH, SKIPPED = 100, 10, 3
@@ -86,7 +87,6 @@ def stopped_run(hook: NexthinkHook, sandbox: Sandbox, waits: Callable[[], bool],
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("wait", WAITS)
 def test_stop_while_waiting_ends_the_run_and_its_threads(sandbox: Sandbox, wait: str, concurrency: int) -> None:
-    of_other_tests = set(threading.enumerate())  # in the same process
     for fault in WAITS[wait]:
         sandbox.faults.add(fault)
     with NexthinkHook() as hook:
@@ -98,15 +98,7 @@ def test_stop_while_waiting_ends_the_run_and_its_threads(sandbox: Sandbox, wait:
     assert len(result.table) == DEVICES
     assert result.counts["SCHEDULED"] >= SKIPPED * BATCH
     assert result.counts["NOT_SENT"] > 0
-    until(
-        lambda: (
-            not [
-                thread
-                for thread in set(threading.enumerate()) - of_other_tests
-                if thread.name.startswith(("nexthink-worker", "nexthink-token"))
-            ]
-        )
-    )
+    until(lambda: not provider_threads())
 
 
 def test_stop_while_pacing_ends_the_run(sandbox: Sandbox) -> None:
