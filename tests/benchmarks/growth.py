@@ -104,6 +104,7 @@ def measure(folder: Path, url: str, sizes: Iterable[int], chunk_size: int) -> It
         "AIRFLOW_CONN_NEXTHINK_DEFAULT": json.dumps(
             connection | {"extra": {"base_url": url, "login_url": f"{url}/oauth2/default/v1/token"}}
         ),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
         "GROWTH_USED": str(folder / "used.jsonl"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from tests.support.metadata import empty_database
 
 COMPONENTS = ("api-server", "dag-processor", "scheduler", "triggerer")
 
@@ -297,7 +300,10 @@ def running_airflow(
         commands[worker] = ["celery", "worker", "--celery-hostname", worker, "--pid", pid_file, "--skip-serve-logs"]
     processes: dict[str, subprocess.Popen[bytes]] = {}
     with (home / "processes.log").open("wb") as log:
-        subprocess.run([*airflow, "db", "migrate"], env=env, stdout=log, stderr=log, check=True)
+        if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in environment:
+            subprocess.run([*airflow, "db", "migrate"], env=env, stdout=log, stderr=log, check=True)
+        else:
+            shutil.copy(empty_database(), home / "airflow.db")
 
         def start_component(name: str, **settings: str) -> None:
             processes[name] = subprocess.Popen(

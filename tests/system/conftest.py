@@ -16,6 +16,7 @@ from airflow_provider_nexthink import backoff
 from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from tests.support.dags import DAGS, DagBag, Run, sync_bag_to_db
+from tests.support.metadata import empty_database
 from tests.support.services import mariadb_connection, postgres_connection
 
 
@@ -28,9 +29,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
-    from airflow.utils.db import initdb
-
-    initdb()
+    empty_database()
 
 
 @pytest.fixture
