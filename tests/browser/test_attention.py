@@ -16,7 +16,7 @@ from airflow_provider_nexthink.status import ACTION_REQUIRED
 from tests.support.airflow_api import AirflowApi, Task, row_of, summary_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import FrameLocator, Locator, Page
+    from playwright.sync_api import FrameLocator, Locator, Page, Route
 
 
 ON_DEMAND = "nexthink_delete_on_demand"
@@ -180,7 +180,7 @@ def test_attention_says_when_nothing_needs_it(page: Page, api: AirflowApi) -> No
 def test_attention_filters_are_in_the_address(page: Page, mixed: AirflowApi) -> None:
     mixed.tasks.append(a_run(25, [row_of(50, status="UNKNOWN")], instance="globex"))
     page.goto("?view=attention&days=28")
-    page.locator("main:not([aria-busy])").wait_for()  # the reasons are not drawn anew any more
+    page.locator("main:not([aria-busy])").wait_for()  # all rows are there
     reasons(page).filter(has_text=TRY_LATER).focus()
     page.keyboard.press("Space")
     expect(page.locator(".ending .hint")).to_have_text("9 of 18 devices")
@@ -197,6 +197,21 @@ def test_attention_filters_are_in_the_address(page: Page, mixed: AirflowApi) -> 
     expect(devices(page)).to_have_count(3)
     page.get_by_role("searchbox", name="Search by").fill("nobody")
     page.get_by_text("No device matches.").wait_for()
+
+
+def test_attention_reason_that_is_pressed_while_rows_arrive_is_chosen(page: Page, mixed: AirflowApi) -> None:
+    del mixed
+    held: list[Route] = []
+    page.route("**/manual__24/**/unscheduled*", lambda route: held.append(route))
+    page.goto("?view=attention", wait_until="commit")
+    expect(reasons(page).locator("b")).to_have_text(["20", "5", "3"])
+    reasons(page).first.focus()
+    page.keyboard.down("Space")
+    held[0].continue_()
+    expect(reasons(page).locator("b")).to_have_text(["9", "5", "3"])
+    page.keyboard.up("Space")
+    expect(page.locator(".ending .hint")).to_have_text("9 of 17 devices")
+    expect(reasons(page).first).to_have_attribute("aria-pressed", "true")
 
 
 @pytest.mark.parametrize("script", ["", NO_CLIPBOARD], ids=["clipboard", "no clipboard"])

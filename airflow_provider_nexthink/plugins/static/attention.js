@@ -319,6 +319,15 @@ function devicesView(canRun) {
   }
 
   function drawReasons(found) {
+    const drawn = [...reasons.querySelectorAll("button")];
+    if (drawn.length === found.length && found.every(({ reason }, at) => drawn[at].dataset.reason === reason)) {
+      // The same buttons, so that one that is pressed while rows arrive is not lost.
+      for (const [at, each] of found.entries()) {
+        drawn[at].ariaPressed = String(chosen.reason === each.reason);
+        drawn[at].querySelector("b").textContent = number(each.count);
+      }
+      return;
+    }
     const focused = document.activeElement?.closest?.(".reasons button")?.dataset.reason;
     const isOpen = reasons.querySelector("details")?.open;
     const items = found.map((each) =>
