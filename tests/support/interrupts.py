@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,18 @@ def signal_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGALRM, before)
+        _release_logging()
+
+
+def _release_logging() -> None:
+    """Release what this thread still holds of logging, which may have been interrupted between a lock and its ``try``.
+
+    In a task that ends with it, nobody waits for that lock; here, later tests would, in each thread that logs.
+    """
+    for lock in filter(None, [handler.lock for handler in logging.getLogger().handlers]):
+        with suppress(RuntimeError):  # not held, or not any more
+            while True:
+                lock.release()
 
 
 @contextmanager
