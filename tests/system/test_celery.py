@@ -255,7 +255,7 @@ def test_celery_worker_main_process_killed_stops_its_tasks_and_the_retry_resumes
     xcoms = xcoms_in_database(airflow, run_id)
     assert {"plan", "split", "delete_devices", "join"} <= {task_id for task_id, _ in xcoms}
     assert max(len(value) for _, value in xcoms) < 2000
-    folder = airflow.environment["AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH"]
+    folder = urlsplit(airflow.environment["AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH"]).path
     assert not [task_id for task_id, value in xcoms if folder in value]
 
 
