@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 MAX_ATTEMPTS = 5
-"""How many times one request is sent at most when no clear response comes."""
+"""How many times one request is sent at most when no unambiguous response comes."""
 
 RETRY_AFTER_CAP_SECONDS = 300.0
 """The longest wait in a worker slot that a tenant may ask for. Beyond it the task ends, and Airflow retries it."""

@@ -4,7 +4,7 @@ from airflow_provider_nexthink.client import NexthinkClient, NexthinkSettings
 
 settings = NexthinkSettings.resolve(instance="acme", region="eu", client_id=..., client_secret=...)
 with NexthinkClient(settings) as client:
-result = client.delete_devices(client.export_nql("#stale_devices"), max_devices=500)
+    result = client.delete_devices(client.export_nql("#stale_devices"), max_devices=500)
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class NexthinkClient:
     :param max_attempts: how often one request is sent at most, but for those of ``delete_devices``, which has a rule of
         its own; 1 for a caller that retries by itself.
     :param clock: time and chance.
+    :raises NexthinkSettingsError: if the CA bundle or the proxy of the settings cannot be used.
     """
 
     def __init__(
@@ -213,7 +214,8 @@ class NexthinkClient:
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkInputError: if the input, an option or a setting is wrong, the policy forbids it, or a guard
             trips; nothing was sent.
-        :raises NexthinkError: if Nexthink gives no token; nothing was sent.
+        :raises NexthinkError: if anything else ends it before the first request: no token, no response of the ledger, a
+            stop, a file that cannot be read just now; nothing was sent.
         """
         checked = self._checked(options)
         watcher = observer or DeletionObserver()
@@ -406,12 +408,12 @@ class NexthinkClient:
         if self.policy.ledger_conn_id is not None:
             raise NexthinkPolicyError(
                 "The policy names a ledger (ledger_conn_id), and this client has none. Pass ledger=..., the engine of "
-                "SQLAlchemy for its database. Nothing was sent."
+                "SQLAlchemy for its database. This try sent nothing."
             )
         if options.fleet_query_id is not None and options.max_share is None:
             raise NexthinkInputError(
                 "fleet_query_id does nothing without max_share, such as max_share=0.05, or a ledger (the extra "
-                "ledger_conn_id of the connection). Nothing was sent."
+                "ledger_conn_id of the connection). This try sent nothing."
             )
         needed = {
             "max_growth": options.max_growth is not None,
@@ -421,7 +423,7 @@ class NexthinkClient:
         if limits := [limit for limit, is_set in needed.items() if is_set]:
             raise NexthinkPolicyError(
                 f"{' and '.join(limits)} cannot take effect without a ledger: set the extra ledger_conn_id of the "
-                "connection to the id of a connection to a SQL database. Nothing was sent."
+                "connection to the id of a connection to a SQL database. This try sent nothing."
             )
 
     def count_fleet(self, query_id: str) -> int:
@@ -457,6 +459,7 @@ class NexthinkClient:
         :param query_id: the id of the saved query, such as ``#stale_devices``.
         :param parameters: values for the query's ``where`` clause.
         :return: the rows, each ``{column: text}``.
+        :raises NexthinkInputError: if the query id or a parameter is not valid.
         :raises NexthinkError: if Nexthink refuses, or does not respond.
         """
         return nql.execute(self._transport, query_id, parameters)
@@ -480,7 +483,9 @@ class NexthinkClient:
         :param timeout: seconds after which to give up.
         :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
+        :raises NexthinkInputError: if the query id or a parameter is not valid.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkResultLimitError: if it is larger than ``result_limits``.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
         """
         export_id = self.start_export(query_id, parameters, compression=compression)
@@ -496,6 +501,7 @@ class NexthinkClient:
         :param parameters: values for the query's ``where`` clause.
         :param compression: of the result file in transit: NONE, GZIP or ZSTD.
         :return: the id of the export.
+        :raises NexthinkInputError: if the query id or a parameter is not valid.
         :raises NexthinkError: if Nexthink refuses, or does not respond.
         """
         export_id = nql.start_export(self._transport, query_id, parameters, compression)
@@ -529,6 +535,7 @@ class NexthinkClient:
         :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkResultLimitError: if it is larger than ``result_limits``.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         return nql.fetch_export(self._transport, export_id, allow_truncated=allow_truncated, limits=self._result_limits)
@@ -545,6 +552,7 @@ class NexthinkClient:
         :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: what ``read`` returned.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkResultLimitError: if it is larger than ``result_limits``.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         limits = self._result_limits or STREAM_LIMITS
@@ -560,6 +568,7 @@ class NexthinkClient:
         :param path: the path on the API host, such as ``/api/v1/act/execute``.
         :param request_options: ``json``, ``params``, ``headers`` and so on, as ``httpx.Request`` takes them.
         :return: the response, a success (2xx).
+        :raises NexthinkInputError: if the path is not one on the API host.
         :raises NexthinkError: for every other response, and for none.
         """
         is_harmless = method.upper() in ("GET", "HEAD")

@@ -33,7 +33,11 @@ class NexthinkInputError(NexthinkError, ValueError):
 
 
 class NexthinkSettingsError(NexthinkInputError):
-    """The connection lacks something, or says something that cannot be right."""
+    """The connection lacks something, or says something that cannot be right: an address, a proxy, a certificate.
+
+    Nothing was sent, unless the proxy or the certificate was refused while the run was going: then it is the error of a
+    result, and the table says what was sent.
+    """
 
 
 class NexthinkGuardError(NexthinkInputError):

@@ -166,6 +166,7 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
         returned: check first whether it may be empty. An iterator without rows is an error, since it may have been
         read before.
     :param on: compare by ``uid`` or by ``name``.
+    :return: those of ``devices``, in their form and order.
     :raises NexthinkInputError: if the column is missing, ``others`` is none of these, has something other than a uid
         (or a name) or only rows without one, or the two lists have different kinds of uid.
     """
@@ -196,6 +197,7 @@ def still_stale(devices: Devices, look: object) -> Devices:
 
     :param devices: a DataFrame, an Arrow table, or a list of mappings, selected or approved some time ago.
     :param look: the current result of the query, in any of these forms.
+    :return: those of ``devices``, in their form and order.
     :raises NexthinkInputError: if a column is missing, ``look`` is none of these, or the two lists have different kinds
         of uid.
     """

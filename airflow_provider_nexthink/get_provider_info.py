@@ -177,9 +177,9 @@ def get_provider_info() -> dict[str, object]:
                         },
                     },
                     "max_devices": {
-                        "label": "Devices in a run",
+                        "label": "Devices in a task",
                         "description": (
-                            "How many devices any single run may send at most, whatever its Dag says. Empty: what the "
+                            "How many devices one task may send at most, whatever its Dag says. Empty: what the "
                             "Dag says."
                         ),
                         "schema": {"type": ["integer", "null"], "minimum": 0},

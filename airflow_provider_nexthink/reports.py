@@ -31,7 +31,7 @@ _STATUSES = {
     Status.INVALID: "the uid is malformed; correct the list",
     Status.REJECTED: "cannot be sent, or Nexthink refuses them; correct the list",
     Status.FAILED: "Nexthink could not schedule them; run the list again",
-    Status.UNKNOWN: "sent, without a clear response, so they may be scheduled; it is harmless to run the list again",
+    Status.UNKNOWN: "sent, without an unambiguous response, so they may be scheduled; a retry soon after is harmless",
     Status.NOT_SENT: "the run ended before their turn, or the request never left",
     Status.EXCLUDED: "an exclusion or the protect list matched",
     Status.DUPLICATE: "the same device is earlier in the list",

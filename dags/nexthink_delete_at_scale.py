@@ -1,7 +1,6 @@
 """Delete a list of any length on many workers: plan the whole list, delete in chunks, join the tables.
 
-The tasks pass on references to rows of files, so that no task needs more memory for a longer list, and nothing large is
-in XCom.
+The tasks pass on references to rows of files, so that no task holds the list in memory, and nothing large is in XCom.
 
 Before the first run
     * Choose a folder that every worker can read and write, on object storage or shared, for the list and for the files

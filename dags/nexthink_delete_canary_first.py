@@ -70,7 +70,7 @@ def nexthink_delete_canary_first() -> None:
         if not not_seen_for(found, MAX_DAYS_UNSEEN).recent:
             raise AirflowFailException(
                 f"{found[0]['device.name']} was not seen for {MAX_DAYS_UNSEEN} days, or its age is not known: it may "
-                "leave by itself, and proves nothing. Choose another one. Nothing was sent."
+                "leave by itself, and proves nothing. Choose another one. This try sent nothing."
             )
         return found
 

@@ -60,11 +60,11 @@ def _permissions(client: NexthinkClient) -> Iterator[Check]:
     try:
         permissions = client.check_permissions()
     except NexthinkError as error:
-        yield "sign-in", _FAILED, str(error)
+        yield "token", _FAILED, str(error)
         yield "NQL API", _NOT_TRIED, ""
         yield "Data management", _NOT_TRIED, ""
         return
-    yield "sign-in", _OK, "Nexthink gives a token"
+    yield "token", _OK, "Nexthink gives a token"
     for name, found in permissions.items():
         yield name, _OK if found == "permitted" else _FAILED, found
 

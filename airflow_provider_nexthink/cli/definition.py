@@ -90,7 +90,7 @@ NEXTHINK = Command(
     commands=(
         Command(
             "check",
-            "Check a connection: sign-in, permissions, policy, ledger, quota. Deletes nothing",
+            "Check a connection: token, permissions, policy, ledger, quota. Deletes nothing",
             (_argument("conn_id", help="The id of a connection of the type nexthink"), _OUTPUT),
             "airflow_provider_nexthink.cli.check:check",
         ),

@@ -156,6 +156,8 @@ def nexthink_delete_devices_task(python_callable: Callable[..., object] | None =
     :param python_callable: the function, ``async`` or not; it returns devices in any form that
         ``NexthinkDeleteDevicesOperator`` takes.
     :param options: those of ``NexthinkDeleteDevicesOperator`` but ``devices``, and those of any task.
+    :return: what makes a task in a Dag, when it is called as the function is.
+    :raises NexthinkOptionError: for ``multiple_outputs``, and, when it is called, for an option that cannot be right.
     """
     if options.pop("multiple_outputs", False):
         raise NexthinkOptionError("multiple_outputs is no option of @task.nexthink_delete_devices: it returns a table.")

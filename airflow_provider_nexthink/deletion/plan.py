@@ -187,18 +187,16 @@ def check_guards(
     :raises NexthinkGuardError: if a limit is exceeded; nothing was sent by this try.
     """
     total = planned + sent_before
-    nothing = "Nothing was sent."
     described = f"{total} devices"
     if sent_before:
-        nothing = "This try sent nothing."
         described = (
             f"{total} devices ({planned} now, {sent_before} others sent or maybe sent by earlier tries of this task)"
         )
     if max_devices is not None and total > max_devices:
         raise NexthinkGuardError(
             f"The list would delete {described}, more than max_devices={max_devices} of the {max_devices_set_by} "
-            f"allows. {nothing} If that many are meant, raise max_devices of the {max_devices_set_by}; there is no "
-            "undo.",
+            f"allows. This try sent nothing. If that many are meant, raise max_devices of the {max_devices_set_by}; "
+            "there is no undo.",
             planned=total,
             limit=max_devices,
         )
@@ -212,8 +210,8 @@ def check_guards(
             source = f"The {fleet_size} devices are what {fleet_query_id} (fleet_query_id) has counted just now."
         raise NexthinkGuardError(
             f"The list would delete {described} ({total / fleet_size:.1%}), more than "
-            f"max_share={max_share} ({max_share:.1%}) of the task allows. {source} {nothing} If that many are "
-            "meant, raise max_share; there is no undo.",
+            f"max_share={max_share} ({max_share:.1%}) of the task allows. {source} This try sent nothing. If that "
+            "many are meant, raise max_share; there is no undo.",
             planned=total,
             limit=limit,
         )

@@ -23,7 +23,7 @@ class DeletionPolicy:
     """What a connection allows. Make it with ``resolve``; without arguments it allows everything.
 
     :param deletions: ``allowed``, ``dry_run_only`` or ``off``.
-    :param max_devices: how many devices any single run may send at most; None for no limit.
+    :param max_devices: how many devices one task may send at most, over all its tries; None for no limit.
     :param quota_devices: how many devices all runs together may send at most within ``quota_days``; None for no quota.
     :param quota_days: the length of that window, in days.
     :param protected: globs on the name, in any case, and uids; devices that match are never sent.

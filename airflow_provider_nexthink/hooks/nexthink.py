@@ -90,6 +90,7 @@ class NexthinkHook(BaseHook):
     def get_conn(self) -> NexthinkClient:
         """Return the client of this connection; its first request fetches the token.
 
+        :raises AirflowNotFoundException: if there is no such connection.
         :raises NexthinkSettingsError: if the connection lacks something.
         :raises NexthinkPolicyError: if its policy cannot take effect.
         """
@@ -218,7 +219,8 @@ class NexthinkHook(BaseHook):
         :return: the outcome of every row. What stopped the run once something was sent is in its ``error``.
         :raises NexthinkInputError: if the input, an option or the connection is wrong, its policy forbids it, or a
             guard trips; nothing was sent.
-        :raises NexthinkError: if Nexthink gives no token; nothing was sent.
+        :raises NexthinkError: if anything else ends it before the first request: no token, no response of the ledger, a
+            stop, a file that cannot be read just now; nothing was sent.
         """
         client = self._current_conn()
         try:
@@ -298,6 +300,7 @@ class NexthinkHook(BaseHook):
         :param query_id: the id of the saved query, such as ``#stale_devices``.
         :param parameters: values for the query's ``where`` clause.
         :return: the rows, each ``{column: text}``.
+        :raises NexthinkInputError: if the query id or a parameter is not valid.
         :raises NexthinkError: if Nexthink refuses, or does not respond.
         """
         rows = self.get_conn().run_nql(query_id, parameters)
@@ -315,7 +318,9 @@ class NexthinkHook(BaseHook):
         :param parameters: values for the query's ``where`` clause.
         :param options: as ``NexthinkClient.export_nql`` describes them.
         :return: the rows, each ``{column: text}``.
+        :raises NexthinkInputError: if the query id or a parameter is not valid.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkResultLimitError: if it is larger than any result of devices.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the export fails.
         """
         rows = self.get_conn().export_nql(query_id, parameters, **options)
@@ -330,6 +335,7 @@ class NexthinkHook(BaseHook):
         :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: the rows, each ``{column: text}``.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkResultLimitError: if it is larger than any result of devices.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         rows = self.get_conn().fetch_export(export_id, allow_truncated=allow_truncated)
@@ -347,6 +353,7 @@ class NexthinkHook(BaseHook):
         :param allow_truncated: whether to take a result that the license's maximum cut off.
         :return: what ``read`` returned.
         :raises NexthinkTruncatedError: if the result was cut off and that is not allowed.
+        :raises NexthinkResultLimitError: if it is larger than any result of devices.
         :raises NexthinkError: if Nexthink refuses, does not respond, or the file cannot be read.
         """
         found = self.get_conn().read_export(export_id, read, allow_truncated=allow_truncated)
@@ -363,6 +370,7 @@ class NexthinkHook(BaseHook):
         :param path: the path on the API host, such as ``/api/v1/act/execute``.
         :param request_options: ``json``, ``params``, ``headers`` and so on, as ``httpx.Request`` takes them.
         :return: the response, a success (2xx).
+        :raises NexthinkInputError: if the path is not one on the API host.
         :raises NexthinkError: for every other response, and for none.
         """
         return self.get_conn().request(method, path, **request_options)

@@ -150,12 +150,13 @@ class Database:
         if row.schema_version > len(self._steps):
             raise NexthinkLedgerMismatchError(
                 f"{self.title} has the schema version {row.schema_version}, and this version of the provider knows "
-                f"{len(self._steps)}: it was used by a newer one. Upgrade the provider here, too. Nothing was sent."
+                f"{len(self._steps)}: it was used by a newer one. Upgrade the provider here, too. Nothing was "
+                "sent by this try."
             )
         if row.tenant != self.tenant:
             raise NexthinkLedgerMismatchError(
                 f"{self.title} is that of another tenant: {row.tenant!r}, not {self.tenant!r}. Each tenant has a "
-                "ledger of its own: give ledger_conn_id another database or schema. Nothing was sent."
+                "ledger of its own: give ledger_conn_id another database or schema. Nothing was sent by this try."
             )
         return int(row.schema_version)
 

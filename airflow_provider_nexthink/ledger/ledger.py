@@ -250,6 +250,7 @@ class Ledger:
 
         :param quota: the quota of the connection.
         :raises NexthinkLedgerError: if the ledger cannot be used now.
+        :raises NexthinkLedgerMismatchError: if the database is another tenant's ledger, or cannot be one.
         """
         with self.database.transaction() as connection:
             return make_report(connection, instance=self.database.instance, now=self.database.clock.now(), quota=quota)
@@ -259,6 +260,7 @@ class Ledger:
 
         :param device: its uid, or its name to the letter.
         :raises NexthinkLedgerError: if the ledger cannot be used now.
+        :raises NexthinkLedgerMismatchError: if the database is another tenant's ledger, or cannot be one.
         """
         with self.database.transaction() as connection:
             return history_of(connection, device)
@@ -268,6 +270,7 @@ class Ledger:
 
         :param device: its uid, or its name to the letter.
         :raises NexthinkLedgerError: if the ledger cannot be used now.
+        :raises NexthinkLedgerMismatchError: if the database is another tenant's ledger, or cannot be one.
         """
         with self.database.transaction() as connection:
             return marks_of(connection, device)
@@ -278,6 +281,7 @@ class Ledger:
         :param older_than: how long ago a run has ended at least.
         :raises NexthinkInputError: if that is not a time, 0 or more.
         :raises NexthinkLedgerError: if the ledger cannot be used now.
+        :raises NexthinkLedgerMismatchError: if the database is another tenant's ledger, or cannot be one.
         """
         return prune(self.database, older_than)
 

@@ -25,7 +25,11 @@ class NexthinkTenantLink(BaseOperatorLink):
     name = "Nexthink tenant"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return the tenant's address, from the operator's connection; it holds no secret."""
+        """Return the tenant's address, from the operator's connection; it holds no secret.
+
+        :param operator: the operator of the task.
+        :param ti_key: the task instance.
+        """
         from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 
         try:
@@ -41,7 +45,11 @@ class NexthinkOutcomeLink(BaseOperatorLink):
     name = "Deletion outcome"  # Airflow sorts links by name: this one is first
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return an address relative to Airflow's base URL, which a worker does not know."""
+        """Return an address relative to Airflow's base URL, which a worker does not know.
+
+        :param operator: the operator of the task.
+        :param ti_key: the task instance.
+        """
         index = -1 if ti_key.map_index is None else ti_key.map_index
         return outcome_path(dag_id=ti_key.dag_id, run_id=ti_key.run_id, task_id=ti_key.task_id, map_index=index)
 
@@ -52,7 +60,11 @@ class NexthinkDeletionDocsLink(BaseOperatorLink):
     name = "Docs: Data Management API"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return the address."""
+        """Return the address of that page.
+
+        :param operator: the operator of the task.
+        :param ti_key: the task instance.
+        """
         return DELETION_DOCS
 
 
@@ -62,5 +74,9 @@ class NexthinkNqlDocsLink(BaseOperatorLink):
     name = "Docs: NQL API"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Return the address."""
+        """Return the address of that page.
+
+        :param operator: the operator of the task.
+        :param ti_key: the task instance.
+        """
         return NQL_DOCS

@@ -144,7 +144,7 @@ const ROWS = [
   [
     "UNKNOWN",
     "sent, without an unambiguous response: no response within the timeout",
-    "Sent, without a clear response: no response within the timeout",
+    "Sent, without an unambiguous response: no response within the timeout",
     "harmless",
     "deletion/scheduler.py",
     "sent, without an unambiguous response: ",
@@ -152,7 +152,7 @@ const ROWS = [
   [
     "UNKNOWN",
     "sent, without an unambiguous response: 503",
-    "Sent, without a clear response: Nexthink is unavailable (503)",
+    "Sent, without an unambiguous response: Nexthink is unavailable (503)",
     "NQL",
     "api/errors.py",
     "status >= 500",
@@ -160,7 +160,7 @@ const ROWS = [
   [
     "UNKNOWN",
     "sent, without an unambiguous response: the response cannot be trusted: it names 2 of 3 devices",
-    "Sent, without a clear response: the response cannot be trusted",
+    "Sent, without an unambiguous response: the response cannot be trusted",
     "harmless",
     "api/data_management.py",
     "the response cannot be trusted: ",
@@ -168,7 +168,7 @@ const ROWS = [
   [
     "UNKNOWN",
     "sent, but the response could not be read: KeyError",
-    "Sent, without a clear response: KeyError",
+    "Sent, without an unambiguous response: KeyError",
     "harmless",
     "deletion/scheduler.py",
     "sent, but the response could not be read: ",

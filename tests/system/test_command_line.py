@@ -92,7 +92,7 @@ def test_check_of_a_good_connection_passes(command: list[str], run: Run, with_qu
     ran = run(*command, "check", "nexthink_default", "-o", "json")
     assert ran.returncode == 0, ran.stdout
     checks = {row["check"]: row for row in json.loads(ran.stdout)}
-    assert list(checks) == ["connection", "sign-in", "NQL API", "Data management", "policy", "ledger", "quota"]
+    assert list(checks) == ["connection", "token", "NQL API", "Data management", "policy", "ledger", "quota"]
     assert {row["result"] for row in checks.values()} == {"ok"}
     assert checks["quota"]["detail"] == "1 devices left: 2 of 3 in 7 days are used"
     assert "at most 3 devices in 7 days" in checks["policy"]["detail"]
@@ -154,7 +154,7 @@ def test_command_finds_a_connection_in_airflows_database(
         session.add(Connection(**{**fields, "extra": json.dumps(fields["extra"])}))
     ran = run(*command, "check", "in_the_database", "-o", "yaml")
     assert ran.returncode == 0, ran.stderr
-    assert "check: sign-in\n  result: ok" in ran.stdout
+    assert "check: token\n  result: ok" in ran.stdout
 
 
 @commands
@@ -212,7 +212,7 @@ def test_check_with_a_wrong_secret_fails(
     fields["password"] = "a-secret-that-is-wrong"
     monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
     found = checks_of(capsys)
-    assert found["sign-in"][0] == "failed"
+    assert found["token"][0] == "failed"
     assert found["NQL API"] == found["Data management"] == ("not tried", "")
     assert "a-secret-that-is-wrong" not in str(found)
 

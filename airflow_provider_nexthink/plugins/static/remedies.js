@@ -6,7 +6,7 @@
 const docs = (...names) => `(Docs: ${names.join(", ")})`;
 const troubleshooting = (section) => docs("Troubleshooting", section);
 
-const HARMLESS = "Run the list again: this is harmless.";
+const HARMLESS = "Run the list again soon: this is harmless."; // later, a device may be in use again
 const CONNECTION = `Check that the worker reaches Nexthink: the instance and the region of the connection, DNS, and the proxy. ${troubleshooting("The connection")}`;
 const TICK =
   "Tick the permission 'Data management' on the API credential in Nexthink; where the box is missing, the feature is not enabled for this tenant: ask Nexthink.";
@@ -185,7 +185,7 @@ const REASONS = [
   ],
   [
     /^sent, (?:without an unambiguous response|but the response could not be read): (.*)/s,
-    "Sent, without a clear response",
+    "Sent, without an unambiguous response",
     `It may be queued. ${HARMLESS} Or check with NQL whether it is still there. ${docs("Responses and retries", "Ambiguous")}`,
   ],
   [
@@ -223,7 +223,7 @@ const BY_STATUS = {
     `Run the list again: a retry may schedule it. If it fails again, ${SUPPORT}.`,
   ],
   UNKNOWN: [
-    "Sent, without a clear response",
+    "Sent, without an unambiguous response",
     `It may be queued. ${HARMLESS} ${docs("Responses and retries", "Ambiguous")}`,
   ],
   NOT_SENT: ["Not sent", `${HARMLESS} The error of the task says why the run ended.`],

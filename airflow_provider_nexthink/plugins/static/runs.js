@@ -123,7 +123,7 @@ function tiles(runs, query) {
       totals.blocked,
       `devices in ${plural(totals.blocked_runs, "run")} that a guard stopped; nothing was sent`,
     ),
-    tile("Kept back", totals.kept, "rows that an exclusion matched, or that were in the list twice"),
+    tile("Kept back", totals.kept, "rows that an exclusion or a protect list matched, or that were in the list twice"),
   );
 }
 

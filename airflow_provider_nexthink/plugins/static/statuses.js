@@ -9,7 +9,7 @@ export const STATUSES = {
   "NOT_SENT": "the run ended before its turn, or the request never left",
   "REJECTED": "cannot be sent, or was refused",
   "DUPLICATE": "the same device is earlier in the list",
-  "EXCLUDED": "an exclusion matched",
+  "EXCLUDED": "an exclusion or a protect list matched",
   "PLANNED": "dry run: would be sent"
 };
 

@@ -214,7 +214,7 @@ def test_check_guards_max_devices_counts_devices_to_send() -> None:
     plan = plan_of((A, "PC-1"), (B, "PC-2"), (A, "PC-1"), ("x", "PC-3"))
     check_guards(len(plan.to_send), max_devices=2)
     check_guards(len(plan.to_send), max_devices=None)
-    with pytest.raises(NexthinkGuardError, match=r"2 devices.*max_devices=1.*Nothing was sent") as error:
+    with pytest.raises(NexthinkGuardError, match=r"2 devices.*max_devices=1.*This try sent nothing") as error:
         check_guards(len(plan.to_send), max_devices=1)
     assert (error.value.planned, error.value.limit) == (2, 1)
 
