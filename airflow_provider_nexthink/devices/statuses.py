@@ -14,8 +14,7 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import KEPT, Presence, Status
 
 STATUS_COLUMNS = frozenset({"status", "devicestatus"})
-_REQUEST_ID = "requestid"
-_OUTCOME_ONLY_COLUMNS = frozenset({_REQUEST_ID, "traceid", "submittedat"})
+_OUTCOME_ONLY_COLUMNS = frozenset({"requestid", "traceid", "submittedat"})
 # How a merge or a join names a column that both sides have: `status_x`, `status_right`, `status.1`.
 _SUFFIX = re.compile(r"(?:[\W_]+(?:x|y|l|r|left|right|old|new|\d+))+[\W_]*$", re.IGNORECASE)
 _REMEMBERED = 10_000  # different cells of a column; statuses are few
@@ -51,9 +50,9 @@ def find_statuses(
 class StatusFinder:
     """Finds out whether a list is an outcome table, and where its statuses and reasons are. It may come in parts.
 
-    In other lists, ``status`` may mean something else. A list is an outcome table if it has request ids as well, if
-    all statuses in the column are those of an outcome, or if one of them keeps a device from being sent. If in doubt,
-    it is treated as one: otherwise, devices that were excluded would be sent.
+    In other lists, ``status`` may mean something else. A list is an outcome table if it has request ids, trace ids or
+    times of sending as well, if all statuses in the column are those of an outcome, or if one of them keeps a device
+    from being sent. If in doubt, it is treated as one: otherwise, devices that were excluded would be sent.
 
     :param labels: the names of the columns.
     :param uid: the position of the column with the uid.
@@ -89,29 +88,24 @@ class StatusFinder:
         """
         labels, columns = self._labels, self._statuses
         found = {_label_stem(label) for label in labels}
-        has_request_id = _REQUEST_ID in found
+        has_own_columns = bool(found & _OUTCOME_ONLY_COLUMNS)
         named = [at for at in columns if _label_stem(labels[at]) in STATUS_COLUMNS]
+        others = [at for at in columns if at not in named]
         candidates = [at for at in named if columns[at].known or columns[at].kept is not None]
         # Others with "status" in their name (`status_plan`, but also `certificate_status`) count only by their cells.
-        candidates += [
-            at
-            for at, column in columns.items()
-            if at not in named
-            and (
-                column.only_statuses
-                or (not candidates and (column.kept is not None or (column.known and has_request_id)))
-            )
-        ]
-        if not candidates and ((not named and found & _OUTCOME_ONLY_COLUMNS) or self._has_kept_reason):
+        candidates += [at for at in others if columns[at].only_statuses]
+        if not any(columns[at].is_certain for at in candidates):  # a CMDB, too, may have the status "Unknown"
+            candidates += [
+                at for at in others if columns[at].kept is not None or (columns[at].known and has_own_columns)
+            ]
+        is_certain = any(columns[at].is_certain for at in candidates)
+        if not is_certain and (self._has_kept_reason or (has_own_columns and not named and not candidates)):
             raise NexthinkInputError(
                 "devices looks like an outcome table, but has no column 'status' that says which of its devices must "
                 f"not be sent. Its columns are {', '.join(map(repr, labels[:20]))}. Put the status back; or, to plan "
                 "all its rows afresh, pass only their uid and name."
             )
-        is_outcome = has_request_id or any(
-            columns[at].only_statuses or columns[at].kept is not None for at in candidates
-        )
-        if not is_outcome:
+        if not (is_certain or has_own_columns):
             return None, None
         if len(candidates) > 1:
             raise NexthinkInputError(
@@ -223,6 +217,11 @@ class _Statuses:
     def only_statuses(self) -> bool:
         """Whether all cells that are not blank hold a status, and there are some."""
         return self.known and self.unknown is None
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the column can only be that of an outcome table."""
+        return self.only_statuses or self.kept is not None
 
 
 def _shorten(cell: Any) -> str:

@@ -394,6 +394,31 @@ LOST_STATUS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 }
 
 
+@pytest.mark.parametrize("word", ["in use", "Unknown", "planned", "Failed", "Scheduled"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"status_plan": ["EXCLUDED", "PLANNED", "-"]},
+        {"plan_status": ["EXCLUDED (VIP)", "PLANNED", None]},
+        {"reason": ["excluded by 'VIP-*'", None, None]},
+        {"trace_id": [None, None, None]},
+        {"submitted_at": [None, None, None], "trace_id": [None, None, None]},
+        {"request_id": [None, None, None], "reason": ["excluded by 'VIP-*'", None, None]},
+    ],
+)
+def test_read_devices_status_of_another_origin_hides_no_outcome_table(table: Table, word: str) -> None:
+    """Also where some of its words happen to be those of an outcome."""
+    merged = {"uid": [A, B, C], "name": ["VIP-1", "PC-1", "PC-2"], "status": ["in use", word, "in stock"], **table}
+    for form in (merged, records(merged), pd.DataFrame(merged), as_csv(merged)):
+        with pytest.raises(NexthinkInputError, match="outcome table"):
+            read_devices(form)
+
+
+def test_read_devices_status_of_another_origin_with_such_a_word_is_ignored() -> None:
+    read = read_devices({"uid": [A, B], "name": ["a", "b"], "status": ["in use", "Unknown"], "reason": ["", "lost"]})
+    assert make_plan(read).to_send == [0, 1]
+
+
 @pytest.mark.parametrize("lost", LOST_STATUS)
 def test_read_devices_outcome_table_without_its_status_is_an_error(lost: str) -> None:
     _, table = plan_and_table([(A, "PC-1"), (B, "VIP-1")])
