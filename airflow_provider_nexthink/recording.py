@@ -90,7 +90,7 @@ class DeletionRecorder:
             deletion.options,
             deletion.policy,
             deletion.origin,
-            len(deletion.plan.to_send),
+            deletion.planned,
             deletion.rows.uid_column,
             deletion.rows.name_column,
             self._uid_kind(deletion),

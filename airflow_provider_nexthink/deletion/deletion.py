@@ -116,6 +116,7 @@ class Deletion:
         self._reserve = reserve
         self._ledger: RunLedger | None = None
         self._to_send: list[int] = []
+        self._sent_before = 0
         self._check: Callable[[], None] = lambda: None
         self._tenant = tenant
         self._instance = instance
@@ -127,6 +128,11 @@ class Deletion:
     def has_ended(self) -> bool:
         """Whether the run has ended, so that nothing waits for a response any more."""
         return self._run is not None and self._run.has_ended
+
+    @property
+    def planned(self) -> int:
+        """How many devices its task would send over all tries, once ``check`` has looked at the earlier ones."""
+        return len(self.plan.to_send) + self._sent_before
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -156,6 +162,8 @@ class Deletion:
             len(self.rows) - len(plan.to_send),
         )
         self._log_origin()
+        if self.checkpoint:
+            self._sent_before = self._restore(self.checkpoint)
         check_guards(
             len(plan.to_send),
             max_devices=self.options.max_devices,
@@ -163,7 +171,7 @@ class Deletion:
             max_share=self.options.max_share,
             fleet_size=self.options.fleet_size,
             fleet_query_id=self.options.fleet_query_id,
-            sent_before=self._restore(self.checkpoint) if self.checkpoint else 0,
+            sent_before=self._sent_before,
         )
         self._observer.on_plan(plan)
         self._to_send = [at for at in plan.to_send if self.outcomes.status[at] is Status.NOT_SENT]

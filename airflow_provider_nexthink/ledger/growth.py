@@ -127,7 +127,7 @@ def _compare(total: int, before: list[int], max_growth: float, whose: str) -> st
     limit = floor(usual * max_growth + 1e-9)
     if total > limit:
         raise NexthinkGuardError(
-            f"The list would delete {total} devices, more than max_growth={max_growth:g} allows: the median of the "
+            f"The run would delete {total} devices, more than max_growth={max_growth:g} allows: the median of the "
             f"last {len(before)} runs of this {whose} is {usual:g}, and {limit} the most. This try sent nothing. If "
             "that many are meant, raise max_growth for this run; there is no undo.",
             planned=total,

@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_provider_nexthink import __version__
+from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkRateLimitError
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -20,6 +21,7 @@ from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGon
 from tests.support.dags import Run
 from tests.support.ledger_rows import rows_of
 from tests.support.ledgers import LEDGERS
+from tests.support.store import Store
 from tests.support.tries import execute
 
 RunDag = Callable[..., Run]
@@ -196,6 +198,33 @@ def test_max_growth_adds_up_the_mapped_tasks_of_a_run(
     assert "would delete 9 devices, more than max_growth=1.5 allows" in blocked["error"]
     assert larger.xcom("delete", "summary", blocked["map_index"])["error"]["message"] == blocked["error"]
     assert len(sandbox.tenant.queued) == 18  # 6 of these: as many as 1.5 times the usual 4
+
+
+@ON_SQLITE
+def test_max_growth_counts_what_earlier_tries_have_sent(
+    sandbox: Sandbox, set_extras: SetExtras, fleet: Devices, database: str
+) -> None:
+    set_extras(ledger_conn_id="warehouse")
+
+    def run(devices: Devices, run_id: str, store: Store, try_number: int = 1) -> Any:
+        operator = NexthinkDeleteDevicesOperator(
+            task_id="delete", devices=devices, batch_size=2, max_concurrency=1, max_growth=2
+        )
+        return execute(operator, store, try_number, max_tries=9, run_id=run_id).xcoms.get("raised")
+
+    for number in range(3):
+        assert run(fleet[4 * number : 4 * number + 4], f"run-{number}", Store()) is None
+    store = Store()
+    for try_number in (1, 2, 3):  # each with another list: two devices are sent, then the tenant asks to wait
+        sandbox.faults.add(Fault(path="deletions", kind="status", status=429, headers={"Retry-After": "1800"}, skip=1))
+        first = 10 + 10 * try_number
+        assert isinstance(run(fleet[first : first + 4], "run-3", store, try_number), NexthinkRateLimitError)
+    sandbox.faults.clear()
+    error = run(fleet[50:53], "run-3", store, 4)
+    assert isinstance(error.__cause__, NexthinkGuardError)
+    assert "would delete 9 devices, more than max_growth=2 allows" in str(error)
+    assert run(fleet[50:52], "run-3", store, 5) is None
+    assert len(sandbox.tenant.queued) == 12 + 8  # twice the usual four
 
 
 @ON_SQLITE
