@@ -204,7 +204,6 @@ class Scheduler:
 
     def _hand_out(self, batch: Batch, now: float) -> Batch:
         self._next_start = next_start(now, self._requests_per_second)
-        self.counters.retries += batch.is_retry
         batch.turns += 1
         batch.has_left, batch.started = False, now
         self._in_flight[batch] = None
@@ -228,11 +227,17 @@ class Scheduler:
     def _enqueue(self, positions: Sequence[int], *, is_retry: bool) -> None:
         for start in range(0, len(positions), self._batch_size):
             self._queue.append((as_range(list(positions[start : start + self._batch_size])), is_retry))
+            self.counters.retries += is_retry
+
+    def _retry_at_once(self, positions: Sequence[int]) -> None:
+        self._queue.appendleft((positions, True))
+        self.counters.retries += 1
 
     def _new_batch(self) -> Batch:
         positions, is_retry = self._queue.popleft()
         if len(positions) > self._batch_size:  # the tenant has shown since that it takes fewer
             self._queue.appendleft((positions[self._batch_size :], is_retry))
+            self.counters.retries += is_retry
             positions = positions[: self._batch_size]
         if not is_retry:
             self.handed_out += len(positions)
@@ -337,14 +342,16 @@ class Scheduler:
             batch.is_retry = True
             batch.not_before = now + step.wait if step.action is Action.RETRY else 0.0
             self._waiting.append(batch)
+            self.counters.retries += self.error is None
             return
         self._record_request(batch, error.trace_id if isinstance(error, NexthinkApiError) else None)
         if step.action is Action.HALVE:
             self._batch_size = min(self._batch_size, (size + 1) // 2)
-            self._queue.appendleft((batch.positions, True))
+            self._retry_at_once(batch.positions)
         elif step.action is Action.SPLIT:
             middle = (size + 1) // 2
-            self._queue.extendleft([(batch.positions[middle:], True), (batch.positions[:middle], True)])
+            self._retry_at_once(batch.positions[middle:])
+            self._retry_at_once(batch.positions[:middle])
         elif step.action is Action.REJECT:
             self._reject(batch, error)
         elif step.action is Action.GIVE_UP:

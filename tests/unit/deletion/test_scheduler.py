@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS
 from airflow_provider_nexthink.deletion.outcome import Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
-from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, Batch, Scheduler
+from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, QUICK_SECONDS, Batch, Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
     NexthinkAmbiguousResponseError,
@@ -216,6 +216,24 @@ def test_scheduler_any_error_is_ambiguous_once_the_request_left(error: BaseExcep
     assert scheduler.error is error
     assert {row["status"] for row in outcomes.rows()} == {"UNKNOWN" if has_left else "NOT_SENT"}
     assert {row["attempts"] for row in outcomes.rows()} == {int(has_left)}
+
+
+def test_scheduler_retries_count_those_that_the_log_promises_when_the_run_ends_before_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="airflow_provider_nexthink")
+    scheduler = scheduler_for(outcomes_for(400), max_concurrency=4)
+    batches = [scheduler.next_batch(QUICK_SECONDS * at) for at in range(4)]
+    assert all(isinstance(batch, Batch) and scheduler.depart(batch, 1.0, "now") for batch in batches)
+    down = NexthinkUnavailableError("down", status=503)
+    errors = (down, NexthinkBatchSizeError("too many", status=400), down, NexthinkPermissionError("no", status=403))
+    for batch, error in zip(batches, errors, strict=True):
+        assert isinstance(batch, Batch)
+        scheduler.settle(batch, error, 2.0)
+    scheduler.close()
+    scheduler.close()
+    promised = [message for _, message, *values in scheduler.messages if "retry in" in str(values[-1])]
+    assert len(promised) == scheduler.counters.retries == 3
 
 
 def test_scheduler_retries_count_every_repeated_batch(caplog: pytest.LogCaptureFixture) -> None:
