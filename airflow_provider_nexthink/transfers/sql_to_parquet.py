@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator
 from airflow_provider_nexthink.devices.columns import find_uid_and_name
 from airflow_provider_nexthink.devices.formats import redacted_path
 from airflow_provider_nexthink.devices.frames import type_name
+from airflow_provider_nexthink.devices.statuses import reason_columns, status_columns
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators._base import (
     check_source_path,
@@ -98,11 +99,13 @@ def _write(source: SourceFile, result: QueryRows) -> None:
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise NexthinkInputError(f"sql gives the column {twice!r} twice: rename one of them with AS.")
     kept = _kept_types(labels)
+    words = {*status_columns(labels, -1, -1), *reason_columns(labels, -1, -1)}
 
     def batches() -> Iterator[list[list[str | None]]]:
         for batch in in_batches(result.rows, len(labels)):
             yield [
-                _as_text(cells, labels[at], kept[at], is_padded=at in result.padded) for at, cells in enumerate(batch)
+                _as_text(_decoded(cells) if at in words else cells, labels[at], kept[at], is_padded=at in result.padded)
+                for at, cells in enumerate(batch)
             ]
 
     source.write(labels, batches())
@@ -133,6 +136,17 @@ def _as_text(cells: list[Any], label: str, kept: tuple[type, ...] | None, *, is_
         cells = [_cell_as_text(cell) for cell in cells]
     # In SQL the padding is not part of a CHAR value. As part of a name it would name another device.
     return [cell.rstrip(" ") if cell else cell for cell in cells] if is_padded else cells
+
+
+def _decoded(cells: list[Any]) -> list[Any]:
+    """Return the cells of a status or a reason with bytes that are text as text: it says what must not be sent."""
+    return [_text_in(bytes(cell)) if isinstance(cell, _BYTES) else cell for cell in cells]
+
+
+def _text_in(cell: bytes) -> str | bytes:
+    """Return the text of a BINARY or a BLOB, without its padding; the bytes where they are none."""
+    text = cell.rstrip(b"\0").decode(errors="replace")
+    return text if text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text else cell
 
 
 def _cell_as_text(cell: Any) -> str | None:

@@ -20,11 +20,14 @@ from airflow.sdk import DAG, BaseHook, ObjectStoragePath
 from airflow.sdk.io import attach
 from pyarrow import parquet
 
+from airflow_provider_nexthink.deletion.plan import make_plan
+from airflow_provider_nexthink.devices.reader import read_devices
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.operators.nql import NexthinkNqlOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.status import Status
 from airflow_provider_nexthink.transfers.sql_to_parquet import SqlToParquetOperator
 from tests.support.dags import KEEPS_TASK_STATE, Run
 from tests.support.services import DATABASES
@@ -419,6 +422,24 @@ def test_sql_to_file_other_types_become_text(run_dag: RunDag, tmp_path: Path, da
     run = sql_to_file(run_dag, tmp_path / "assets.parquet", sql)
     (row,) = check_manifest(run.xcom("query"), tmp_path / "assets.parquet").to_pylist()
     assert row == {"uid": "u", "name": "n", "number": "1.5", "bytes": "00ff", "batch": "7", "attempts": None}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_sql_to_file_statuses_and_reasons_in_bytes_become_their_text(
+    run_dag: RunDag, tmp_path: Path, database: str
+) -> None:
+    rows = [("a", b"EXCLUDED", b"excluded by 'VIP-*'"), ("b", b"PLANNED\0\0", b"")]
+    sql = " UNION ALL ".join(
+        f"SELECT '0fbd5a5c-0000-4000-8000-00000000000{end}' AS uid, 'PC' AS name, x'{status.hex()}' AS device_status, "
+        f"x'{reason.hex()}' AS reason, x'01' AS flag_status"
+        for end, status, reason in rows
+    )
+    run = sql_to_file(run_dag, tmp_path / "plan.parquet", sql)
+    found = check_manifest(run.xcom("query"), tmp_path / "plan.parquet")
+    assert found["device_status"].to_pylist() == ["EXCLUDED", "PLANNED"]
+    assert found["flag_status"].to_pylist() == ["01", "01"]
+    plan = make_plan(read_devices(run.xcom("query")))
+    assert (plan.statuses, plan.reasons) == ([Status.EXCLUDED, None], ["excluded by 'VIP-*'", None])
 
 
 @pytest.mark.parametrize("database", [pytest.param("postgres", marks=pytest.mark.service)], indirect=True)
