@@ -23,7 +23,7 @@ from airflow_provider_nexthink.deletion.options import check_column, read_number
 from airflow_provider_nexthink.devices.ages import PLACEHOLDER_AGE, count_back, read_ages
 from airflow_provider_nexthink.devices.columns import NAME_COLUMNS, UID_COLUMNS, Column, find_column, uid_kind
 from airflow_provider_nexthink.devices.frames import filter_table, is_arrow, is_table, load_reader
-from airflow_provider_nexthink.devices.identity import canonical_uid, fold_case, is_missing, normalize_name
+from airflow_provider_nexthink.devices.identity import canonical_uid, fold_case, is_missing, normal_forms
 from airflow_provider_nexthink.devices.rows import check_single_values
 from airflow_provider_nexthink.exceptions import NexthinkInputError
 
@@ -173,7 +173,7 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
     if on not in _KEYS:
         raise NexthinkInputError(f"on is {on!r}: it takes 'uid' or 'name'.")
     devices = _reread(devices)
-    key, _ = _KEYS[on]
+    keys, _ = _KEYS[on]
     mine, theirs = _find(devices, on), _find(others, on)
     if isinstance(others, Iterator) and not theirs.cells:
         raise NexthinkInputError(
@@ -181,7 +181,8 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
             "subtracted. Pass a list."
         )
     _check_one_kind(on, mine, theirs)
-    there = {_key_of(cell, on, key) for cell in theirs.cells if not is_missing(cell) and cell != ""}
+    cells = [cell for cell in theirs.cells if not is_missing(cell) and cell != ""]
+    there = {key for cell in cells for key in _keys_of(cell, on, keys)}
     if theirs.cells and not there:
         raise NexthinkInputError(
             f"The other list has {len(theirs.cells)} rows, but no {on} in any of them: nothing would be subtracted. "
@@ -189,7 +190,7 @@ def anti_join(devices: Devices, others: object, *, on: Literal["uid", "name"] = 
         )
     if on == "name" and there and all(map(canonical_uid, there)):
         raise NexthinkInputError("The other list has uids, not names: nothing would be subtracted. Use on='uid'.")
-    return _where(devices, [key(cell) not in there for cell in mine.cells])
+    return _where(devices, [there.isdisjoint(keys(cell)) for cell in mine.cells])
 
 
 def still_stale(devices: Devices, look: object) -> Devices:
@@ -235,8 +236,8 @@ def _check_one_kind(on: str, mine: Column, theirs: Column) -> None:
         )
 
 
-def _key_of(cell: object, what: str, key: Callable[[Any], str | None]) -> str:
-    if (found := key(cell)) is None:
+def _keys_of(cell: object, what: str, keys: Callable[[object], Collection[str]]) -> Collection[str]:
+    if not (found := keys(cell)):
         raise NexthinkInputError(
             f"The other list has {cell!r:.60}, which is not a {what}, so it cannot be compared. Fix the list, or drop "
             "that row."
@@ -248,13 +249,17 @@ def _text(cell: object) -> str | None:
     return str.__str__(cell) if isinstance(cell, str) else None
 
 
-def _normalized(cell: object) -> str | None:
-    return normalize_name(cell) if isinstance(cell, str) else None
+def _uids(cell: object) -> Collection[str]:
+    return () if (uid := canonical_uid(cell)) is None else (uid,)
 
 
-_KEYS: dict[str, tuple[Callable[[Any], str | None], Collection[str]]] = {
-    "uid": (canonical_uid, UID_COLUMNS),
-    "name": (_normalized, NAME_COLUMNS),
+def _names(cell: object) -> Collection[str]:
+    return normal_forms(cell) if isinstance(cell, str) else ()
+
+
+_KEYS: dict[str, tuple[Callable[[object], Collection[str]], Collection[str]]] = {
+    "uid": (_uids, UID_COLUMNS),
+    "name": (_names, NAME_COLUMNS),
 }
 
 

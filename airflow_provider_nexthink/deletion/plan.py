@@ -19,7 +19,9 @@ from airflow_provider_nexthink.devices.identity import (
     fold_case,
     is_missing,
     lenient_uid,
+    lower_case,
     normal_forms,
+    normalize_name,
 )
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import NexthinkGuardError
@@ -27,7 +29,10 @@ from airflow_provider_nexthink.status import KEPT, Status
 
 _PREVIEW_CHARACTERS = 200
 _REASON_CHARACTERS = 1000
-_NAME_REFUSED = "the name "
+_NAME_MISSING = "the name is missing"
+_NAME_BLANK = "the name is blank"
+_NAME_NOT_TEXT = "the name is not text but "
+_NAME_NOT_STORABLE = "the name holds characters that no response and no database can give back"
 
 _DUPLICATE = (Status.DUPLICATE, "the same device is earlier in the list")
 _PROTECTED = (Status.EXCLUDED, PROTECTED)
@@ -142,7 +147,7 @@ def _hold_back(plan: Plan, kept: list[int], first_of: dict[str, int]) -> set[str
         uid, reason = plan.uids[position] or "", plan.reasons[position] or ""
         first = first_of.get(uid)
         status = plan.statuses[position]
-        is_of_its_name = status is Status.REJECTED and reason.startswith(_NAME_REFUSED)
+        is_of_its_name = status is Status.REJECTED and _is_of_a_name(reason)
         if first is None or plan.statuses[first] is not None or is_of_its_name:
             continue
         if status is not Status.DUPLICATE:
@@ -220,7 +225,7 @@ def check_guards(
 def _refusal(uid: str | None, uid_cell: object, name_problem: str | None) -> tuple[Status, str]:
     """Say why a row cannot be sent."""
     if uid is not None:
-        return Status.REJECTED, f"{_NAME_REFUSED}{name_problem}"
+        return Status.REJECTED, str(name_problem)
     if is_missing(uid_cell) or (isinstance(uid_cell, str) and not uid_cell.strip()):
         missing = "missing" if is_missing(uid_cell) else "blank"
         return Status.REJECTED, f"the uid is {missing}"
@@ -231,13 +236,16 @@ def _name_problem(cell: Any) -> str | None:
     """Say what keeps a name from being sent to the letter, or None."""
     if not isinstance(cell, str):
         if is_missing(cell):
-            return "is missing"
-        return f"is not text but {_type_name(cell)}: read that column as text, or another device may be meant"
+            return _NAME_MISSING
+        return f"{_NAME_NOT_TEXT}{_type_name(cell)}: read that column as text, or another device may be meant"
     if not cell.strip():
-        return "is blank"
-    if not _is_storable(cell):
-        return "holds characters that no response and no database can give back"
-    return None
+        return _NAME_BLANK
+    return None if _is_storable(cell) else _NAME_NOT_STORABLE
+
+
+def _is_of_a_name(reason: str) -> bool:
+    """Tell whether a reason, of this plan or an earlier one, is that of the name of a single row."""
+    return reason in (_NAME_MISSING, _NAME_BLANK, _NAME_NOT_STORABLE) or reason.startswith(_NAME_NOT_TEXT)
 
 
 def _is_storable(text: str) -> bool:
@@ -282,7 +290,7 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     """Return what tells which exclusion, if any, matches a uid and a name. In doubt it matches."""
     uids = {uid: entry for entry in exclude if (uid := lenient_uid(entry))}
     # An entry is read in several ways, in which its brackets and hyphens may mean different things: `[–.]`.
-    forms = [(entry, form) for entry in exclude for form in dict.fromkeys((*normal_forms(entry), fold_case(entry)))]
+    forms = [(entry, form) for entry in exclude for form in _forms(entry)]
     names = {form: entry for entry, form in reversed(forms)}
     globs = [(entry, translate(form)) for entry, form in forms]
     any_glob = re.compile("|".join(f"(?:{glob})" for _, glob in globs))
@@ -296,9 +304,13 @@ def _matcher(exclude: Sequence[str]) -> Callable[[str, str], str | None]:
     def match(uid: str, name: str) -> str | None:
         if found := uids.get(uid):
             return found
-        for form in normal_forms(name):
-            if found := match_name(form):
-                return found
-        return None if name.isascii() and name.isprintable() else match_name(fold_case(name))
+        if name.isascii() and name.isprintable():
+            return match_name(normalize_name(name))
+        return next((found for form in _forms(name) if (found := match_name(form))), None)
 
     return match
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """Return a name, or an entry, in all forms in which they are compared."""
+    return tuple(dict.fromkeys((*normal_forms(text), fold_case(text), lower_case(text))))

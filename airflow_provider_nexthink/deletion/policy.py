@@ -236,4 +236,10 @@ def _read_protected(value: object) -> tuple[str, ...]:
             f"The extra protected of the connection has the line {several!r:.100}: it takes one glob or uid a line, "
             "not several with a comma between them. For a comma or a semicolon in a name write a question mark."
         )
+    if quoted := next((entry for entry in entries if '"' in entry or "\\" in entry), None):
+        raise NexthinkSettingsError(
+            f"The extra protected of the connection has the line {quoted:.100}: the quotation marks or backslashes in "
+            "it would be parts of a name. Write one glob or uid a line without them, or a whole JSON list. For one in "
+            "a name write a question mark."
+        )
     return tuple(entries)

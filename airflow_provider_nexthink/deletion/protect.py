@@ -101,6 +101,8 @@ def read_protect_list(
         if (values := _single_values(protect)) is not None:
             _add_values(listed, values)
         else:
+            if isinstance(protect, list | tuple) and any(part is None for part in protect):
+                raise NexthinkInputError("A part of it is None: perhaps of a task that was skipped.")
             of_tuples = columns if _has_unnamed_rows(protect) else None
             for table in tables_of(protect, columns=of_tuples, open_file=open_file):
                 _add_table(listed, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -140,8 +141,10 @@ def find_position(labels: list[Any], what: str, asked: str | None, known: Collec
 
 
 def normalize_label(label: object) -> str:
-    """Return the name of a column without case and separators; empty for one that is not text.
+    """Return the name of a column without case, separators and width (NFKC); empty for one that is not text.
 
     :param label: the name.
     """
-    return re.sub(r"[\W_]+", "", label).casefold() if isinstance(label, str) else ""
+    if not isinstance(label, str):
+        return ""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", label)).casefold()

@@ -9,6 +9,11 @@ from uuid import UUID
 
 CANONICAL_UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SOFT_HYPHEN = "\u00ad"
+# Some programs show them as a blank, others not at all.
+_CONTROLS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85]")
+# As texts, word processors and programming languages write uids.
+_AROUND_UID = "{}()<>\"'`\u2018\u2019\u201c\u201d,;."
+_WITHIN_UID = re.compile(r"[\s_-]")
 _BARE_UID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -30,14 +35,15 @@ def canonical_uid(cell: object) -> str | None:
 
 
 def lenient_uid(cell: object) -> str | None:
-    """Read a uid as people write it: with braces and as a URN too, also as a word processor changes its hyphens.
+    """Read a uid as people write it: in brackets or quotes, as a URN, also as a word processor changes its hyphens.
 
     :param cell: text, or a ``uuid.UUID``.
     :return: the canonical uid, or None if it is none.
     """
     if (uid := canonical_uid(cell)) or not isinstance(cell, str):
         return uid
-    return canonical_uid(normalize_name(cell).removeprefix("urn:uuid:").strip("{}"))
+    text = normalize_name(cell).strip(_AROUND_UID).removeprefix("urn:uuid:").strip(_AROUND_UID)
+    return canonical_uid(_WITHIN_UID.sub("", text))
 
 
 def normalize_name(name: str) -> str:
@@ -57,13 +63,14 @@ def normalize_name(name: str) -> str:
 
 
 def normal_forms(name: str) -> tuple[str, ...]:
-    """Return what a name may look like, normalized: some programs show a soft hyphen, others do not.
+    """Return what a name may look like, normalized: some programs show a soft hyphen or a line feed, others do not.
 
     :param name: the name as it came.
     """
-    if _SOFT_HYPHEN not in name:
+    if name.isascii() and name.isprintable():
         return (normalize_name(name),)
-    return normalize_name(name), normalize_name(name.replace(_SOFT_HYPHEN, "-"))
+    forms = [name, name.replace(_SOFT_HYPHEN, "-")]
+    return tuple(dict.fromkeys(normalize_name(form) for each in forms for form in (each, _CONTROLS.sub("", each))))
 
 
 def fold_case(name: str) -> str:
@@ -74,6 +81,15 @@ def fold_case(name: str) -> str:
     if name.isascii():
         return name.casefold().strip()
     return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def lower_case(name: str) -> str:
+    """Return a name in lower case, each of its letters one (NFC): ``?`` of a glob is one. Without surrounding blanks.
+
+    :param name: the name as it came.
+    """
+    letters = unicodedata.normalize("NFC", name).strip()
+    return "".join(lower if len(lower := letter.lower()) == 1 else letter for letter in letters)
 
 
 def as_str(text: str) -> str:

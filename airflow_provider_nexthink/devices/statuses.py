@@ -148,7 +148,7 @@ def status_columns(labels: list[Any], uid: int, name: int) -> list[int]:
     :param uid: the position of the column with the uid.
     :param name: the position of the column with the name.
     """
-    return [at for at, label in enumerate(labels) if "status" in normalize_label(label) and at not in (uid, name)]
+    return [at for at, label in enumerate(labels) if "status" in normalize_label(str(label)) and at not in (uid, name)]
 
 
 def reason_columns(labels: list[Any], uid: int, name: int) -> list[int]:
@@ -158,7 +158,7 @@ def reason_columns(labels: list[Any], uid: int, name: int) -> list[int]:
     :param uid: the position of the column with the uid.
     :param name: the position of the column with the name.
     """
-    found = [at for at, label in enumerate(labels) if "reason" in normalize_label(label) and at not in (uid, name)]
+    found = [at for at, label in enumerate(labels) if "reason" in normalize_label(str(label)) and at not in (uid, name)]
     return sorted(found, key=lambda at: (normalize_label(labels[at]) != "reason", _label_stem(labels[at]) != "reason"))
 
 

@@ -22,6 +22,7 @@ from airflow_provider_nexthink.devices.parquet import ParquetRows
 from airflow_provider_nexthink.devices.references import Reference
 from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
 from airflow_provider_nexthink.get_provider_info import get_provider_info
+from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 from airflow_provider_nexthink.utils.origin import current_origin
 from airflow_provider_nexthink.utils.policy_watch import PolicyWatch
 from airflow_provider_nexthink.utils.results import publish_results
@@ -98,7 +99,7 @@ class NexthinkHook(BaseHook):
             self.mask_secrets()  # of a token that was renewed in the background
         if self._client is None or self._is_closed:
             connection = self.get_connection(self.nexthink_conn_id)
-            extra = self._checked_extra(connection.extra_dejson)
+            extra = self._checked_extra(connection, connection.extra_dejson)
             allowed = policy.DeletionPolicy.resolve(extra)
             client = NexthinkClient(
                 self._settings(connection, extra),
@@ -124,7 +125,7 @@ class NexthinkHook(BaseHook):
         """
         if self._client is None or self._is_closed:
             connection = await self.aget_connection(self.nexthink_conn_id)
-            extra = self._checked_extra(await connection_extra(connection))
+            extra = self._checked_extra(connection, await connection_extra(connection))
             allowed = policy.DeletionPolicy.resolve(extra)
             self._client = await asyncio.to_thread(  # which reads certificates
                 NexthinkClient,
@@ -285,8 +286,8 @@ class NexthinkHook(BaseHook):
         :raises NexthinkSettingsError: if an extra of it cannot be right.
         :raises NexthinkPolicyError: if it cannot take effect.
         """
-        extra = self.get_connection(self.nexthink_conn_id).extra_dejson
-        return policy.DeletionPolicy.resolve(self._checked_extra(extra))
+        connection = self.get_connection(self.nexthink_conn_id)
+        return policy.DeletionPolicy.resolve(self._checked_extra(connection, connection.extra_dejson))
 
     def read_instance(self) -> str | None:
         """Return the name of the tenant, also where the connection is wrong otherwise; None where it has none."""
@@ -417,7 +418,14 @@ class NexthinkHook(BaseHook):
             "placeholders": declared["placeholders"],
         }
 
-    def _checked_extra(self, extra: Any) -> Mapping[str, Any]:
+    def _checked_extra(self, connection: Connection, extra: Any) -> Mapping[str, Any]:
+        try:  # Airflow takes the last of two, and nothing where it cannot read it: without the limits in it
+            read_json(connection.extra or "{}")
+        except ValueError as error:
+            what = f": {error}" if isinstance(error, RepeatedKeyError) else " is no JSON"
+            raise NexthinkSettingsError(
+                f"The extra of connection {self.nexthink_conn_id}{what}. No request is sent until it is corrected."
+            ) from None
         if not isinstance(extra, Mapping):
             raise NexthinkSettingsError(
                 f"The extra of connection {self.nexthink_conn_id} is JSON, but a {type(extra).__name__}: it takes an "

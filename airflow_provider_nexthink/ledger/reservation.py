@@ -84,8 +84,8 @@ class RunRequest:
     :param quota: the limit over all runs of the tenant.
     :param max_growth: how many times the median of the runs before is allowed.
     :param require_proof: whether more than a few devices need a proof that deletions remove devices.
-    :param planned: how many devices the task would send, with those that earlier tries have settled or, of another list,
-        may have sent.
+    :param planned: how many devices the task would send, with those that earlier tries have settled or, of another
+        list, may have sent.
     :param dry_run: check the limits, and reserve nothing.
     :param is_plan: whether this is the dry run of what other tasks of the Dag send.
     """

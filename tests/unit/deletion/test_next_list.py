@@ -483,6 +483,13 @@ def test_read_devices_status_column_with_a_suffix_is_kept(label: str, columns: s
         assert again.reasons == first.reasons
 
 
+@pytest.mark.parametrize("label", ["ｓｔａｔｕｓ", b"status", ("status", ""), ("plan", "status")])
+def test_read_devices_status_column_with_an_odd_label_is_kept(label: Any) -> None:
+    frame = pd.DataFrame([[A, "VIP-1", "EXCLUDED"], [B, "PC-1", "PLANNED"]])
+    frame.columns = pd.Index(["uid", "name", label], tupleize_cols=False)
+    assert make_plan(read_devices(frame)).to_send == [1]
+
+
 def test_read_devices_other_column_ending_in_status_is_ignored() -> None:
     table: Table = {
         "uid": [A, B],
@@ -525,9 +532,10 @@ def test_next_list_merged_under_any_suffix_keeps_its_decided_rows(suffixes: tupl
     assert plan.to_send == [1]
 
 
-def test_next_list_reason_that_begins_like_that_of_a_name_holds_the_device_back() -> None:
+@pytest.mark.parametrize("word", ["EXCLUDED", "REJECTED"])
+def test_next_list_reason_that_begins_like_that_of_a_name_holds_the_device_back(word: str) -> None:
     rows = [
-        {"uid": A, "name": "a", "status": "EXCLUDED", "reason": "the name is on the VIP list"},
+        {"uid": A, "name": "a", "status": word, "reason": "the name is on the VIP list"},
         {"uid": A, "name": "a", "status": "PLANNED", "reason": None},
     ]
     assert make_plan(read_devices(rows)).to_send == []
