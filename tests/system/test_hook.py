@@ -148,6 +148,30 @@ def test_hook_with_an_extra_that_is_no_object_says_so(
     assert sandbox.requests == []
 
 
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ('{"deletions": "off", "deletions": "allowed"}', "names the key 'deletions' twice"),
+        ('{"max_devices": 5, "region": "eu", "max_devices": 5000}', "names the key 'max_devices' twice"),
+        ('{"deletions": "off"', "is no JSON"),
+        ("deletions=off", "is no JSON"),
+    ],
+)
+def test_hook_with_an_extra_of_which_airflow_would_drop_limits_sends_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, extra: str, says: str
+) -> None:
+    fields = json.loads(sandbox.airflow_connection()) | {"extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(fields))
+    with pytest.raises(NexthinkSettingsError, match=says):
+        NexthinkHook().delete_devices(devices_of(sandbox, 1))
+    with pytest.raises(NexthinkSettingsError, match=says):
+        asyncio.run(NexthinkHook().aget_conn())
+    works, message = NexthinkHook().test_connection()
+    assert not works
+    assert says in message
+    assert sandbox.requests == []
+
+
 def test_delete_devices_error_before_the_first_request_is_raised(
     sandbox: Sandbox, hook: NexthinkHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
