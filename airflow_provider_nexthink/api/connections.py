@@ -126,8 +126,11 @@ class Connections:
         try:
             with connection.send(request, exchange) as response:
                 yield response
-        finally:
-            self._idle[way].append(connection)
+        except BaseException:  # httpcore keeps a tunnel that is half made, and would wait for it for ever
+            self._made.remove(connection)
+            connection.close()
+            raise
+        self._idle[way].append(connection)
 
     def proxy_for(self, url: httpx.URL) -> str | None:
         """Return the address of the proxy that a request to this address goes through, without its password.

@@ -310,6 +310,42 @@ def test_certificate_refused_names_openssls_reason_and_the_host(
     assert hint in message
 
 
+@pytest.mark.parametrize(
+    "first", [b"", b"no TLS at all", b"\x15\x03\x03\x00\x02\x02\x28"], ids=["cut", "junk", "alert"]
+)
+@pytest.mark.parametrize("secure_proxy", [False, True])
+def test_tunnel_that_fails_in_its_handshake_is_made_anew(
+    authority: Authority, first: bytes, secure_proxy: bool
+) -> None:
+    targets: list[bytes] = []
+    certificate = authority.issue("127.0.0.1")
+
+    def talk(connection: socket.socket) -> None:
+        if targets:
+            tunnel(port_of(api), targets)(connection)
+            return
+        targets.append(connection.recv(65536).split(b" ")[1])
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        connection.recv(65536)
+        connection.sendall(first)
+
+    with (
+        server(tls_talk(certificate, respond)) as api,
+        server(tls_talk(certificate, talk) if secure_proxy else talk) as proxy,
+    ):
+        url = api.replace("http:", "https:")
+        address = proxy.replace("http:", "https:") if secure_proxy else proxy
+        connections = Connections(dataclasses.replace(settings(url, address), verify=str(authority.bundle)))
+        exchange = Exchange(timeout=5.0)
+        with pytest.raises(httpx.ConnectError), connections.send(httpx.Request("GET", f"{url}/x"), exchange):
+            pass
+        assert not exchange.has_left
+        with connections.send(httpx.Request("GET", f"{url}/x"), Exchange(timeout=5.0)) as response:
+            assert b"".join(response.iter_raw()) == b"{}"
+        connections.close()
+    assert len(targets) == 2
+
+
 @pytest.mark.parametrize("secure_proxy", [False, True])
 def test_certificate_of_the_api_refused_through_a_proxy_names_the_api(
     authority: Authority, secure_proxy: bool, tmp_path: Path
