@@ -90,7 +90,7 @@ def reason_of(error: BaseException) -> str:
 
     :param error: any error.
     """
-    if isinstance(error, NexthinkApiError) and error.status:
+    if isinstance(error, NexthinkApiError) and error.status and not error.reason:
         return f"{error.status} {error.code}" if error.code else str(error.status)
     if isinstance(error, NexthinkError):
         return error.reason or str(error.args[0])[:_PREVIEW_CHARACTERS].rstrip(". ")

@@ -244,6 +244,22 @@ def test_delete_devices_ambiguous_response_retries_the_same_batch(
     assert result.summary["retries"] == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("short", "the response cannot be trusted: it names 2 of 3 devices"),
+        ("reorder", "the response cannot be trusted: it names other devices than were sent, or in another order"),
+        ("status_after", "502"),
+    ],
+)
+def test_delete_devices_reason_names_what_was_wrong_with_each_response(
+    sandbox: Sandbox, hook: NexthinkHook, kind: str, cause: str
+) -> None:
+    sandbox.faults.add(Fault(path="deletions", kind=kind, status=502, times=-1))
+    result = hook.delete_devices(devices_of(sandbox, 3))
+    assert {row["reason"] for row in result.table} == {f"sent, without an unambiguous response: {cause}"}
+
+
 def test_delete_devices_revoked_token_is_replaced_once(sandbox: Sandbox, hook: NexthinkHook) -> None:
     sandbox.faults.add(Fault(path="deletions", kind="revoke_tokens", skip=1))
     result = hook.delete_devices(devices_of(sandbox, 500), max_concurrency=4)
