@@ -210,6 +210,8 @@ class Deletion:
 
         :param error: what interrupted it from outside, if something did.
         """
+        if self._run:
+            self._run.end(error)
         finished_at, duration = self._clock.now(), self._clock.monotonic() - self._start
         error = (self._run.error if self._run else None) or error
         checkpoint = self.checkpoint

@@ -147,6 +147,17 @@ class DeletionRun:
                 self._save()
         return self.error
 
+    def end(self, error: BaseException | None) -> None:
+        """End the run at once if it has not ended: interruptions may have left no time to.
+
+        :param error: the last one.
+        """
+        self.has_ended = True
+        with self._lock:
+            if error is not None:
+                self.scheduler.abort(error)
+            self.scheduler.close()
+
     def copy_of(self, outcomes: Outcomes) -> Outcomes:
         """Return a copy of the table, taken while no worker writes to it.
 

@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_nexthink import __version__
 from airflow_provider_nexthink.backoff import MAX_ATTEMPTS, RETRY_AFTER_CAP_SECONDS
+from airflow_provider_nexthink.clock import Clock
 from airflow_provider_nexthink.deletion.checkpoint import Checkpoint
+from airflow_provider_nexthink.deletion.deletion import Deletion
+from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.run import DeletionRun
@@ -590,6 +593,32 @@ def test_run_interrupted_while_it_ends_keeps_the_table() -> None:
     assert counts[Status.SCHEDULED] + counts[Status.NOT_SENT] == 1000
     assert all(row["reason"] for row in outcomes.rows() if row["status"] == "NOT_SENT")
     assert {row["attempts"] for row in outcomes.rows() if row["status"] == "SCHEDULED"} == {1}
+
+
+def test_deletion_interrupted_again_and_again_tells_what_was_sent() -> None:
+    interruptions = iter([KeyboardInterrupt()] * 3)  # of somebody who does not wait for the end
+    is_out, may_respond = threading.Event(), threading.Event()
+
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
+        depart()
+        is_out.set()
+        assert may_respond.wait(60)
+        return FakeResponse(["SCHEDULED"] * len(devices))
+
+    def check() -> None:
+        if threading.current_thread() is threading.main_thread() and is_out.is_set():
+            raise next(interruptions, NexthinkStoppedError("stopped"))
+
+    options = DeletionOptions.checked(batch_size=10, max_concurrency=1)
+    deletion = Deletion(device_rows(20), options, tenant="t", instance="acme", clock=Clock())
+    deletion.check()
+    result = deletion.execute(send, lambda: None, check)
+    may_respond.set()
+    assert isinstance(result.error, KeyboardInterrupt)
+    assert [(row["status"], row["attempts"]) for row in result.table] == [("UNKNOWN", 1)] * 10 + [("NOT_SENT", 0)] * 10
+    assert all(row["submitted_at"] for row in result.table[:10])
+    assert all(row["reason"] for row in result.table)
+    assert result.summary["requests"] == 1
 
 
 def test_run_ended_lets_no_request_leave() -> None:
