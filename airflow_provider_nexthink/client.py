@@ -155,7 +155,7 @@ class NexthinkClient:
     @property
     def tenant(self) -> str:
         """What tells the tenant from any other, whatever the credential."""
-        return "\0".join((self.settings.base_url, self.settings.instance)).lower()
+        return self.settings.tenant
 
     @property
     def account(self) -> str:

@@ -51,6 +51,11 @@ class NexthinkSettings:
     proxy: SecretStr | None = None
 
     @property
+    def tenant(self) -> str:
+        """What tells the tenant from any other, whatever the credential."""
+        return "\0".join((self.base_url, self.instance)).lower()
+
+    @property
     def browser_url(self) -> str | None:
         """The tenant's web address: ``https://acme.eu.nexthink.cloud``; None for another API host than its own.
 

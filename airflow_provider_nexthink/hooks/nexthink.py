@@ -55,6 +55,7 @@ _Read = TypeVar("_Read")
 _HTTPS_PORT = 443
 _SETTINGS = ("region", "base_url", "login_url", "timeout", "verify", "proxy")
 _EXTRAS = (*_SETTINGS, *policy.EXTRAS)
+_NOT_NEEDED = "-"
 
 
 class NexthinkHook(BaseHook):
@@ -81,6 +82,7 @@ class NexthinkHook(BaseHook):
         self._is_stopped = False
         self._thread = threading.get_ident()
         self._unmasked: deque[str] = deque()
+        self._state_engine: Engine | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -164,14 +166,33 @@ class NexthinkHook(BaseHook):
     def ledger_state_store(self, origin: RunOrigin) -> LedgerStateStore | None:
         """Return where the ledger keeps the state of a task, for an Airflow that keeps none; None without a ledger.
 
+        It needs neither the credential nor the certificates: what earlier tries have sent is told without them, too.
+
         :param origin: the task.
+        :raises NexthinkSettingsError: if the connection does not say which tenant it is.
+        :raises NexthinkInputError: if the policy cannot take effect, or a ledger cannot be where it is.
         """
-        ledger = self.get_conn().ledger
-        if ledger is None:
+        connection = self.get_connection(self.nexthink_conn_id)
+        extra = self._checked_extra(connection, connection.extra_dejson)
+        allowed = policy.DeletionPolicy.resolve(extra)
+        if allowed.ledger_conn_id is None:
             return None
+        from airflow_provider_nexthink.ledger.database import Database
         from airflow_provider_nexthink.ledger.task_state import LedgerStateStore
 
-        return LedgerStateStore(ledger, origin.task_key, try_number=origin.try_number)
+        tenant = NexthinkSettings.resolve(
+            instance=connection.host,
+            client_id=_NOT_NEEDED,
+            client_secret=_NOT_NEEDED,
+            **{name: extra.get(name) for name in ("region", "base_url", "login_url")},
+        )
+        self._state_engine = engine = ledger_engine(allowed.ledger_conn_id)
+        return LedgerStateStore(
+            Database(engine, tenant=tenant.tenant, instance=tenant.instance, conn_id=allowed.ledger_conn_id),
+            origin.task_key,
+            try_number=origin.try_number,
+            is_stopped=lambda: self._is_stopped,
+        )
 
     @property
     def account(self) -> str:
@@ -187,6 +208,8 @@ class NexthinkHook(BaseHook):
         """Close the connections to Nexthink."""
         if self._client is not None:
             self._client.close()
+        if self._state_engine is not None:
+            self._state_engine.dispose()
         self._is_closed = True
 
     def stop(self) -> None:

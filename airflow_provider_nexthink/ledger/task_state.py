@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,11 @@ READ_SECONDS = 30.0
 WRITE_SECONDS = 5.0
 """For so long a write is waited for; it may still be done later."""
 
+STOP_SECONDS = 1.0
+"""The same once the run is stopped: its table is still to be reported."""
+
+_TICK_SECONDS = 0.1
+
 _LATEST_TRY_KEY = "nexthink_latest_try"
 
 
@@ -36,12 +42,21 @@ class LedgerStateStore:
     :param task_key: of the task.
     :param try_number: the number of this try: once a later one has begun, this one writes nothing any more. None if
         tries are not counted.
+    :param is_stopped: says whether the run is to end soon.
     """
 
-    def __init__(self, database: Database, task_key: str, *, try_number: int | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        task_key: str,
+        *,
+        try_number: int | None = None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._database = database
         self._task_key = task_key
         self._try_number = try_number
+        self._is_stopped = is_stopped
         self._has_begun = try_number is None
         self._thread: threading.Thread | None = None  # of the latest call
         self._late: SimpleQueue[Any] | None = None  # for the outcome of a call that was not waited for any longer
@@ -112,11 +127,16 @@ class LedgerStateStore:
         thread = threading.Thread(target=run, name="nexthink-task-state", daemon=True)
         thread.start()
         self._thread = thread
-        try:
-            done, error = outcome.get(timeout=seconds)
-        except Empty:
-            self._late = outcome
-            raise NexthinkLedgerError(f"{title} has not responded for {seconds:g} seconds.") from None
+        begin = time.monotonic()
+        while True:
+            limit = min(seconds, STOP_SECONDS) if self._is_stopped() else seconds
+            try:
+                done, error = outcome.get(timeout=max(0.0, min(begin + limit - time.monotonic(), _TICK_SECONDS)))
+                break
+            except Empty:
+                if (waited := time.monotonic() - begin) >= limit:
+                    self._late = outcome
+                    raise NexthinkLedgerError(f"{title} has not responded for {waited:.1f} seconds.") from None
         if error is not None:
             raise error
         return done

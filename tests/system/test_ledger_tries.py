@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +16,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_nexthink.exceptions import NexthinkGuardError, NexthinkLedgerError, NexthinkTryOverError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkGuardError,
+    NexthinkLedgerError,
+    NexthinkSettingsError,
+    NexthinkTryOverError,
+)
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.ledger.run import LedgerRun
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
@@ -103,6 +109,29 @@ def test_retry_with_another_list_reports_the_others(sandbox: Sandbox, fleet: Dev
     assert [row["uid"] for row in ti.xcoms["earlier_tries"]] == uids_of([*fleet[:90], *fleet[110:150]])
     assert {row["status"] for row in ti.xcoms["return_value"]} == {"SCHEDULED"}
     assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 112
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "wrong", [{"password": ""}, {"login": ""}, {"extra": {"verify": "/gone/ca.pem"}}, {"extra": {"timeout": "x"}}]
+)
+def test_retry_whose_connection_is_wrong_tells_what_was_sent(
+    sandbox: Sandbox, fleet: Devices, database: str, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    stop_after(sandbox, 1)
+    run_try(1, fleet[:150])
+    sandbox.faults.clear()
+    connection = json.loads(os.environ["AIRFLOW_CONN_NEXTHINK_DEFAULT"])
+    changed = {**connection, **wrong, "extra": {**connection["extra"], **wrong.get("extra", {})}}
+    with monkeypatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", json.dumps(changed))
+        ti = run_try(2, fleet[:150])
+    assert isinstance(ti.xcoms["raised"].__cause__, NexthinkSettingsError)
+    assert (ti.xcoms["summary"]["requested"], ti.xcoms["summary"]["SCHEDULED"]) == (150, 100)
+    assert [row["uid"] for row in ti.xcoms["return_value"]] == uids_of(fleet[:150])
+    assert len(ti.xcoms["unscheduled"]) == 50
+    assert run_try(3, fleet[:150]).xcoms["summary"]["SCHEDULED"] == 150
+    assert len(sandbox.tenant.queued) == len(set(sandbox.tenant.queued)) == 150
 
 
 @ON_SQLITE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -116,7 +117,7 @@ def test_call_to_a_ledger_that_hangs_ends(sqlite_engine: Engine, monkeypatch: py
     monkeypatch.setattr(task_state, "READ_SECONDS", 0.1)
     monkeypatch.setattr(task_state, "WRITE_SECONDS", 0.1)
     store = LedgerStateStore(database := Hanging(sqlite_engine), "task-1", try_number=1)
-    with pytest.raises(NexthinkLedgerError, match=r"The ledger has not responded for 0\.1 seconds"):
+    with pytest.raises(NexthinkLedgerError, match=r"The ledger has not responded for 0\.\d seconds"):
         store.get("key")
     with pytest.raises(NexthinkLedgerError, match="The ledger has still not responded"):
         store.set("key", 1)
@@ -129,6 +130,17 @@ def test_call_to_a_ledger_that_hangs_ends(sqlite_engine: Engine, monkeypatch: py
         except NexthinkLedgerError:
             pass
     assert store.get("key") == 2
+
+
+def test_call_to_a_ledger_that_hangs_ends_soon_after_a_stop(sqlite_engine: Engine) -> None:
+    database, stopped = Hanging(sqlite_engine), threading.Event()
+    store = LedgerStateStore(database, "task-1", try_number=1, is_stopped=stopped.is_set)
+    threading.Timer(0.2, stopped.set).start()
+    start = time.monotonic()
+    with pytest.raises(NexthinkLedgerError, match=r"The ledger has not responded for 1\.\d seconds"):
+        store.set("key", 1)
+    assert time.monotonic() - start < task_state.WRITE_SECONDS
+    database.may_respond.set()
 
 
 def test_call_to_a_ledger_that_hangs_can_be_interrupted(sqlite_engine: Engine) -> None:
