@@ -20,7 +20,12 @@ from airflow_provider_nexthink.deletion.deletion import DeletionObserver
 from airflow_provider_nexthink.devices.formats import redacted_path
 from airflow_provider_nexthink.devices.parquet import ParquetRows
 from airflow_provider_nexthink.devices.references import Reference
-from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkSettingsError, NexthinkTryOverError
+from airflow_provider_nexthink.exceptions import (
+    NexthinkError,
+    NexthinkSettingsError,
+    NexthinkStoppedError,
+    NexthinkTryOverError,
+)
 from airflow_provider_nexthink.get_provider_info import get_provider_info
 from airflow_provider_nexthink.strict_json import RepeatedKeyError, read_json
 from airflow_provider_nexthink.utils.origin import current_origin
@@ -29,6 +34,7 @@ from airflow_provider_nexthink.utils.results import publish_results
 from airflow_provider_nexthink.utils.sql import ledger_engine
 from airflow_provider_nexthink.utils.storage import file_of, open_file
 from airflow_provider_nexthink.utils.supervisor import supervisor_check
+from airflow_provider_nexthink.utils.task_state import is_timeout_pending
 from airflow_provider_nexthink.utils.telemetry import RunStats, report_change, report_read, request_tracer
 from airflow_provider_nexthink.version_compat import amask_secret, connection_extra, form_widgets
 
@@ -540,6 +546,8 @@ class _TaskObserver(DeletionObserver):
         self._start = self._logged_at = self._clock.monotonic()
 
     def check(self) -> None:
+        if is_timeout_pending():  # the main thread, in which it is raised, waits for a response of Airflow
+            raise NexthinkStoppedError("The task has timed out: no other batch is sent.")
         if not self._is_supervised():
             raise NexthinkTryOverError(
                 "Airflow's supervisor of this task process is gone, and a retry may run beside it: no other batch is "

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _ALARM = getattr(signal, "SIGALRM", None)  # not on Windows
 _PROBE_KEY = "nexthink_supervisor_probe"  # never set
+_pending: list[Any] = []  # a timeout that came while it was deferred
 
 
 @contextmanager
@@ -39,18 +40,24 @@ def timeout_deferred() -> Iterator[None]:
     if _ALARM is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    pending: list[Any] = []
     handler = signal.getsignal(_ALARM)
     if not callable(handler):  # no timeout is set
         yield
         return
-    signal.signal(_ALARM, lambda *arguments: pending.append(arguments))
+    signal.signal(_ALARM, lambda *arguments: _pending.append(arguments))
     try:
         yield
     finally:
         signal.signal(_ALARM, handler)
-        if pending:
-            handler(*pending[0])
+        if _pending:
+            arguments = _pending[0]
+            _pending.clear()
+            handler(*arguments)
+
+
+def is_timeout_pending() -> bool:
+    """Return whether the task has timed out, but the main thread cannot say so yet. For any thread."""
+    return bool(_pending)
 
 
 def cancel_timeout() -> None:

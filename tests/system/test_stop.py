@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,9 @@ from airflow_provider_nexthink.exceptions import NexthinkError, NexthinkStoppedE
 from airflow_provider_nexthink.hooks.nexthink import NexthinkHook
 from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
+from airflow_provider_nexthink.utils.task_state import TaskStateStore
+from tests.support.interrupts import TaskTimeout, signal_raises
+from tests.support.store import Store
 from tests.support.threads import provider_threads
 
 PATIENCE = 60.0
@@ -115,6 +119,39 @@ def test_stop_before_the_first_token_raises_with_nothing_sent(sandbox: Sandbox, 
         (error,) = stopped_run(hook, sandbox, lambda: len(sandbox.requests) >= 1)
     assert isinstance(error, NexthinkStoppedError)
     assert not [request for request in sandbox.requests if request.path.endswith("/deletions")]
+
+
+def test_timeout_while_airflow_does_not_respond_sends_no_other_batch(sandbox: Sandbox) -> None:
+    hangs, may_respond = threading.Event(), threading.Event()
+    ended_before_the_main_thread_knew: list[bool] = []
+
+    class Hanging(Store):
+        def set(self, key: str, value: Any) -> None:
+            super().set(key, value)
+            if sandbox.tenant.queued:
+                hangs.set()
+                may_respond.wait()
+
+    def time_out() -> None:
+        assert hangs.wait(PATIENCE)
+        os.kill(os.getpid(), signal.SIGALRM)
+        workers = provider_threads()
+        for worker in workers:
+            worker.join(PATIENCE)
+        ended_before_the_main_thread_knew.extend(not worker.is_alive() for worker in workers)
+        may_respond.set()
+
+    thread = threading.Thread(target=time_out)
+    thread.start()
+    with NexthinkHook() as hook, signal_raises():
+        result = hook.delete_devices(
+            devices_of(sandbox), batch_size=1, max_concurrency=1, state_store=TaskStateStore(Hanging())
+        )
+    thread.join()
+    assert ended_before_the_main_thread_knew == [True]
+    assert isinstance(result.error, TaskTimeout)
+    assert result.counts["SCHEDULED"] == len(sandbox.tenant.queued) == result.summary["requests"] < DEVICES
+    assert result.counts["NOT_SENT"] == DEVICES - len(sandbox.tenant.queued)
 
 
 SCRIPT = """
