@@ -403,11 +403,11 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _report(self, report: DeletionReport, result: DeletionResult) -> BaseException | None:
         """Push the result to XCom and write it to its file; return what prevented or interrupted that."""
-        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, within
+        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, seconds_to_write, within
 
         failure = report.push(result)
         # Again after a timeout, which comes once: there may be no other table than the file.
-        for seconds in (None, AFTER_TIMEOUT_SECONDS):
+        for seconds in (seconds_to_write(result.error), AFTER_TIMEOUT_SECONDS):
             try:
                 unwritten = None if report.is_over else within(seconds, partial(self._write_results, result))
                 failure = failure or unwritten
@@ -448,7 +448,12 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
 
     def _manifest(self, result: DeletionResult) -> dict[str, Any]:
         """Write the table to its file, and return the manifest; the table itself if it cannot be written."""
-        from airflow_provider_nexthink.utils.results import AFTER_TIMEOUT_SECONDS, store_results, within
+        from airflow_provider_nexthink.utils.results import (
+            AFTER_TIMEOUT_SECONDS,
+            seconds_to_write,
+            store_results,
+            within,
+        )
 
         if self._stored is not None and self._stored[0].outcomes is result.outcomes:
             return self._stored[1]
@@ -457,7 +462,7 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
         if path is None or self._is_refused(result) or (is_again and self._unwritten is not None):
             return result.outcomes.columns()
         # Again after a timeout, which comes once: a storage that hangs must not hold the task for ever.
-        seconds = AFTER_TIMEOUT_SECONDS if is_again else None
+        seconds = AFTER_TIMEOUT_SECONDS if is_again else seconds_to_write(result.error)
         self._begun, self._unwritten = result.outcomes, None
         try:
             manifest = within(seconds, partial(store_results, path, result.outcomes, result.uid_column))

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 from airflow_provider_nexthink.devices.formats import write_file
+from airflow_provider_nexthink.exceptions import NexthinkStoppedError
 from airflow_provider_nexthink.status import ACTION_REQUIRED
 from airflow_provider_nexthink.utils.storage import publish, remove, write_table
 
@@ -24,6 +25,9 @@ KEEP_SECONDS = 10.0
 
 AFTER_TIMEOUT_SECONDS = 10.0
 """So long a table may take to be written after a timeout of the task has interrupted that once."""
+
+AFTER_STOP_SECONDS = 1.0
+"""So long it may take once the run was stopped: Airflow kills the task 5 seconds after that."""
 
 _COST = 20.0
 
@@ -78,6 +82,17 @@ def within(seconds: float | None, write: Callable[[], T]) -> T:
 
 def _raise(error: BaseException) -> NoReturn:
     raise error
+
+
+def seconds_to_write(error: BaseException | None) -> float | None:
+    """Return how long the table of a run may take to be written; None for no limit but the timeout of the task.
+
+    :param error: what ended the run.
+    """
+    if isinstance(error, NexthinkStoppedError):
+        return AFTER_STOP_SECONDS
+    # An interruption, such as the timeout of the task, which comes once.
+    return AFTER_TIMEOUT_SECONDS if error is not None and not isinstance(error, Exception) else None
 
 
 def store_results(path: str, outcomes: Outcomes, uid_column: str | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +15,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.io import attach
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
+from airflow_provider_nexthink.exceptions import NexthinkStoppedError
 from airflow_provider_nexthink.ledger import schema
 from airflow_provider_nexthink.operators.data_management import NexthinkDeleteDevicesOperator
 from airflow_provider_nexthink.sandbox.faults import Fault
@@ -23,7 +28,7 @@ from airflow_provider_nexthink.status import MAX_UNSCHEDULED
 from airflow_provider_nexthink.utils import results
 from airflow_provider_nexthink.utils.results import unfinished_path
 from tests.support.dags import Run
-from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line
+from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line, signal_raises
 from tests.support.ledger_rows import rows_of
 from tests.support.secrets import reset_secrets_maskers
 from tests.support.store import Store
@@ -309,6 +314,50 @@ def test_timeout_at_any_line_once_devices_were_sent_their_table_is_in_its_file(
         if do_xcom_push:
             assert read_table(ti.xcoms["return_value"])["uid"] == [row["device.uid"] for row in rows[:2]]
     assert {Path(name).name for name, *_ in seen} == files
+
+
+@pytest.mark.parametrize("ends", ["stop", "timeout"])
+@pytest.mark.parametrize("return_format", ["manifest", "records"])
+def test_storage_that_hangs_does_not_keep_the_table_of_a_run_that_was_ended(
+    sandbox: Sandbox, rows: list[dict[str, str]], return_format: str, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "AFTER_TIMEOUT_SECONDS", 1.0)
+    may_respond = threading.Event()
+
+    class Hanging(MemoryFileSystem):  # type: ignore[misc]
+        def open(self, *arguments: Any, **options: Any) -> Any:
+            may_respond.wait()
+            return super().open(*arguments, **options)
+
+    attach("memory", fs=Hanging())
+    operator = NexthinkDeleteDevicesOperator(
+        task_id="delete",
+        devices=rows[:250],
+        batch_size=1,
+        max_concurrency=1,
+        return_format=return_format,  # type: ignore[arg-type]
+        results_path="memory://bucket/outcome.jsonl",
+    )
+
+    def end() -> None:
+        while not sandbox.tenant.queued:
+            threading.Event().wait(0.01)
+        if ends == "stop":
+            operator.on_kill()
+        else:
+            os.kill(os.getpid(), signal.SIGALRM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    ti = TaskInstance()
+    with pytest.raises((NexthinkStoppedError, TaskTimeout)), signal_raises():
+        operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+    thread.join()
+    may_respond.set()
+    statuses = Counter(pd.DataFrame(ti.xcoms["return_value"])["status"])
+    assert statuses["SCHEDULED"] == len(sandbox.tenant.queued) > 0
+    assert statuses["NOT_SENT"] == ti.xcoms["summary"]["NOT_SENT"] == 250 - len(sandbox.tenant.queued) > 0
+    assert ti.xcoms["unscheduled"]
 
 
 @pytest.mark.parametrize(("on_empty", "state"), [("succeed", "success"), ("skip", "skipped"), ("fail", "failed")])
