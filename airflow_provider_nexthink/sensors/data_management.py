@@ -129,7 +129,6 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         :param started_at: the earliest time at which the export was started, in seconds since the epoch; None for now.
         """
         ended = ExportEvent.read(event)
-        self._read_devices()
         if ended.failure:
             self.log.warning("The triggerer could not wait for the export: %s", ended.failure)
         if self._check(lambda hook: self._fetch(hook, ended), started_at or time.time()):
@@ -143,7 +142,8 @@ class NexthinkDevicesGoneSensor(DevicesMixin, BaseSensorOperator):
         return None
 
     def _fetch(self, hook: NexthinkHook, ended: ExportEvent) -> NqlRows:
-        """Fetch the export of the triggerer; if it could not start one, export here."""
+        """Read the devices, and fetch the export of the triggerer; if it could not start one, export here."""
+        self._read_devices()
         if ended.export_id is None:
             return self._export(hook)
         if not hook.get_conn().is_export_ready(ended.export_id):

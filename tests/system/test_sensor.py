@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.io import attach
+from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_nexthink.api import nql
 from airflow_provider_nexthink.exceptions import NexthinkEventError, NexthinkInputError
@@ -18,6 +23,7 @@ from airflow_provider_nexthink.sandbox.faults import Fault
 from airflow_provider_nexthink.sandbox.server import Sandbox
 from airflow_provider_nexthink.sensors.data_management import NexthinkDevicesGoneSensor
 from tests.support.dags import Run
+from tests.support.tries import TaskInstance
 
 RunDag = Callable[..., Run]
 
@@ -277,6 +283,32 @@ def test_sensor_late_export_is_not_blamed_on_its_timeout(
     assert run.states == {"delete": "success", "gone": "failed"}
     assert "ready" in run.error
     assert "raise the timeout" not in run.error + capsys.readouterr().out
+
+
+def test_sensor_deferred_list_that_cannot_be_read_just_now_is_read_at_the_next_check(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_NEXTHINK_DEFAULT", sandbox.airflow_connection())
+    resets = [ConnectionResetError(104, "Connection reset by peer")]
+
+    class Resetting(MemoryFileSystem):  # type: ignore[misc]
+        def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            if resets and "r" in mode:
+                raise resets.pop()
+            return super().open(path, mode, **options)
+
+    storage = Resetting()
+    attach("memory", fs=storage)
+    rows = [{**row, "status": "SCHEDULED"} for row in devices_of(sandbox, 2)]
+    storage.pipe("/bucket/outcome.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    event = {"status": "error", "message": "down", "export_id": None, "end_time": time.time() + 3600}
+    for is_read in (False, True):
+        waiting = sensor("memory://bucket/outcome.jsonl", deferrable=True, poke_interval=60)
+        xcoms = TaskInstance()
+        with pytest.raises(TaskDeferred):
+            waiting.execute_complete({"ti": xcoms}, event)  # type: ignore[typeddict-item]
+        assert ("return_value" in xcoms.xcoms) == is_read
+    assert resets == []
 
 
 def test_sensor_event_of_another_shape_is_refused(sandbox: Sandbox) -> None:
