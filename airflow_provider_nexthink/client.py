@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
     from sqlalchemy.engine import Engine
 
+    from airflow_provider_nexthink.deletion.run import Departure
     from airflow_provider_nexthink.devices.parquet import ParquetRows
     from airflow_provider_nexthink.devices.references import Reference
     from airflow_provider_nexthink.ledger.database import Database
@@ -245,7 +246,7 @@ class NexthinkClient:
             deletion.set_fleet_size(self._count_fleet(checked, recorder, rows.uid_column))
 
         def send(
-            devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]
+            devices: Sequence[dict[str, str]], request_id: str, depart: Departure
         ) -> data_management.BatchResponse:
             left_at: float | None = None
 
@@ -256,7 +257,12 @@ class NexthinkClient:
 
             try:
                 return data_management.delete_devices(
-                    self._transport, devices, request_id, depart=leave, is_cancelled=lambda: deletion.has_ended
+                    self._transport,
+                    devices,
+                    request_id,
+                    depart=leave,
+                    refused=depart.refused,
+                    is_cancelled=lambda: deletion.has_ended,
                 )
             finally:
                 if left_at is not None:

@@ -46,6 +46,7 @@ def delete_devices(
     request_id: str,
     *,
     depart: Callable[[], None] = lambda: None,
+    refused: Callable[[], None] = lambda: None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> BatchResponse:
     """Ask for the deletion of these devices, once. There is no undo.
@@ -54,6 +55,7 @@ def delete_devices(
     :param devices: up to 100 of ``{"uid": ..., "name": ...}``.
     :param request_id: the ``x-request-id`` to send.
     :param depart: called at the moment at which the request leaves; it does not if this raises.
+    :param refused: called when a 401 has come, before a new token is fetched.
     :param is_cancelled: asked while waiting for the response; once it says yes, the wait ends.
     :raises NexthinkAmbiguousResponseError: if the response does not say what became of each device.
     :raises NexthinkError: for any response other than 202, and for none.
@@ -67,6 +69,7 @@ def delete_devices(
         request_id=request_id,
         hints=_HINTS,
         depart=depart,
+        refused=refused,
         is_cancelled=is_cancelled,
         max_bytes=_SPARE_BYTES + _ECHO_FACTOR * len(body),
     )

@@ -169,6 +169,7 @@ class Transport:
         request_id: str | None = None,
         hints: Mapping[int, str] | None = None,
         depart: Callable[[], None] = lambda: None,
+        refused: Callable[[], None] = lambda: None,
         is_cancelled: Callable[[], bool] | None = None,
         max_bytes: int = _RESPONSE_BYTES,
         **request_options: Any,
@@ -180,6 +181,7 @@ class Transport:
         :param request_id: the ``x-request-id`` to send; a new one where it is None.
         :param hints: by status, what to do about it.
         :param depart: called at the moment at which the request leaves; it does not if this raises.
+        :param refused: called when a 401 has come, before a new token is fetched.
         :param is_cancelled: called while waiting for the response; once it returns true, the wait ends. By default
             ``is_stopped``.
         :param max_bytes: how large the response may be, also once decompressed.
@@ -193,6 +195,8 @@ class Transport:
         with self._traced(request):
             flow = self._auth.sync_auth_flow(request)
             response = self._response(next(flow), exchange, max_bytes)
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                refused()
             with suppress(StopIteration):  # of a flow that is done
                 request = flow.send(response)
                 exchange.has_left = False  # the first attempt got its response: 401

@@ -43,15 +43,25 @@ no batch is sent until it has saved: a lost process costs its retry no more than
 log = logging.getLogger(__name__)
 
 
+class Departure(Protocol):
+    """Learns how far the request of a batch is."""
+
+    def __call__(self) -> None:
+        """Let the request leave: to be called at that moment, after all waiting; raises if it must not."""
+
+    def refused(self) -> None:
+        """Learn that the request was refused for its token: it leaves again once there is another one."""
+
+
 class Send(Protocol):
     """Sends devices under a request id, once."""
 
-    def __call__(self, devices: Sequence[dict[str, str]], request_id: str, depart: Callable[[], None]) -> Response:
+    def __call__(self, devices: Sequence[dict[str, str]], request_id: str, depart: Departure) -> Response:
         """Return the response.
 
         :param devices: of the batch.
         :param request_id: the ``x-request-id`` to send.
-        :param depart: to be called at the moment at which the request leaves, after all waiting; raises if it must not.
+        :param depart: is told when the request leaves.
         :raises BaseException: for everything but an unambiguous response.
         """
 
@@ -280,16 +290,29 @@ class DeletionRun:
 
     def _response_to(self, batch: Batch) -> Response | BaseException:
         try:
-            return self.send(batch.devices, batch.request_id, lambda: self._depart(batch))
+            return self.send(batch.devices, batch.request_id, _Departure(self, batch))
         except BaseException as error:  # noqa: BLE001 - the scheduler knows what follows
             return error
 
-    def _depart(self, batch: Batch) -> None:
+    def depart(self, batch: Batch) -> None:
+        """Let a request of a batch leave.
+
+        :param batch: in flight.
+        :raises NexthinkError: if it must not.
+        """
         self.check()
         with self._lock:
             now = self.clock.now().isoformat(timespec="milliseconds")
             if not self.scheduler.depart(batch, self.clock.monotonic(), now):
                 raise NexthinkStoppedError("The run has ended before this request left.")
+
+    def refuse(self, batch: Batch) -> None:
+        """Record that the request of a batch was refused for its token.
+
+        :param batch: in flight.
+        """
+        with self._lock:
+            self.scheduler.refuse(batch)
 
     def _settle(self, batch: Batch, response: Response | BaseException) -> None:
         with self._changed:
@@ -298,3 +321,15 @@ class DeletionRun:
             self._changed.notify_all()
         if self.checkpoint and len(self._settled) - self._saved >= self._unsaved_batches:
             self._wake.put(None)
+
+
+@dataclass(frozen=True)
+class _Departure:
+    run: DeletionRun
+    batch: Batch
+
+    def __call__(self) -> None:
+        self.run.depart(self.batch)
+
+    def refused(self) -> None:
+        self.run.refuse(self.batch)

@@ -88,6 +88,8 @@ class Batch:
     """Requests that left."""
     has_left: bool = False
     """Whether the request of this turn has left."""
+    is_refused: bool = False
+    """Whether it was refused for its token, and is about to leave again."""
     started: float = 0.0
     """When it was handed out this time, or has left."""
     submitted_at: str | None = None
@@ -160,7 +162,7 @@ class Scheduler:
     @property
     def awaits_response(self) -> bool:
         """Whether a request has left and has no response yet."""
-        return any(batch.has_left for batch in self._in_flight)
+        return any(batch.has_left and not batch.is_refused for batch in self._in_flight)
 
     def next_batch(self, now: float) -> Batch | float | None:
         """Return the next batch to send, or for how many seconds to wait for one unless a batch is settled before.
@@ -200,12 +202,22 @@ class Scheduler:
         self.counters.requests += 1
         batch.attempts += 1
         batch.has_left, batch.started, batch.submitted_at = True, now, at
+        batch.is_refused = False
         return True
+
+    def refuse(self, batch: Batch) -> None:
+        """Record that the request of a batch was refused for its token, and nothing of it accepted.
+
+        :param batch: in flight.
+        """
+        if not self._is_closed:
+            batch.is_refused = True
+            self._explain_not_sent(batch.positions, "not accepted: 401")
 
     def _hand_out(self, batch: Batch, now: float) -> Batch:
         self._next_start = next_start(now, self._requests_per_second)
         batch.turns += 1
-        batch.has_left, batch.started = False, now
+        batch.has_left, batch.is_refused, batch.started = False, False, now
         self._in_flight[batch] = None
         return batch
 
@@ -299,7 +311,7 @@ class Scheduler:
         """Record how the run ended in the rows that are not settled. May be called again."""
         self._is_closed = True
         for batch in self._in_flight:
-            if batch.has_left:
+            if batch.has_left and not batch.is_refused:
                 self._set_status(batch, Status.UNKNOWN, "sent, but the run ended before the response came")
         for batch in [*self._in_flight, *self._waiting]:
             self._record_request(batch, None)

@@ -105,6 +105,25 @@ def test_stop_while_waiting_ends_the_run_and_its_threads(sandbox: Sandbox, wait:
     until(lambda: not provider_threads())
 
 
+def test_timeout_while_a_token_is_renewed_leaves_no_row_in_doubt(sandbox: Sandbox) -> None:
+    for fault in WAITS["token, silent"]:
+        sandbox.faults.add(fault)
+
+    def time_out() -> None:
+        until(lambda: len(sandbox.requests) >= SKIPPED + 3)  # the tokens, and the request that was refused
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    thread = threading.Thread(target=time_out)
+    thread.start()
+    with NexthinkHook() as hook, signal_raises():
+        result = hook.delete_devices(devices_of(sandbox), batch_size=BATCH, max_concurrency=1)
+    thread.join()
+    assert isinstance(result.error, TaskTimeout)
+    assert (result.counts["SCHEDULED"], result.counts["NOT_SENT"]) == (SKIPPED * BATCH, DEVICES - SKIPPED * BATCH)
+    refused = [row["reason"] for row in result.table if row["status"] == "NOT_SENT" and row["attempts"]]
+    assert refused == ["not accepted: 401"] * BATCH
+
+
 def test_stop_while_pacing_ends_the_run(sandbox: Sandbox) -> None:
     with NexthinkHook() as hook:
         (result,) = stopped_run(hook, sandbox, lambda: len(sandbox.tenant.queued) >= BATCH, requests_per_second=0.005)
