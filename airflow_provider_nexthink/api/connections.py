@@ -126,7 +126,7 @@ class Connections:
         try:
             with connection.send(request, exchange) as response:
                 yield response
-        except BaseException:  # httpcore keeps a tunnel that is half made, and would wait for it for ever
+        except BaseException:  # httpcore keeps a tunnel that is half made: each later request would wait in vain
             self._made.remove(connection)
             connection.close()
             raise
@@ -145,7 +145,7 @@ class Connections:
         """Close them all."""
         if self._given is not None:
             self._given.close()
-        for connection in self._made:
+        for connection in list(self._made):  # a worker may just remove one
             connection.close()
 
     def _way(self, url: httpx.URL) -> _Way:

@@ -199,6 +199,8 @@ class Deletion:
             _log_outcome(result)
             self._observer.on_result(result)
         except BaseException as error:  # a timeout may come at any instruction: what was sent has a table
+            if self._run:
+                self._run.end(error)  # from here on nothing leaves: what has left is known
             if self._run is None or not self._run.counters.requests:
                 self._finish_ledger(error)  # gives back what was reserved
                 raise

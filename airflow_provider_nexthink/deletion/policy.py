@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from airflow_provider_nexthink.deletion.options import DeletionOptions, read_boolean, read_whole_number
+from airflow_provider_nexthink.devices.identity import lenient_uid
 from airflow_provider_nexthink.exceptions import NexthinkPolicyError, NexthinkSettingsError
 from airflow_provider_nexthink.strict_json import read_json
 
@@ -231,15 +232,16 @@ def _read_protected(value: object) -> tuple[str, ...]:
             "a list of text."
         )
     entries = [stripped for entry in entries if (stripped := entry.strip())]
-    if several := next((entry for entry in entries if "," in entry or ";" in entry), None):
+    globs = [entry for entry in entries if lenient_uid(entry) is None]
+    if several := next((glob for glob in globs if "," in glob or ";" in glob), None):
         raise NexthinkSettingsError(
             f"The extra protected of the connection has the line {several!r:.100}: it takes one glob or uid a line, "
             "not several with a comma between them. For a comma or a semicolon in a name write a question mark."
         )
-    if quoted := next((entry for entry in entries if '"' in entry or "\\" in entry), None):
+    if quoted := next((glob for glob in globs if '"' in glob or "\\" in glob), None):
         raise NexthinkSettingsError(
             f"The extra protected of the connection has the line {quoted:.100}: the quotation marks or backslashes in "
-            "it would be parts of a name. Write one glob or uid a line without them, or a whole JSON list. For one in "
-            "a name write a question mark."
+            "it would be parts of a name. It takes one glob or uid a line, or a whole JSON list. For one in a name "
+            "write a question mark."
         )
     return tuple(entries)

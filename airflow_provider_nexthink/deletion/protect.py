@@ -18,7 +18,7 @@ from airflow_provider_nexthink.devices.columns import (
 from airflow_provider_nexthink.devices.formats import is_path
 from airflow_provider_nexthink.devices.frames import is_table, load_reader
 from airflow_provider_nexthink.devices.identity import is_missing, lenient_uid, normal_forms
-from airflow_provider_nexthink.devices.reader import Columns, DeviceRows, tables_of
+from airflow_provider_nexthink.devices.reader import Columns, DeviceRows, is_whole_list, tables_of
 from airflow_provider_nexthink.devices.rows import as_list, check_cells, fields_of
 from airflow_provider_nexthink.devices.text import Lines
 from airflow_provider_nexthink.exceptions import NexthinkInputError
@@ -101,7 +101,7 @@ def read_protect_list(
         if (values := _single_values(protect)) is not None:
             _add_values(listed, values)
         else:
-            if isinstance(protect, list | tuple) and any(part is None for part in protect):
+            if _has_missing_part(protect):
                 raise NexthinkInputError("A part of it is None: perhaps of a task that was skipped.")
             of_tuples = columns if _has_unnamed_rows(protect) else None
             for table in tables_of(protect, columns=of_tuples, open_file=open_file):
@@ -157,6 +157,17 @@ def _has_unnamed_rows(protect: Any) -> bool:
     while isinstance(first, list | tuple) and fields_of(first) is None:
         first = next((cell for cell in first if cell is not None), None)
     return first is not protect and (first is None or isinstance(first, str | bytes | UUID | int | float))
+
+
+def _has_missing_part(protect: object) -> bool:
+    """Return whether one of several lists is missing."""
+    if not isinstance(protect, list | tuple) or not is_whole_list(next(filter(_is_there, protect), None)):
+        return False
+    return any(part is None or _has_missing_part(part) for part in protect)
+
+
+def _is_there(part: object) -> bool:
+    return part is not None
 
 
 def _single_values(protect: Any) -> list[Any] | None:

@@ -61,7 +61,7 @@ class Send(Protocol):
 
         :param devices: of the batch.
         :param request_id: the ``x-request-id`` to send.
-        :param depart: is told when the request leaves.
+        :param depart: called when the request leaves.
         :raises BaseException: for everything but an unambiguous response.
         """
 

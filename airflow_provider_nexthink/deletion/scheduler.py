@@ -243,7 +243,7 @@ class Scheduler:
 
     def _retry_at_once(self, positions: Sequence[int]) -> None:
         self._queue.appendleft((positions, True))
-        self.counters.retries += 1
+        self.counters.retries += self.error is None
 
     def _new_batch(self) -> Batch:
         positions, is_retry = self._queue.popleft()
@@ -340,7 +340,7 @@ class Scheduler:
         )
         batch.ambiguous += isinstance(error, NexthinkUnavailableError)
         batch.limited += isinstance(error, NexthinkRateLimitError)
-        if batch.has_left and not is_known:
+        if batch.has_left and not batch.is_refused and not is_known:
             # The devices may have been queued: the row says so until an unambiguous response comes.
             self._set_status(batch, Status.UNKNOWN, f"sent, without an unambiguous response: {reason_of(error)}")
         elif batch.has_left:

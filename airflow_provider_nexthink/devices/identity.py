@@ -12,7 +12,7 @@ _SOFT_HYPHEN = "\u00ad"
 # Some programs show them as a blank, others not at all.
 _CONTROLS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85]")
 # As texts, word processors and programming languages write uids.
-_AROUND_UID = "{}()<>\"'`\u2018\u2019\u201c\u201d,;."
+_AROUND_UID = "{}()[]<>\u00ab\u00bb\"'`\u2018\u2019\u201c\u201d,;."
 _WITHIN_UID = re.compile(r"[\s_-]")
 _BARE_UID = re.compile(r"[0-9a-f]{32}")
 
@@ -42,7 +42,7 @@ def lenient_uid(cell: object) -> str | None:
     """
     if (uid := canonical_uid(cell)) or not isinstance(cell, str):
         return uid
-    text = normalize_name(cell).strip(_AROUND_UID).removeprefix("urn:uuid:").strip(_AROUND_UID)
+    text = normalize_name(cell).strip(_AROUND_UID).removeprefix("urn:").removeprefix("uuid:").strip(_AROUND_UID)
     return canonical_uid(_WITHIN_UID.sub("", text))
 
 

@@ -14,7 +14,8 @@ from airflow_provider_nexthink.exceptions import NexthinkInputError
 from airflow_provider_nexthink.status import KEPT, Presence, Status
 
 STATUS_COLUMNS = frozenset({"status", "devicestatus"})
-_OUTCOME_ONLY_COLUMNS = frozenset({"requestid", "traceid", "submittedat"})
+_REQUEST_COLUMNS = frozenset({"requestid", "traceid"})
+_OUTCOME_ONLY_COLUMNS = _REQUEST_COLUMNS | {"submittedat"}  # which the export of a form may have, beside its own status
 # How a merge or a join names a column that both sides have: `status_x`, `status_right`, `status.1`.
 _SUFFIX = re.compile(r"(?:[\W_]+(?:x|y|l|r|left|right|old|new|\d+))+[\W_]*$", re.IGNORECASE)
 _REMEMBERED = 10_000  # different cells of a column; statuses are few
@@ -50,8 +51,8 @@ def find_statuses(
 class StatusFinder:
     """Finds out whether a list is an outcome table, and where its statuses and reasons are. It may come in parts.
 
-    In other lists, ``status`` may mean something else. A list is an outcome table if it has request ids, trace ids or
-    times of sending as well, if all statuses in the column are those of an outcome, or if one of them keeps a device
+    In other lists, ``status`` may mean something else. A list is an outcome table if it has request ids or trace ids as
+    well, if all statuses in the column are those of an outcome, or if one of them keeps a device
     from being sent. If in doubt, it is treated as one: otherwise, devices that were excluded would be sent.
 
     :param labels: the names of the columns.
@@ -88,24 +89,22 @@ class StatusFinder:
         """
         labels, columns = self._labels, self._statuses
         found = {_label_stem(label) for label in labels}
-        has_own_columns = bool(found & _OUTCOME_ONLY_COLUMNS)
+        has_requests = bool(found & _REQUEST_COLUMNS)
         named = [at for at in columns if _label_stem(labels[at]) in STATUS_COLUMNS]
         others = [at for at in columns if at not in named]
         candidates = [at for at in named if columns[at].known or columns[at].kept is not None]
         # Others with "status" in their name (`status_plan`, but also `certificate_status`) count only by their cells.
         candidates += [at for at in others if columns[at].only_statuses]
         if not any(columns[at].is_certain for at in candidates):  # a CMDB, too, may have the status "Unknown"
-            candidates += [
-                at for at in others if columns[at].kept is not None or (columns[at].known and has_own_columns)
-            ]
+            candidates += [at for at in others if columns[at].kept is not None or (columns[at].known and has_requests)]
         is_certain = any(columns[at].is_certain for at in candidates)
-        if not is_certain and (self._has_kept_reason or (has_own_columns and not named and not candidates)):
+        if not is_certain and (self._has_kept_reason or (found & _OUTCOME_ONLY_COLUMNS and not (named or candidates))):
             raise NexthinkInputError(
                 "devices looks like an outcome table, but has no column 'status' that says which of its devices must "
                 f"not be sent. Its columns are {', '.join(map(repr, labels[:20]))}. Put the status back; or, to plan "
                 "all its rows afresh, pass only their uid and name."
             )
-        if not (is_certain or has_own_columns):
+        if not (is_certain or has_requests):
             return None, None
         if len(candidates) > 1:
             raise NexthinkInputError(

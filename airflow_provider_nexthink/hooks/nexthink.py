@@ -172,7 +172,8 @@ class NexthinkHook(BaseHook):
     def ledger_state_store(self, origin: RunOrigin) -> LedgerStateStore | None:
         """Return where the ledger keeps the state of a task, for an Airflow that keeps none; None without a ledger.
 
-        It needs neither the credential nor the certificates: what earlier tries have sent is told without them, too.
+        It needs neither the credential nor the certificates: a retry without them still reports what earlier tries have
+        sent. Call it once.
 
         :param origin: the task.
         :raises NexthinkSettingsError: if the connection does not say which tenant it is.
@@ -449,7 +450,7 @@ class NexthinkHook(BaseHook):
 
     def _checked_extra(self, connection: Connection, extra: Any) -> Mapping[str, Any]:
         try:  # Airflow takes the last of two, and nothing where it cannot read it: without the limits in it
-            read_json(connection.extra or "{}")
+            read_json((connection.extra or "").strip() or "{}")
         except ValueError as error:
             what = f": {error}" if isinstance(error, RepeatedKeyError) else " is no JSON"
             raise NexthinkSettingsError(

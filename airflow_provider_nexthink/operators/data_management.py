@@ -412,6 +412,9 @@ class NexthinkDeleteDevicesOperator(DevicesMixin, BaseOperator):
                 unwritten = None if report.is_over else within(seconds, partial(self._write_results, result))
                 failure = failure or unwritten
                 break
+            except TimeoutError as error:  # the storage has not responded within that time
+                failure = failure or self._not_written(error)
+                break
             except BaseException as interruption:  # noqa: BLE001 - killed, or out of time; raised once it is written
                 failure = failure or interruption
         self._is_reported = True

@@ -76,7 +76,9 @@ def within(seconds: float | None, write: Callable[[], T]) -> T:
     try:
         result = ended.get(timeout=seconds)
     except Empty:
-        raise TimeoutError(f"the storage has not responded for {seconds:g} seconds") from None
+        raise TimeoutError(
+            f"it was not written within {seconds:g} s, the time that a run has once it has ended"
+        ) from None
     return result()
 
 

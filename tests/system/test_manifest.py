@@ -30,6 +30,7 @@ from airflow_provider_nexthink.utils.results import unfinished_path
 from tests.support.dags import Run
 from tests.support.interrupts import Line, TaskTimeout, interrupted_at_new_line, signal_raises
 from tests.support.ledger_rows import rows_of
+from tests.support.running_airflow import until
 from tests.support.secrets import reset_secrets_maskers
 from tests.support.store import Store
 from tests.support.tables import read_table
@@ -321,12 +322,14 @@ def test_timeout_at_any_line_once_devices_were_sent_their_table_is_in_its_file(
 def test_storage_that_hangs_does_not_keep_the_table_of_a_run_that_was_ended(
     sandbox: Sandbox, rows: list[dict[str, str]], return_format: str, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "AFTER_TIMEOUT_SECONDS", 1.0)
+    # After a stop there is no time for a second limit.
+    monkeypatch.setattr(results, "AFTER_TIMEOUT_SECONDS", {"timeout": 1.0, "stop": 3600.0}[ends])
+    sandbox.faults.add(Fault(path="deletions", kind="slow", seconds=0.1, times=-1))
     may_respond = threading.Event()
 
     class Hanging(MemoryFileSystem):  # type: ignore[misc]
         def open(self, *arguments: Any, **options: Any) -> Any:
-            may_respond.wait()
+            assert may_respond.wait(400)
             return super().open(*arguments, **options)
 
     attach("memory", fs=Hanging())
@@ -340,8 +343,7 @@ def test_storage_that_hangs_does_not_keep_the_table_of_a_run_that_was_ended(
     )
 
     def end() -> None:
-        while not sandbox.tenant.queued:
-            threading.Event().wait(0.01)
+        until(lambda: bool(sandbox.tenant.queued), "the first device")
         if ends == "stop":
             operator.on_kill()
         else:

@@ -149,7 +149,7 @@ def test_timeout_while_airflow_does_not_respond_sends_no_other_batch(sandbox: Sa
             super().set(key, value)
             if sandbox.tenant.queued:
                 hangs.set()
-                may_respond.wait()
+                assert may_respond.wait(5 * PATIENCE)
 
     def time_out() -> None:
         assert hangs.wait(PATIENCE)

@@ -415,8 +415,9 @@ def test_read_devices_status_of_another_origin_hides_no_outcome_table(table: Tab
 
 
 def test_read_devices_status_of_another_origin_with_such_a_word_is_ignored() -> None:
-    read = read_devices({"uid": [A, B], "name": ["a", "b"], "status": ["in use", "Unknown"], "reason": ["", "lost"]})
-    assert make_plan(read).to_send == [0, 1]
+    form = {"uid": [A, B], "name": ["a", "b"], "status": ["approved", "Unknown"], "reason": ["", "lost"]}
+    assert make_plan(read_devices(form)).to_send == [0, 1]
+    assert make_plan(read_devices({**form, "submitted_at": ["2026-11-30", "2026-11-29"]})).to_send == [0, 1]
 
 
 @pytest.mark.parametrize("lost", LOST_STATUS)

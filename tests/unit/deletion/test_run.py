@@ -26,7 +26,7 @@ from airflow_provider_nexthink.deletion.options import DeletionOptions
 from airflow_provider_nexthink.deletion.outcome import DeletionResult, Outcomes
 from airflow_provider_nexthink.deletion.plan import make_plan
 from airflow_provider_nexthink.deletion.run import DeletionRun
-from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, REFUSED_LIMITS
+from airflow_provider_nexthink.deletion.scheduler import AMBIGUOUS_LIMIT, REFUSED_LIMITS, Scheduler
 from airflow_provider_nexthink.devices.reader import DeviceRows
 from airflow_provider_nexthink.exceptions import (
     NexthinkAmbiguousResponseError,
@@ -56,6 +56,7 @@ from tests.support.runs import (
     raise_if,
     unavailable,
 )
+from tests.support.threads import provider_threads
 
 
 class FirstLine(logging.Handler):
@@ -619,6 +620,43 @@ def test_deletion_interrupted_again_and_again_tells_what_was_sent() -> None:
     assert all(row["submitted_at"] for row in result.table[:10])
     assert all(row["reason"] for row in result.table)
     assert result.summary["requests"] == 1
+
+
+def test_deletion_interrupted_again_and_again_before_its_first_request_sends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interruptions = iter([KeyboardInterrupt()] * 3)
+    is_out, has_raised, abort = threading.Event(), threading.Event(), Scheduler.abort
+    sent: list[str] = []
+
+    def interrupt() -> None:
+        is_mine = threading.current_thread() is threading.main_thread() and is_out.is_set()
+        if is_mine and (interruption := next(interruptions, None)) is not None:
+            raise interruption
+
+    def interrupted_abort(scheduler: Scheduler, error: BaseException) -> None:
+        interrupt()
+        abort(scheduler, error)
+
+    def send(devices: Sequence[Device], request_id: str, depart: Callable[[], None]) -> FakeResponse:
+        is_out.set()
+        assert has_raised.wait(60)
+        depart()
+        sent.append(request_id)
+        return FakeResponse(["SCHEDULED"] * len(devices))
+
+    monkeypatch.setattr(Scheduler, "abort", interrupted_abort)  # as if signals came just there
+    options = DeletionOptions.checked(batch_size=10, max_concurrency=1)
+    deletion = Deletion(device_rows(20), options, tenant="t", instance="acme", clock=Clock())
+    deletion.check()
+    with pytest.raises(KeyboardInterrupt):
+        deletion.execute(send, lambda: None, interrupt)
+    workers = provider_threads()
+    has_raised.set()
+    for worker in workers:
+        worker.join(60)
+    assert len(workers) == 1
+    assert sent == []
 
 
 def test_run_ended_lets_no_request_leave() -> None:

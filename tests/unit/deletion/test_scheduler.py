@@ -218,22 +218,25 @@ def test_scheduler_any_error_is_ambiguous_once_the_request_left(error: BaseExcep
     assert {row["attempts"] for row in outcomes.rows()} == {int(has_left)}
 
 
+@pytest.mark.parametrize("position", range(4))
 def test_scheduler_retries_count_those_that_the_log_promises_when_the_run_ends_before_them(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, position: int
 ) -> None:
     caplog.set_level("INFO", logger="airflow_provider_nexthink")
-    scheduler = scheduler_for(outcomes_for(400), max_concurrency=4)
-    batches = [scheduler.next_batch(QUICK_SECONDS * at) for at in range(4)]
+    scheduler = scheduler_for(outcomes_for(500), max_concurrency=5)
+    batches = [scheduler.next_batch(QUICK_SECONDS * at) for at in range(5)]
     assert all(isinstance(batch, Batch) and scheduler.depart(batch, 1.0, "now") for batch in batches)
     down = NexthinkUnavailableError("down", status=503)
-    errors = (down, NexthinkBatchSizeError("too many", status=400), down, NexthinkPermissionError("no", status=403))
+    errors: list[NexthinkError] = [down, NexthinkBatchSizeError("too many", status=400), down]
+    errors.insert(position, NexthinkPermissionError("no", status=403))  # after it, the log promises nothing more
+    errors.append(NexthinkInvalidRequestError("blank", status=400))
     for batch, error in zip(batches, errors, strict=True):
         assert isinstance(batch, Batch)
         scheduler.settle(batch, error, 2.0)
     scheduler.close()
     scheduler.close()
     promised = [message for _, message, *values in scheduler.messages if "retry in" in str(values[-1])]
-    assert len(promised) == scheduler.counters.retries == 3
+    assert len(promised) == scheduler.counters.retries == position
 
 
 def test_scheduler_retries_count_every_repeated_batch(caplog: pytest.LogCaptureFixture) -> None:

@@ -137,7 +137,7 @@ def test_call_to_a_ledger_that_hangs_ends_soon_after_a_stop(sqlite_engine: Engin
     store = LedgerStateStore(database, "task-1", try_number=1, is_stopped=stopped.is_set)
     threading.Timer(0.2, stopped.set).start()
     start = time.monotonic()
-    with pytest.raises(NexthinkLedgerError, match=r"The ledger has not responded for 1\.\d seconds"):
+    with pytest.raises(NexthinkLedgerError, match=r"The ledger has not responded for [1-4]\.\d seconds"):
         store.set("key", 1)
     assert time.monotonic() - start < task_state.WRITE_SECONDS
     database.may_respond.set()
