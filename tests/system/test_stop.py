@@ -153,8 +153,8 @@ def test_timeout_while_airflow_does_not_respond_sends_no_other_batch(sandbox: Sa
 
     def time_out() -> None:
         assert hangs.wait(PATIENCE)
-        os.kill(os.getpid(), signal.SIGALRM)
         workers = provider_threads()
+        os.kill(os.getpid(), signal.SIGALRM)
         for worker in workers:
             worker.join(PATIENCE)
         ended_before_the_main_thread_knew.extend(not worker.is_alive() for worker in workers)
