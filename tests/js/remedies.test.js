@@ -43,14 +43,21 @@ const ROWS = [
     'f"the uid is {missing}"',
   ],
   ["REJECTED", "the uid is missing", "The uid is missing", "uid_column", "deletion/plan.py", '"missing"'],
-  ["REJECTED", "the name is blank", "The name is missing", "blank name", "deletion/plan.py", '"is blank"'],
+  [
+    "REJECTED",
+    "the name is blank",
+    "The name is missing",
+    "blank name",
+    "deletion/plan.py",
+    '_NAME_BLANK = "the name is blank"',
+  ],
   [
     "REJECTED",
     "the name is missing",
     "The name is missing",
     "Complete the source data",
     "deletion/plan.py",
-    '_NAME_REFUSED = "the name "',
+    '_NAME_MISSING = "the name is missing"',
   ],
   [
     "REJECTED",

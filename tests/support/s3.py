@@ -143,9 +143,11 @@ class S3:
         return self.faults[-1]
 
     def release(self) -> None:
-        """Let requests that hang go on."""
-        self._released.set()
-        self._released = threading.Event()
+        """Let requests that hang go on; no other fails any more, such as one that a write left behind comes with."""
+        with self._lock:
+            self.faults.clear()
+            self._released.set()
+            self._released = threading.Event()
 
     def clear(self) -> None:
         """Delete all objects, and forget requests and faults."""
@@ -167,8 +169,9 @@ class S3:
         with self._lock:
             self.requests.append(request)
             fault = next((each for each in self.faults if each.takes(request)), None)
+            released = self._released
         if fault is not None and fault.kind == "hang":
-            self._released.wait()
+            released.wait()
         if fault is not None and fault.kind == "status":
             request.status = fault.status
             code = _CODES[fault.status]
