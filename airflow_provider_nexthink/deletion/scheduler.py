@@ -210,9 +210,7 @@ class Scheduler:
 
         :param batch: in flight.
         """
-        if not self._is_closed:
-            batch.is_refused = True
-            self._explain_not_sent(batch.positions, "not accepted: 401")
+        batch.is_refused = True
 
     def _hand_out(self, batch: Batch, now: float) -> Batch:
         self._next_start = next_start(now, self._requests_per_second)
@@ -311,7 +309,9 @@ class Scheduler:
         """Record how the run ended in the rows that are not settled. May be called again."""
         self._is_closed = True
         for batch in self._in_flight:
-            if batch.has_left and not batch.is_refused:
+            if batch.is_refused:
+                self._explain_not_sent(batch.positions, "not accepted: 401")
+            elif batch.has_left:
                 self._set_status(batch, Status.UNKNOWN, "sent, but the run ended before the response came")
         for batch in [*self._in_flight, *self._waiting]:
             self._record_request(batch, None)

@@ -218,6 +218,21 @@ def test_scheduler_any_error_is_ambiguous_once_the_request_left(error: BaseExcep
     assert {row["attempts"] for row in outcomes.rows()} == {int(has_left)}
 
 
+def test_scheduler_reason_of_a_batch_is_that_of_the_last_response_after_a_401() -> None:
+    outcomes = outcomes_for(10)
+    scheduler = scheduler_for(outcomes)
+    batch = scheduler.next_batch(0.0)
+    assert isinstance(batch, Batch)
+    assert scheduler.depart(batch, 0.0, "now")
+    scheduler.refuse(batch)
+    awaits = [scheduler.awaits_response]
+    assert scheduler.depart(batch, 1.0, "now")
+    assert [*awaits, scheduler.awaits_response] == [False, True]
+    scheduler.settle(batch, NexthinkPermissionError("no", status=403), 2.0)
+    scheduler.close()
+    assert {(row["status"], row["reason"]) for row in outcomes.rows()} == {("NOT_SENT", "not accepted: 403")}
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_scheduler_retries_count_those_that_the_log_promises_when_the_run_ends_before_them(
     caplog: pytest.LogCaptureFixture, position: int
